@@ -1,0 +1,57 @@
+"""mmard: adversarial robustness distillation, every method in one engine.
+
+    import mmard
+
+    teacher = mmard.train("cnn-32", data="digits", method="trades")
+    student = mmard.distill("cnn-4", teacher.run.path, data="digits", method="rslad+mmard")
+
+Names are loaded when first used, so that importing the package (and `mmard --help`) does not import PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mmard._version import __version__
+
+if TYPE_CHECKING:
+    from mmard.api import Trained, distill, evaluate, train, training_step
+    from mmard.attacks import PGD
+    from mmard.balls import Budget
+    from mmard.data import ImageSet, Splits, load
+    from mmard.errors import Refused
+    from mmard.method import Batch, Method, halves
+    from mmard.methods import METHODS, PLUGINS, adaad, adaiad, ard, iad_i, kd, mart, mmard, pgd_at, rslad, trades
+    from mmard.models import build
+    from mmard.run import Run
+
+_HOME = {
+    "mmard.api": ("Trained", "distill", "evaluate", "train", "training_step"),
+    "mmard.attacks": ("PGD",),
+    "mmard.balls": ("Budget",),
+    "mmard.data": ("ImageSet", "Splits", "load"),
+    "mmard.errors": ("Refused",),
+    "mmard.method": ("Batch", "Method", "halves"),
+    "mmard.methods": (
+        *("METHODS", "PLUGINS"),
+        *("pgd_at", "trades", "mart", "kd", "ard", "iad_i", "rslad", "adaad", "adaiad", "mmard"),
+    ),
+    "mmard.models": ("build",),
+    "mmard.run": ("Run",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'mmard' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

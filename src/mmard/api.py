@@ -1,0 +1,224 @@
+"""The Python side of the command line: the same settings under the same names, with objects where names will not do.
+
+    trained = train("cnn-32", data="digits", method="trades")
+    result = distill("cnn-4", trained.run.path, data="digits", method="rslad+mmard")
+    scores = evaluate(result.network(), result.splits.test, ["pgd-20", "cw-30"], budget=0.15)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmard.attacks import PGD, trial
+from mmard.balls import Budget, radius
+from mmard.config import DistillSettings, Settings, TrainSettings
+from mmard.data import ImageSet, Splits
+from mmard.errors import Refused
+from mmard.evaluation import evaluate as evaluation
+from mmard.evaluation.score import Score
+from mmard.job import Job, Loaders, default_out, prepare
+from mmard.method import Method
+from mmard.methods import compose
+from mmard.networks import GIVEN, load_network
+from mmard.run import Event, Run
+from mmard.training.checkpoint import Position
+from mmard.training.step import Step
+from mmard.weights import load_into
+
+Observer = Callable[[Event], None]
+
+
+@dataclass
+class Trained:
+    """A finished training.
+
+    Attributes:
+        run: its folder.
+        position: final counters, among them which epoch validation liked best.
+        job: what was trained, with the student as the last step left it.
+    """
+
+    run: Run
+    position: Position
+    job: Job
+
+    @property
+    def splits(self) -> Splits | None:
+        """The data, unless a user's own loaders were trained on."""
+        return self.job.splits
+
+    def network(self, which: str = "best") -> nn.Module:
+        """The student with its "best" or "last" weights, in eval mode. It is the object in training, loaded in place."""
+        tensors, _ = self.run.load_weights(which)
+        load_into(self.job.student, tensors, f"{which} weights of {self.run.path}")
+        return self.job.student.eval()
+
+
+def train(
+    model: str | nn.Module,
+    *,
+    data: str | Splits | Loaders,
+    method: str | Method = "pgd_at",
+    budget: Budget | str | float | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    **settings: Any,
+) -> Trained:
+    """Train a network without a teacher; this is how teachers are made.
+
+    Args:
+        model: a name of `mmard.models.names()`, "package.module:function", or a module of your own that takes images
+            (B, C, H, W) in [0, 1] and returns logits.
+        data: a name of `mmard.data.DATA` (with `data_dir=...`), `Splits`, or your own loaders (training, validation).
+        method: a name, plug-ins included, or a `Method`.
+        budget: radius as a number or a fraction ("8/255"), or a `Budget`; the setting `eps` if not given.
+        out: folder of the run; runs/<date>-<method>-<network>-<seed> if not given.
+        resume: go on with the run in `out`, whose settings then hold.
+        observers: called with every event of the log.
+        settings: any setting of `TrainSettings`, under its name.
+
+    Raises:
+        Refused: for anything wrong, before the first step.
+        Interrupted: after Ctrl-C, with the run saved.
+    """
+    network = model if isinstance(model, nn.Module) else None
+    said = {**settings, "model": _label(model)}
+    return _go(TrainSettings, said, data, method, budget, out, resume, observers, student=network)
+
+
+def distill(
+    student: str | nn.Module,
+    teacher: str | Path | nn.Module,
+    *,
+    data: str | Splits | Loaders,
+    method: str | Method = "rslad+mmard",
+    budget: Budget | str | float | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    **settings: Any,
+) -> Trained:
+    """Train a student with a teacher.
+
+    Args:
+        student: as `model` in `train`.
+        teacher: a run folder, a file of weights that mmard wrote, a name with `teacher_weights=...`, or a module.
+        data, method, budget, out, resume, observers: as in `train`.
+        settings: any setting of `DistillSettings`, under its name.
+
+    Raises:
+        Refused: for anything wrong, before the first step.
+        Interrupted: after Ctrl-C, with the run saved.
+    """
+    networks = {
+        "student": student if isinstance(student, nn.Module) else None,
+        "teacher": teacher if isinstance(teacher, nn.Module) else None,
+    }
+    said = {**settings, "student": _label(student), "teacher": _label(teacher)}
+    return _go(DistillSettings, said, data, method, budget, out, resume, observers, **networks)
+
+
+def training_step(
+    student: nn.Module,
+    teacher: nn.Module | None = None,
+    *,
+    method: str | Method = "rslad+mmard",
+    budget: Budget | str | float,
+    steps: int = 10,
+    step_size: float | str | None = None,
+    seed: int = 0,
+) -> Step:
+    """One step for a loop of your own: `loss, terms = step(x, y)`, then you call backward and the optimiser.
+
+    Args:
+        student: in the mode that you train it in; takes images in [0, 1].
+        teacher: left as it is; None for methods without one.
+        method: a name, plug-ins included, or a `Method`.
+        budget: radius as a number or a fraction, or a `Budget`.
+        steps, step_size: of the attack; a quarter of the radius if no step size is given.
+        seed: of the attack's random starts.
+    """
+    made = method if isinstance(method, Method) else compose(method)
+    ball = _budget(budget)
+    step = ball.eps / 4 if step_size is None else radius(step_size)
+    nets = {"S": student} if teacher is None else {"S": student, "T": teacher}
+    return Step(made, nets, PGD(steps, step, made.start), ball, seed)
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    images: ImageSet,
+    attacks: Sequence[str],
+    *,
+    budget: Budget | str | float,
+    seed: int = 0,
+    batch_size: int = 250,
+) -> list[Score]:
+    """Clean accuracy, accuracy under each attack, and under all of them together.
+
+    Args:
+        model: a module that takes images in [0, 1], a run folder, or a file of weights that mmard wrote.
+        images: e.g. `load("digits").test`.
+        attacks: short spellings, e.g. ["pgd-20", "cw-30"].
+        budget: radius as a number or a fraction, or a `Budget`.
+        seed, batch_size: what random starts depend on.
+    """
+    ball = _budget(budget)
+    if not isinstance(model, nn.Module):
+        model = load_network(str(model), num_classes=images.num_classes, image_shape=images.image_shape).module
+    trials = [trial(spec, ball) for spec in attacks]
+    measured = evaluation.evaluate(
+        model, images, trials, ball, split=images.origin, which="given", seed=seed, batch_size=batch_size
+    )
+    return [m.score for m in measured]
+
+
+def _go(
+    kind: type[Settings],
+    said: dict[str, Any],
+    data: str | Splits | Loaders,
+    method: str | Method,
+    budget: Budget | str | float | None,
+    out: str | Path | None,
+    resume: bool,
+    observers: Sequence[Observer],
+    **networks: nn.Module | None,
+) -> Trained:
+    said["data"] = data if isinstance(data, str) else f"{GIVEN}{type(data).__name__}"
+    if budget is not None:
+        ball = _budget(budget)
+        said |= {"eps": ball.eps, "norm": ball.norm}
+    said["method"] = method if isinstance(method, str) else method.name
+    if resume:
+        if out is None:
+            raise Refused("resume", expected="the folder of a run as `out`", got="none")
+        run = Run.open(out)
+        settings = kind.resolve(run.config)
+    else:
+        settings = kind.resolve(said)
+        out = out or default_out(settings, said["method"])
+        Run.refuse_taken(out)
+    job = prepare(
+        settings,
+        data=None if isinstance(data, str) else data,
+        method=None if isinstance(method, str) else method,
+        **networks,
+    )
+    if not resume:
+        assert out is not None
+        run = Run.create(out, settings.as_config())
+    return Trained(run, job.train(run, observers), job)
+
+
+def _budget(budget: Budget | str | float) -> Budget:
+    return budget if isinstance(budget, Budget) else Budget(radius(budget))
+
+
+def _label(network: str | Path | nn.Module) -> str:
+    return f"{GIVEN}{type(network).__name__}" if isinstance(network, nn.Module) else str(network)

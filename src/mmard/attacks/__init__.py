@@ -1,0 +1,101 @@
+"""Attacks by name: one table, and the short spelling in which the command line and records write them.
+
+    fgsm          one step of eps from x
+    pgd-20        20 steps on cross-entropy, step eps/4, uniform start           (the 20 steps of 2/255 of the field)
+    cw-30         30 steps on the margin of Carlini and Wagner, step eps/4, uniform start
+    pgd-100x10    the same with 10 restarts
+    pgd-20@0.003  the same with this step
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mmard.attacks.pgd import PGD, STARTS, Attack, Objective, fgsm
+from mmard.balls import Budget, as_fraction, radius
+from mmard.errors import Refused, unknown
+from mmard.ops import ce, margin
+
+__all__ = ["ATTACKS", "PGD", "STARTS", "Attack", "Objective", "Trial", "Untargeted", "fgsm", "trial"]
+
+
+@dataclass(frozen=True, eq=False)
+class Untargeted:
+    """The objective of an evaluation: a loss of the true labels, which also tells who is fooled.
+
+    Args:
+        y: true labels (B,).
+        loss: (logits (B, C), y (B,)) -> (B,), e.g. `ops.ce` or `ops.margin`.
+    """
+
+    y: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, logits: Tensor, x_adv: Tensor) -> Tensor:
+        """The loss (B,), climbed."""
+        return self.loss(logits, self.y)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Who is misread, (B, C) -> (B,) bool. A tie with the true class counts as misread, as does a NaN."""
+        return ~(margin(logits, self.y) < 0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attack as an evaluation runs it.
+
+    Attributes:
+        spec: the short spelling, e.g. "pgd-20".
+        label: the full description, e.g. "PGD-20 (CE, step 2/255, uniform start, 1 restart)".
+        attack: the attack.
+        loss: what it climbs, of logits (B, C) and labels (B,).
+    """
+
+    spec: str
+    label: str
+    attack: PGD
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+ATTACKS: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "fgsm": ("FGSM", ce),
+    "pgd": ("PGD", ce),
+    "cw": ("CW-PGD", margin),
+}
+_LOSS_NAMES = {ce: "CE", margin: "CW margin"}
+_SPEC = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<steps>\d+))?(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
+
+
+def trial(spec: str, budget: Budget) -> Trial:
+    """Read the short spelling of an attack.
+
+    >>> trial("pgd-20", Budget(8 / 255)).label
+    'PGD-20 (CE, step 2/255, uniform start, 1 restart)'
+
+    Raises:
+        Refused: for a spelling or an attack that is not known, or a step that jumps across the ball.
+    """
+    text = spec.strip().lower()
+    parts = _SPEC.fullmatch(text)
+    if parts is None:
+        raise Refused(f"attack {spec!r}", expected="a spelling such as fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003", got=repr(spec))
+    kind = parts["kind"]
+    if kind not in ATTACKS:
+        raise unknown("attack", kind, ATTACKS)
+    title, loss = ATTACKS[kind]
+    if kind == "fgsm":
+        if text != "fgsm":
+            raise Refused(f"attack {spec!r}", expected="plain 'fgsm', which is one step of eps", got=repr(spec))
+        return Trial(text, f"FGSM (CE, step {as_fraction(budget.eps)}, no start)", fgsm(budget), loss)
+    if parts["steps"] is None:
+        raise Refused(f"attack {spec!r}", expected=f"the number of steps, e.g. {kind}-20", got=repr(spec))
+    step = radius(parts["step"]) if parts["step"] else budget.eps / 4
+    attack = PGD(int(parts["steps"]), step, "uniform", int(parts["restarts"] or 1))
+    attack.check(budget)
+    restarts = f"{attack.restarts} restart" + "s" * (attack.restarts > 1)
+    label = f"{title}-{attack.steps} ({_LOSS_NAMES[loss]}, step {as_fraction(step)}, uniform start, {restarts})"
+    return Trial(text, label, attack, loss)

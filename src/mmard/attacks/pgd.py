@@ -1,0 +1,155 @@
+"""Projected gradient ascent from a random start, and its one-step form.
+
+Madry, Makelov, Schmidt, Tsipras, Vladu. "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+Goodfellow, Shlens, Szegedy. "Explaining and harnessing adversarial examples", ICLR 2015 (FGSM).
+
+    x_0 = start(x);    x_{k+1} = project( x_k + step_size * steepest( grad objective(x_k) ) )
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmard.balls import Budget, as_fraction, gaussian
+from mmard.errors import Refused, unknown
+
+STARTS = ("gaussian", "uniform", "none")
+GAUSSIAN_SD = 0.001
+
+
+class Objective(Protocol):
+    """What an attack climbs: (logits (B, C), x_adv (B, ...)) -> (B,)."""
+
+    def __call__(self, logits: Tensor, x_adv: Tensor, /) -> Tensor: ...
+
+
+class Attack(Protocol):
+    """From a clean batch to an attacked one inside the budget; a pure function of its arguments."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        x: Tensor,
+        budget: Budget,
+        *,
+        generator: torch.Generator | None = None,
+        trace: list[Tensor] | None = None,
+    ) -> Tensor: ...
+
+
+def starting_point(start: str, x: Tensor, budget: Budget, generator: torch.Generator | None) -> Tensor:
+    """The first iterate, in the ball and the box: "gaussian" noise of 0.001, "uniform" in the ball, or "none".
+
+    Training against a divergence from S(x) or T(x) needs a start away from x: at x the gradient of TRADES is zero.
+    """
+    if start == "none":
+        return x
+    drawn = gaussian(x, GAUSSIAN_SD, generator) if start == "gaussian" else budget.sample(x, generator)
+    return budget.project(drawn, x)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """`steps` projected ascent steps; returns the last iterate, as every method of this family trains on.
+
+    The model is called as it is: its mode and its parameters belong to the caller. No parameter collects a gradient.
+
+    Args:
+        steps: number of gradients taken, at least 1.
+        step_size: length of a step in input units; refused when it jumps across the ball.
+        start: "gaussian", "uniform" or "none".
+        restarts: with more than one, each sample keeps the last iterate that ranks highest: one that fools the model
+            (where the objective can tell, see `Untargeted`) before one that does not, then by objective.
+
+    Raises:
+        Refused: for steps or restarts below 1, an unknown start, or, when called, a step above the ball's diameter.
+    """
+
+    steps: int
+    step_size: float
+    start: str = "uniform"
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise unknown("start", self.start, STARTS)
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise Refused(f"PGD({name}={getattr(self, name)})", expected="at least 1", got=str(getattr(self, name)))
+        if not self.step_size > 0:
+            raise Refused(f"PGD(step_size={self.step_size:g})", expected="a positive step", got=f"{self.step_size:g}")
+
+    def check(self, budget: Budget) -> None:
+        """Refuse a step that jumps across the ball of this budget."""
+        if self.step_size > 2 * budget.eps:
+            raise Refused(
+                f"PGD(step_size={as_fraction(self.step_size)})",
+                expected=f"a step within the diameter {as_fraction(2 * budget.eps)} of the ball {budget}",
+                got=as_fraction(self.step_size),
+                mend="are eps and step_size swapped?",
+            )
+
+    def __call__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        x: Tensor,
+        budget: Budget,
+        *,
+        generator: torch.Generator | None = None,
+        trace: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The attacked batch (B, ...), without graph; `trace` collects the logits (B, C) at each iterate but the last."""
+        self.check(budget)
+        x = x.detach()
+        if self.restarts == 1:
+            return self._climb(model, objective, x, budget, generator, trace)
+        best, best_rank = x, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+        for _ in range(self.restarts):
+            x_adv = self._climb(model, objective, x, budget, generator, trace)
+            with torch.no_grad():
+                rank = _rank(objective, model(x_adv), x_adv)
+            better = rank > best_rank
+            best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x_adv, best)
+            best_rank = torch.where(better, rank, best_rank)
+        return best
+
+    def _climb(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        x: Tensor,
+        budget: Budget,
+        generator: torch.Generator | None,
+        trace: list[Tensor] | None,
+    ) -> Tensor:
+        x_adv = starting_point(self.start, x, budget, generator)
+        for _ in range(self.steps):
+            x_adv = x_adv.detach().requires_grad_()
+            with torch.enable_grad():
+                logits = model(x_adv)
+                rise = objective(logits, x_adv).sum()
+            if trace is not None:
+                trace.append(logits.detach())
+            (gradient,) = torch.autograd.grad(rise, x_adv)
+            x_adv = budget.project(x_adv.detach() + self.step_size * budget.steepest(gradient), x)
+        return x_adv.detach()
+
+
+def fgsm(budget: Budget) -> PGD:
+    """One step of length eps from the clean input."""
+    return PGD(steps=1, step_size=budget.eps, start="none")
+
+
+def _rank(objective: Objective, logits: Tensor, x_adv: Tensor) -> Tensor:
+    rank = objective(logits, x_adv).detach().to(x_adv.dtype)
+    fooled = getattr(objective, "fooled", None)
+    if fooled is None:
+        return rank
+    # arctan keeps the order and is bounded, so that fooled samples rank above all others whatever the objective's scale.
+    return rank.atan() + 4 * fooled(logits)

@@ -1,0 +1,48 @@
+"""What a user is told when something is refused: where, expected, got, and the mend, in one line.
+
+Bad input is refused at the door with `Refused`, which the command line prints without a traceback. Anything else that
+escapes is a fault of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Refused(ValueError):
+    """Input that cannot be used. The message says where, what was expected, what was met, and how to mend it.
+
+    >>> print(Refused("Budget(eps=8)", expected="eps in (0, 1]", got="8", mend="did you mean 8/255?"))
+    Budget(eps=8): expected eps in (0, 1], got 8; did you mean 8/255?
+    """
+
+    def __init__(self, where: str, *, expected: str, got: str, mend: str = "") -> None:
+        self.where, self.expected, self.got, self.mend = where, expected, got, mend
+        super().__init__(f"{where}: expected {expected}, got {got}" + (f"; {mend}" if mend else ""))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> Refused:
+    """The error for a name that no table holds, offering the nearest one.
+
+    >>> print(unknown("method", "rlsad", ["ard", "rslad"]))
+    method 'rlsad': expected one of ard, rslad, got 'rlsad'; did you mean 'rslad'?
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return Refused(
+        f"{kind} {name!r}",
+        expected="one of " + ", ".join(names),
+        got=repr(name),
+        mend=f"did you mean {near[0]!r}?" if near else "",
+    )
+
+
+def needs_extra(package: str, extra: str, purpose: str) -> Refused:
+    """The error for an optional dependency that is not installed, naming the extra that brings it."""
+    return Refused(
+        purpose,
+        expected=f"the package {package!r}",
+        got="no such package in this environment",
+        mend=f'install it with: pip install "mmard[{extra}]"',
+    )

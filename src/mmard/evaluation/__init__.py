@@ -1,0 +1,1 @@
+"""Robust accuracy as records: who survives which attack, out of how many, with an interval."""

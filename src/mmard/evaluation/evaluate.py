@@ -1,0 +1,147 @@
+"""Attack a network on a set of images and count who survives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmard import seeds
+from mmard.attacks import Trial, Untargeted
+from mmard.balls import Budget
+from mmard.data.image_set import ImageSet
+from mmard.errors import Refused
+from mmard.evaluation.score import Mask, Score
+from mmard.modes import evaluating, frozen
+from mmard.weights import weights_hash
+
+Progress = Callable[[str, int, int], None]
+"""Called with (attack, images done, images in all)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score with its verdicts."""
+
+    score: Score
+    mask: Mask
+
+
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    trials: Sequence[Trial],
+    budget: Budget,
+    *,
+    split: str,
+    which: str,
+    seed: int = 0,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> list[Measured]:
+    """Clean accuracy, accuracy under each attack alone, and under all of them together.
+
+    Images that are misread without an attack count as misread under each, and no attack is spent on them. The model is
+    in eval mode inside and is put back as it was.
+
+    Args:
+        model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
+        images: the images to attack.
+        trials: the attacks.
+        budget: where adversarial examples may be.
+        split: what the images are, for the records.
+        which: what the weights are, for the records.
+        seed: of the random starts.
+        batch_size: images attacked at once; random starts depend on it.
+        progress: told how far the evaluation is.
+
+    Returns:
+        "clean", one for each trial, and, with more than one trial, "worst": right under every attack.
+
+    Raises:
+        Refused: if logits are not finite.
+    """
+    device = next(model.parameters()).device
+    hashes = {"weights": weights_hash(model), "data": images.fingerprint()}
+
+    def measured(attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None) -> Measured:
+        score = Score(
+            attack=attack,
+            label=label,
+            norm=ball.norm if ball else None,
+            eps=ball.eps if ball else None,
+            split=split,
+            n=len(images),
+            correct=int(mask.sum()),
+            seconds=round(seconds, 3),
+            seed=seed,
+            batch_size=batch_size,
+            which=which,
+            images=images.origin,
+            **hashes,
+        )
+        return Measured(score, mask)
+
+    with evaluating(model), frozen(model):
+        began = time.monotonic()
+        clean = _standing(model, images, np.arange(len(images)), batch_size, device, None, progress, "clean")
+        results = [measured("clean", "no attack", clean, time.monotonic() - began, None)]
+        for trial in trials:
+            began = time.monotonic()
+
+            def attack(x: Tensor, y: Tensor, batch: int, trial: Trial = trial) -> Tensor:
+                generator = seeds.generator(x.device, seed, "evaluate", trial.spec, batch)
+                return trial.attack(model, Untargeted(y, trial.loss), x, budget, generator=generator)
+
+            mask = _standing(model, images, np.flatnonzero(clean), batch_size, device, attack, progress, trial.spec)
+            results.append(measured(trial.spec, trial.label, mask, time.monotonic() - began, budget))
+    if len(trials) > 1:
+        worst = np.logical_and.reduce([m.mask for m in results])
+        label = "right under each of " + ", ".join(t.spec for t in trials)
+        name = "worst of " + ",".join(t.spec for t in trials)
+        results.append(measured(name.replace(" ", "_"), label, worst, sum(m.score.seconds for m in results), budget))
+    return results
+
+
+def _standing(
+    model: nn.Module,
+    images: ImageSet,
+    who: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+    attack: Callable[[Tensor, Tensor, int], Tensor] | None,
+    progress: Progress | None,
+    name: str,
+) -> Mask:
+    """Which of the images `who` are classified rightly, after the attack if there is one; the others are not."""
+    mask = np.zeros(len(images), dtype=np.bool_)
+    for batch, first in enumerate(range(0, len(who), batch_size)):
+        rows = torch.from_numpy(who[first : first + batch_size])
+        x = images.x[rows].to(device).float() / 255
+        y = images.y[rows].to(device)
+        if attack is not None:
+            x = attack(x, y, batch)
+        with torch.no_grad():
+            logits = model(x)
+        if not torch.isfinite(logits).all():
+            raise Refused(f"{name}, images {first} to {first + len(rows) - 1}", expected="finite logits", got="NaN or infinity")
+        mask[rows.numpy()] = (~Untargeted(y, _never).fooled(logits)).cpu().numpy()
+        if progress is not None:
+            progress(name, first + len(rows), len(who))
+    return mask
+
+
+def _never(logits: Tensor, y: Tensor) -> Tensor:
+    raise AssertionError("verdicts climb nothing")
+
+
+def accuracies(
+    model: nn.Module, images: ImageSet, trial: Trial, budget: Budget, *, seed: int = 0, batch_size: int = 250
+) -> tuple[float, float]:
+    """Clean accuracy and accuracy under one attack, as fractions: what validation looks at after every epoch."""
+    clean, attacked = evaluate(model, images, [trial], budget, split="val", which="now", seed=seed, batch_size=batch_size)
+    return clean.score.accuracy, attacked.score.accuracy

@@ -1,0 +1,137 @@
+"""The catalogue: every method and plug-in by name, and how a name such as "rslad+mmard" is built.
+
+Adding a method takes its file, one line here, and one golden test. The command line, the tables, the common tests and
+the benchmark read these tables.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmard.errors import Refused, unknown
+from mmard.method import Method, halves
+from mmard.methods.adaad import adaad, adaiad
+from mmard.methods.ard import ard
+from mmard.methods.iad import iad_i
+from mmard.methods.kd import kd
+from mmard.methods.mart import mart
+from mmard.methods.mmard import mmard
+from mmard.methods.pgd_at import pgd_at
+from mmard.methods.rslad import rslad
+from mmard.methods.trades import trades
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "pgd_at": pgd_at,
+    "trades": trades,
+    "mart": mart,
+    "kd": kd,
+    "ard": ard,
+    "iad_i": iad_i,
+    "rslad": rslad,
+    "adaad": adaad,
+    "adaiad": adaiad,
+}
+"""Name -> function of a method's own parameters, returning the method."""
+
+PLUGINS: dict[str, Callable[..., Method]] = {
+    "mmard": mmard,
+}
+"""Name -> function of a host and the plug-in's own parameters, returning the grown method."""
+
+Value = float | int | bool | str
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """The parameters of a method or plug-in by name, with their defaults; a plug-in's host is not among them."""
+    make = METHODS.get(name) or PLUGINS.get(name)
+    if make is None:
+        raise unknown("method", name, (*METHODS, *PLUGINS))
+    return {k: p for k, p in inspect.signature(make).parameters.items() if k != "host"}
+
+
+def build(spec: str, params: Mapping[str, Value] | None = None) -> Method:
+    """The method that a name describes: "rslad", "rslad+mmard", "adaad+mmard".
+
+    Plug-ins are applied from left to right.
+
+    Args:
+        spec: a method, then any number of plug-ins, joined by "+".
+        params: values by full name, e.g. {"mmard.guide": 0.5}.
+
+    Raises:
+        Refused: for unknown names, parameters of something that `spec` does not hold, or values of the wrong kind.
+
+    >>> build("rslad+mmard", {"mmard.measure": "kl"}).name
+    'rslad+mmard'
+    """
+    host, *plugins = (part.strip() for part in spec.split("+"))
+    if host not in METHODS:
+        if host in PLUGINS:
+            raise Refused(
+                f"method {spec!r}", expected="a method first", got=f"the plug-in {host!r}", mend=f"write e.g. rslad+{host}"
+            )
+        raise unknown("method", host, METHODS)
+    for plugin in plugins:
+        if plugin not in PLUGINS:
+            raise unknown("plug-in", plugin, PLUGINS)
+    own = _sorted_out(params or {}, (host, *plugins))
+    method = METHODS[host](**own[host])
+    for plugin in plugins:
+        method = PLUGINS[plugin](method, **own[plugin])
+    return method
+
+
+def compose(
+    method: str, inner: str | None = None, outer: str | None = None, params: Mapping[str, Value] | None = None
+) -> Method:
+    """The method of a run: `method`, or with its attack or its loss exchanged for that of another.
+
+    Args:
+        method: as in `build`; stands for both halves.
+        inner: whose attack to take instead, if any.
+        outer: whose loss to take instead, if any.
+        params: values by full name; each must belong to a method or plug-in that is named.
+    """
+    if inner is None and outer is None:
+        return build(method, params)
+    names = (inner or method, outer or method)
+    params = params or {}
+    known = {part.strip() for name in names for part in name.split("+")}
+    _sorted_out(params, tuple(known))
+    made = [
+        build(name, {k: v for k, v in params.items() if k.split(".")[0] in {p.strip() for p in name.split("+")}})
+        for name in names
+    ]
+    return halves(*made)
+
+
+def _sorted_out(params: Mapping[str, Value], members: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    own: dict[str, dict[str, Any]] = {name: {} for name in members}
+    known = {f"{name}.{key}": p for name in members for key, p in parameters(name).items()}
+    for full, value in params.items():
+        if full not in known:
+            raise unknown("parameter", full, known)
+        name, key = full.split(".", 1)
+        own[name][key] = _as_kind_of(known[full].default, value, full)
+    return own
+
+
+def _as_kind_of(default: Value, value: Value, name: str) -> Value:
+    """The value as the kind that the default has. Text from a command line is read; a kind is never guessed."""
+    kind = type(default)
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+        return value
+    try:
+        if kind is bool and str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        if kind is int and not isinstance(value, bool) and float(value) == int(float(value)):
+            return int(float(value))
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is str and isinstance(value, str):
+            return value
+    except ValueError:
+        pass
+    raise Refused(f"parameter {name}", expected=f"a {kind.__name__}, such as {default!r}", got=repr(value))

@@ -1,0 +1,73 @@
+"""IAD-I: trust the teacher as far as it withstands the student's attack, and the student itself for the rest.
+
+Zhu, Yao, Han, Zhang, Liu, Niu, Zhou, Xu, Yang. "Reliable Adversarial Distillation with Unreliable Teachers",
+ICLR 2022, arXiv:2106.04928.
+
+    x'   = argmax over the ball of   CE(S(x'), y)
+    A    = p_T(x')[y] ^ beta                                                        beta = 0.1
+    loss = alpha [ A tau^2 KL(T(x) / tau || S(x') / tau) + (1 - A) KL(S(x) || S(x')) ] + (1 - alpha) CE(S(x), y)
+
+with alpha = 1, tau = 1, and A = 1 until the share `begin` of the run is over (60 of 200 epochs).
+The target S(x) of the introspective term is not detached.
+
+Differences from the authors' code (ZFancy/IAD, a8091a8, IAD-I.py):
+  1. theirs does not multiply the teacher's term by A; ours does, as the text has it. `weigh_teacher` = False restores it.
+  2. theirs attacks in train mode and runs an unused forward in train mode; ours does neither (`attack_mode`).
+  3. their second learning-rate drop never happens, and they select on the test set; ours drops and selects on validation.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmard.method import Batch, Method, Terms
+from mmard.ops import ce, kl, true_probability
+
+
+def iad_i(
+    alpha: float = 1.0,
+    beta: float = 0.1,
+    tau: float = 1.0,
+    begin: float = 0.3,
+    weigh_teacher: bool = True,
+    scale: float = 1.0,
+    attack_mode: str = "eval",
+) -> Method:
+    """Introspective adversarial distillation, variant I.
+
+    Args:
+        alpha: weight of teacher and introspection together, 1 - alpha that of the labels on clean images.
+        beta: exponent of the teacher's true-class probability in the trust A.
+        tau: temperature of the teacher's term.
+        begin: share of the run before introspection starts.
+        weigh_teacher: whether the teacher's term is multiplied by A.
+        scale: factor of the KL terms.
+        attack_mode: "eval", or "train" to attack as the released code does.
+    """
+
+    def inner(b: Batch) -> Tensor:
+        return ce(b.S(b.adv), b.y)
+
+    def outer(b: Batch) -> Terms:
+        teacher = scale * alpha * tau**2 * kl(b.T(b.x), b.S(b.adv), tau)
+        terms = {"teacher": teacher}
+        if b.progress > begin:
+            trust = true_probability(b.T(b.adv), b.y) ** beta
+            terms = {
+                "teacher": trust * teacher if weigh_teacher else teacher,
+                "self": scale * alpha * (1 - trust) * kl(b.S(b.x), b.S(b.adv)),
+            }
+        if alpha < 1:
+            terms["label"] = (1 - alpha) * ce(b.S(b.x), b.y)
+        return terms
+
+    return Method(
+        "iad_i",
+        inner,
+        outer,
+        source="Zhu et al., ICLR 2022",
+        says=("CE(S(x'), y)", "A KL(T(x) || S(x')) + (1 - A) KL(S(x) || S(x')), A = p_T(x')[y]^beta"),
+        start="uniform",
+        attack_mode=attack_mode,
+        scale=scale,
+    )

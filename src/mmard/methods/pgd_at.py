@@ -1,0 +1,40 @@
+"""PGD-AT: adversarial training on the labels, without a teacher.
+
+Madry, Makelov, Schmidt, Tsipras, Vladu. "Towards Deep Learning Models Resistant to Adversarial Attacks",
+ICLR 2018, arXiv:1706.06083.
+
+    x'   = argmax over the ball of   CE(S(x'), y)
+    loss = CE(S(x'), y)
+
+Differences from the code of Rice et al. (locuslab/robust_overfitting, c47a25c), the usual PyTorch form:
+  1. theirs attacks in train mode, so every iterate moves BatchNorm's running statistics; ours attacks in eval mode.
+  2. theirs runs the clean batch through the network in train mode for the log alone; ours does not.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmard.method import Batch, Method, Terms
+from mmard.ops import ce
+
+
+def pgd_at() -> Method:
+    """Adversarial training. It has no parameters."""
+
+    def inner(b: Batch) -> Tensor:
+        return ce(b.S(b.adv), b.y)
+
+    def outer(b: Batch) -> Terms:
+        return {"adv": ce(b.S(b.adv), b.y)}
+
+    return Method(
+        "pgd_at",
+        inner,
+        outer,
+        source="Madry et al., ICLR 2018",
+        says=("CE(S(x'), y)", "CE(S(x'), y)"),
+        forwards={"S": ("x_adv",)},
+        nets=("S",),
+        start="uniform",
+    )

@@ -1,0 +1,157 @@
+"""Networks by name. Each takes images (B, C, H, W) in [0, 1], of any size, and returns logits (B, num_classes).
+
+- resnet.py, preact_resnet.py, wide_resnet.py, mobilenet.py: the students and teachers of the papers
+- cnn.py: a small network for digits and quick experiments
+- foreign.py: a function from somebody else's code, `package.module:function`
+- normalised.py: mean and std inside the network
+- probe.py: two images through a network, before work begins
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from mmard import seeds
+from mmard.errors import Refused, unknown
+from mmard.models.cnn import cnn
+from mmard.models.foreign import foreign
+from mmard.models.mobilenet import mobilenet_v2
+from mmard.models.normalised import Normalised
+from mmard.models.preact_resnet import preact_resnet18
+from mmard.models.probe import check_logits
+from mmard.models.resnet import resnet18, resnet34
+from mmard.models.wide_resnet import wide_resnet
+
+__all__ = ["MODELS", "Family", "Normalised", "build", "check_logits", "names", "parameter_count"]
+
+
+class Family(NamedTuple):
+    """A row of the table: `make(*numbers, num_classes=..., channels=...)`, and the sizes in common use."""
+
+    make: Callable[..., nn.Module]
+    numbers: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
+
+
+MODELS: dict[str, Family] = {
+    "cnn": Family(cnn, ("width",), ("4", "8", "16", "32")),
+    "mobilenet_v2": Family(mobilenet_v2),
+    "preact_resnet18": Family(preact_resnet18),
+    "resnet18": Family(resnet18),
+    "resnet34": Family(resnet34),
+    "wide_resnet": Family(wide_resnet, ("depth", "width"), ("16-4", "28-10", "34-10", "34-20", "70-16")),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every network that can be built, families in their usual sizes.
+
+    >>> names()[:5]
+    ('cnn-4', 'cnn-8', 'cnn-16', 'cnn-32', 'mobilenet_v2')
+    """
+    return tuple(f"{key}-{size}" if size else key for key, family in MODELS.items() for size in (family.usual or ("",)))
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    image_shape: Sequence[int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int | None = None,
+) -> nn.Module:
+    """A new network with random weights.
+
+    >>> net = build("cnn-4", num_classes=10, image_shape=(1, 8, 8), seed=0)
+    >>> net(torch.rand(3, 1, 8, 8)).shape
+    torch.Size([3, 10])
+
+    Args:
+        name: one of `names()`, another size of a family (`cnn-12`, `wide_resnet-40-2`), or `package.module:function`.
+            Case does not matter, nor whether words are joined by "-" or "_".
+        image_shape: (C, H, W).
+        mean, std: per channel, in input units. Given either, the network is wrapped in `Normalised` and standardises
+            its own input; without both it reads [0, 1] as it is.
+        seed: draws the weights on the CPU from this seed alone and leaves the global generator as it was. Without a
+            seed they come from the global generator, as in any PyTorch code.
+
+    Raises:
+        Refused: for an unknown name or size, a shape that is not (C, H, W), fewer than two classes, or a mean and std
+            that do not fit.
+    """
+    shape = _image_shape(name, image_shape)
+    if num_classes < 2:
+        raise Refused(f"network {name!r}", expected="at least 2 classes", got=str(num_classes))
+    for what, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != shape[0]:
+            raise Refused(f"network {name!r}", expected=f"{shape[0]} numbers as {what}", got=str(len(values)))
+    # Before the seed is set: importing somebody else's module may draw random numbers, and does so only once.
+    make = foreign(name, num_classes, shape) if ":" in name else _ours(name, num_classes, shape[0])
+    with _drawing_from(seed):
+        net = make()
+        if ":" in name:
+            check_logits(net, shape, num_classes, f"network {name!r}")
+        if mean is None and std is None:
+            return net
+        return Normalised(net, [0.0] * shape[0] if mean is None else mean, [1.0] * shape[0] if std is None else std)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of weights, shared ones once; buffers such as running statistics are not counted."""
+    return sum(p.numel() for p in module.parameters())
+
+
+@contextmanager
+def _drawing_from(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed the accelerators as well.
+        torch.default_generator.manual_seed(seeds.derive(seed, "init"))
+        yield
+
+
+def _image_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(shape) != 3 or any(n < 1 for n in shape):
+        raise Refused(f"network {name!r}", expected="an image shape (C, H, W)", got=str(tuple(shape)))
+    c, h, w = shape
+    if w in (1, 3) and min(c, h) > w:
+        mend = f"channels come first: did you mean {(w, c, h)}?"
+        raise Refused(f"network {name!r}", expected="an image shape (C, H, W)", got=str((c, h, w)), mend=mend)
+    return c, h, w
+
+
+def _spelling(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
+
+
+def _ours(name: str, num_classes: int, channels: int) -> Callable[[], nn.Module]:
+    """The row of the table that a name means, ready to be called."""
+    for key, family in MODELS.items():
+        match = re.fullmatch(re.escape(_spelling(key)) + r"((?:-[0-9]+)*)", _spelling(name))
+        if match is None:
+            continue
+        numbers = tuple(map(int, match[1].split("-")[1:]))
+        if len(numbers) != len(family.numbers):
+            raise Refused(
+                f"network {name!r}",
+                expected="-".join([key, *(f"<{number}>" for number in family.numbers)]),
+                got=repr(name),
+                mend=f"for example {key}-{family.usual[0]}" if family.usual else "",
+            )
+        return partial(family.make, *numbers, num_classes=num_classes, channels=channels)
+    # `wrn-40-2` is best answered by `wide_resnet-40-2`, a size that no list holds.
+    numbers_met = re.findall("[0-9]+", name)
+    spelt = ["-".join([key, *numbers_met]) for key, f in MODELS.items() if 0 < len(f.numbers) == len(numbers_met)]
+    nearest = get_close_matches(name.lower(), [*names(), *spelt], n=1, cutoff=0.5)
+    raise unknown("network", name.lower(), {*names(), *nearest})

@@ -1,0 +1,55 @@
+"""Train and eval mode, frozen weights, running statistics: changed inside a block and put back exactly, even on error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode inside; every submodule's own flag restored outside.
+
+    `module.train()` on the way out would be wrong: it wakes BatchNorm layers that a user had put to sleep.
+    """
+    flags = [(m, m.training) for module in modules for m in module.modules()]
+    try:
+        for m, _ in flags:
+            m.training = False
+        yield
+    finally:
+        for m, was_training in flags:
+            m.training = was_training
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """No parameter collects a gradient inside; inputs still may."""
+    flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    try:
+        for p, _ in flags:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p, was in flags:
+            p.requires_grad_(was)
+
+
+@contextmanager
+def quiet_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalise by batch statistics as train mode does, but move no running statistic.
+
+    A plug-in may look at further views of the batch; the statistics that its host collects must not change by it. The
+    flag is switched rather than the buffers restored: writing to a buffer before backward trips autograd's version check.
+    """
+    tracking = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    try:
+        for m in tracking:
+            m.track_running_stats = False
+        yield
+    finally:
+        for m in tracking:
+            m.track_running_stats = True

@@ -1,0 +1,123 @@
+"""Networks from names, run folders and files of weights, with the facts that let a reader rebuild them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmard.data import ImageSet
+from mmard.errors import Refused
+from mmard.models import Normalised, build, check_logits
+from mmard.run import Run
+from mmard.weights import load_into, load_tensors, open_weights
+
+GIVEN = "given:"
+"""Mark of a network that was handed over as an object and that no name can rebuild."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and where it came from.
+
+    Attributes:
+        module: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
+        facts: what `network_facts` wrote beside its weights; {} for a foreign file.
+        source: a line for records: a run folder and which weights, a file, or a name.
+    """
+
+    module: nn.Module
+    facts: dict[str, Any]
+    source: str
+
+
+def new_network(name: str, images: ImageSet, normalise: str, seed: int) -> nn.Module:
+    """A fresh network for these images; with normalise = "data" their mean and deviation become part of it."""
+    mean, std = images.channel_statistics() if normalise == "data" else (None, None)
+    module = build(name, num_classes=images.num_classes, image_shape=images.image_shape, mean=mean, std=std, seed=seed)
+    check_logits(module, images.image_shape, images.num_classes, f"network {name}")
+    return module
+
+
+def network_facts(name: str, module: nn.Module, images: ImageSet) -> dict[str, Any]:
+    """What a reader of the weights must know to build the network and to feed it."""
+    return {
+        "network": name,
+        "normalised": isinstance(module, Normalised),
+        "num_classes": images.num_classes,
+        "image_shape": list(images.image_shape),
+        "classes": list(images.classes),
+        "images": images.origin,
+    }
+
+
+def load_network(
+    spec: str,
+    *,
+    num_classes: int | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    which: str = "best",
+    weights: str | None = None,
+    who: str = "network",
+) -> Network:
+    """A trained network.
+
+    Args:
+        spec: a run folder, a .safetensors file written by mmard, or the name of a network, whose weights are then in
+            `weights` (`package.module:function` may bring its own).
+        num_classes, image_shape: what the network is wanted for; a trained one must agree, a named one is built so.
+            None takes what the facts say.
+        which: "best" or "last" weights of a run folder.
+        weights: a file of weights for a network given by name.
+        who: how messages call it, e.g. "teacher".
+
+    Raises:
+        Refused: if nothing is there, or it was trained for other classes or images, or the weights do not fit.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        tensors, facts = Run.open(path).load_weights(which)
+        source = f"{path.name} ({which}, epoch {facts.get('epoch', '?')})"
+    elif path.suffix == ".safetensors" or (path.is_file() and path.suffix in (".pt", ".pth")):
+        tensors, facts = load_tensors(path) if path.suffix == ".safetensors" else ({}, {})
+        source = path.name
+        if "network" not in facts:
+            raise Refused(f"{who} {spec}", expected="weights that mmard wrote", got="a file that does not say its network", mend=f"name the network and give this file as its weights: --{who}-weights {spec}" if who == "teacher" else "name the network and give this file with --weights")
+    elif "/" in spec and ":" not in spec:
+        raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
+    else:
+        return _named(spec, weights, num_classes, image_shape, who)
+    return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}"), facts, source)
+
+
+def _rebuilt(
+    tensors: dict[str, Tensor], facts: dict[str, Any], num_classes: int | None, image_shape: tuple[int, ...] | None, where: str
+) -> nn.Module:
+    name, classes, shape = facts["network"], int(facts["num_classes"]), tuple(facts["image_shape"])
+    if name.startswith(GIVEN):
+        raise Refused(where, expected="a network that can be built by name", got=name, mend="hand the object over in Python, or train it as package.module:function")
+    if num_classes is not None and classes != num_classes:
+        raise Refused(where, expected=f"{num_classes} classes, as the data has", got=f"a network for {classes}", mend="is it for other data?")
+    if image_shape is not None and shape != tuple(image_shape):
+        raise Refused(where, expected=f"images {tuple(image_shape)}, as the data has", got=f"a network for {shape}", mend="is it for other data?")
+    channels = shape[0]
+    stand_in = {"mean": [0.0] * channels, "std": [1.0] * channels} if facts.get("normalised") else {}
+    module = build(name, num_classes=classes, image_shape=shape, seed=0, **stand_in)
+    load_into(module, tensors, where)
+    return module
+
+
+def _named(spec: str, weights: str | None, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str) -> Network:
+    if num_classes is None or image_shape is None:
+        raise Refused(f"{who} {spec}", expected="data to build it for", got="none", mend="give --data")
+    if weights is None and ":" not in spec:
+        build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)  # an unknown name is the likelier mistake
+        raise Refused(f"{who} {spec}", expected="a trained network", got="a name without weights", mend=f"give a run folder, or --{who}-weights FILE")
+    module = build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)
+    if weights is None:
+        return Network(module, {}, spec)
+    tensors, _ = open_weights(Path(weights))
+    load_into(module, tensors, f"{who} {weights}")
+    return Network(module, {}, f"{spec} with {Path(weights).name}")

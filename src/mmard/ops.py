@@ -1,0 +1,55 @@
+"""Numbers that a formula is written in: logits (B, C) in, one value per sample (B,) out.
+
+Every divergence sums over classes and never over the batch, so no class count and no batch size hides in a loss. The
+mean over samples is taken once, by the trainer. KL is in nats and its arguments stand in mathematical order, the target
+first, which is the reverse of `torch.nn.functional.kl_div`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def kl(p: Tensor, q: Tensor, tau: float = 1.0) -> Tensor:
+    """KL(softmax(p / tau) || softmax(q / tau)) of logits (B, C) and (B, C) -> (B,), in nats.
+
+    The factor tau**2 of Hinton et al. (2015), which keeps gradients of order one, belongs to the paper that uses it and
+    is written there. A constant target keeps no graph when `p` carries no gradient.
+
+    >>> kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+    tensor([0.])
+    """
+    log_p, log_q = (p / tau).log_softmax(1), (q / tau).log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def ce(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, C) with labels (B,) -> (B,), in nats."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest wrong logit minus the true one, (B, C) and (B,) -> (B,): positive exactly where the sample is misread.
+
+    This is the objective of Carlini and Wagner (2017) without confidence; climbing it attacks.
+    """
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    return wrong.amax(1) - true_logit(logits, y)
+
+
+def true_logit(logits: Tensor, y: Tensor) -> Tensor:
+    """Logit of the true class, (B, C) and (B,) -> (B,)."""
+    return logits.gather(1, y[:, None])[:, 0]
+
+
+def true_probability(logits: Tensor, y: Tensor) -> Tensor:
+    """Softmax probability of the true class, (B, C) and (B,) -> (B,)."""
+    return true_logit(logits.softmax(1), y)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of softmax(logits), (B, C) -> (B,), in nats."""
+    log_p = logits.log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)

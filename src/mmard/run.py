@@ -1,0 +1,175 @@
+"""The run folder: all that a training leaves on disk, from which it resumes and from which reports are printed.
+
+    config.json        every setting, defaults included; a run can be repeated from this file alone
+    environment.json   versions, commit, hardware and command of every process that worked on the run
+    log.jsonl          one object a line: steps, epochs, resumptions; a torn last line is dropped on reading
+    state.safetensors  where training stands: weights, optimiser, averages, memory; counters as JSON in the header
+    last.safetensors   weights of the latest save           best.safetensors   weights that validation liked best
+    scores/            one JSON record and one mask of verdicts for each figure that was measured on these weights
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from mmard.environment import environment
+from mmard.errors import Refused
+from mmard.storage import read_json, write_json, write_whole
+from mmard.weights import load_tensors, save_tensors
+
+Event = dict[str, Any]
+"""One line of the log: a "kind" and numbers. Displays and trackers see the same events as the file."""
+
+
+class Run:
+    """A run folder that exists. Make one with `Run.create`, come back to it with `Run.open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log_file = path / "log.jsonl"
+        self.scores = path / "scores"
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
+        """A new folder with its config.
+
+        Raises:
+            Refused: if the folder holds a run or other files already, or cannot be written.
+        """
+        path = Path(path)
+        cls.refuse_taken(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(str(path), expected="to make this folder", got=str(error.strerror or error)) from error
+        run = cls(path)
+        write_json(path / "config.json", dict(config))
+        run.note_environment()
+        return run
+
+    @staticmethod
+    def refuse_taken(path: str | Path) -> None:
+        """Refuse an output folder that is in use."""
+        path = Path(path)
+        if (path / "config.json").exists():
+            raise Refused(str(path), expected="a new folder", got="one that holds a run", mend=f"resume it with --resume {path}, or choose another --out")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise Refused(str(path), expected="a new or empty folder", got="one with other files", mend="choose another --out")
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """A folder that holds a run.
+
+        Raises:
+            Refused: if there is none.
+        """
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            got = "a folder without config.json" if path.is_dir() else "no such folder"
+            raise Refused(str(path), expected="a run folder", got=got, mend="mmard train and mmard distill make one with --out")
+        return cls(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that made this run."""
+        loaded = read_json(self.path / "config.json")
+        if not isinstance(loaded, dict):
+            raise Refused(str(self.path / "config.json"), expected="an object of settings", got=type(loaded).__name__)
+        return loaded
+
+    def note_environment(self) -> None:
+        """Add this process to environment.json."""
+        file = self.path / "environment.json"
+        earlier = read_json(file) if file.exists() else []
+        write_json(file, [*earlier, environment()])
+
+    def lock(self) -> FileLock:
+        """Held while training, so that two processes never write one run. Let go by the system if the process dies.
+
+        Raises:
+            Refused: if another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Refused(str(self.path), expected="a run that nobody works on", got="one that another process is training") from None
+        return lock
+
+    # log ---------------------------------------------------------------------------------------------------------------
+    def append(self, event: Event) -> None:
+        """Add one line to the log."""
+        with self.log_file.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(event) + "\n")
+
+    def log(self) -> list[Event]:
+        """The events so far, oldest first."""
+        if not self.log_file.exists():
+            return []
+        events = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                events.append(json.loads(line))
+            except json.JSONDecodeError:
+                # A process died while writing this line; whatever follows was written by a later one.
+                continue
+        return events
+
+    def rewind_log(self, step: int) -> None:
+        """Drop what was logged after this step, so that resuming does not tell it twice."""
+        kept = [json.dumps(e) + "\n" for e in self.log() if e.get("step", 0) <= step]
+        write_whole(self.log_file, lambda temporary: _write_lines(temporary, kept))
+
+    # weights and state -------------------------------------------------------------------------------------------------
+    def weights_file(self, which: str) -> Path:
+        """Path of "last" or "best" weights."""
+        return self.path / f"{which}.safetensors"
+
+    def save_weights(self, which: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write "last" or "best" weights with what a reader must know to use them."""
+        save_tensors(self.weights_file(which), tensors, facts)
+
+    def load_weights(self, which: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and facts of "last" or "best".
+
+        Raises:
+            Refused: if the run has not saved any.
+        """
+        file = self.weights_file(which)
+        if not file.is_file():
+            raise Refused(str(self.path), expected=f"{which} weights", got="a run without any", mend="has it been trained? see mmard show")
+        return load_tensors(file)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether training can resume from here rather than start."""
+        return (self.path / "state.safetensors").is_file()
+
+    def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write where training stands."""
+        save_tensors(self.path / "state.safetensors", tensors, facts)
+
+    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Where training stood at the last save."""
+        return load_tensors(self.path / "state.safetensors")
+
+    # scores ------------------------------------------------------------------------------------------------------------
+    def save_score(self, slug: str, record: Mapping[str, Any], mask: Callable[[Path], None]) -> None:
+        """Write one record and its mask; the mask first, so that a record never lacks it."""
+        self.scores.mkdir(exist_ok=True)
+        write_whole(self.scores / f"{slug}.npy", mask)
+        write_json(self.scores / f"{slug}.json", dict(record))
+
+    def score_records(self) -> list[dict[str, Any]]:
+        """All records, by file name."""
+        return [read_json(file) for file in sorted(self.scores.glob("*.json"))]
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,278 @@
+"""The training loop: one for every method, resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmard import seeds
+from mmard.data.batches import Batches
+from mmard.errors import Refused
+from mmard.run import Event, Run
+from mmard.training.averaging import Average
+from mmard.training.checkpoint import Position, pack, unpack
+from mmard.training.interrupt import stop_on_interrupt
+from mmard.training.recipe import Recipe
+from mmard.training.step import Outcome, Step
+
+LOG_EVERY_SECONDS = 10.0
+GPU_CHECK_EVERY = 20
+"""Steps between looks at the loss on a GPU, where each look waits for the device. On a CPU every step is looked at."""
+
+
+class Validation(NamedTuple):
+    """Accuracy on the validation split, as fractions."""
+
+    clean: float
+    robust: float
+
+
+class Diverged(Refused):
+    """The loss or a weight is no longer a number."""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the run is saved."""
+
+
+def fit(
+    step: Step,
+    batches: Batches,
+    recipe: Recipe,
+    run: Run,
+    validate: Callable[[nn.Module], Validation],
+    *,
+    facts: Mapping[str, Any],
+    observers: Sequence[Callable[[Event], None]] = (),
+    save_seconds: float = 60.0,
+) -> Position:
+    """Train until the recipe's last epoch, from where the run folder stands.
+
+    Args:
+        step: the method with its networks, attack and budget. The student trains in place.
+        batches: training images and labels, epoch by epoch.
+        recipe: optimiser, schedule, averaging.
+        run: where state, weights and log go.
+        validate: accuracy of a network on images that no update has seen; called after every epoch.
+        facts: what a reader of the weights must know (network's name, classes, image shape ...), written beside them.
+        observers: called with every event of the log.
+        save_seconds: time between saves of the state; one is made at the end and on Ctrl-C in any case.
+
+    Returns:
+        The final counters, among them which epoch was best on validation.
+
+    Raises:
+        Diverged: at the first loss that is not finite; the last save stays.
+        Interrupted: after Ctrl-C, when the step is finished and the run saved.
+    """
+    with run.lock(), stop_on_interrupt() as stop, _global_random_state_kept(step):
+        training = _Training(step, batches, recipe, run, validate, facts, observers)
+        training.resume()
+        saved = time.monotonic()
+        while training.at.epoch < recipe.epochs:
+            for x, y in batches.epoch(training.at.epoch, training.at.epoch_step):
+                training.step_once(x, y)
+                if stop.made:
+                    training.save()
+                    raise Interrupted(f"stopped after step {training.at.step} and saved")
+                if time.monotonic() - saved >= save_seconds:
+                    training.save()
+                    saved = time.monotonic()
+            network = training.end_epoch()
+            if training.at.finished or time.monotonic() - saved >= save_seconds:
+                training.save_last(network)
+                training.save()
+                saved = time.monotonic()
+        return training.at
+
+
+class _Training:
+    """What a run has in memory while it trains."""
+
+    def __init__(
+        self,
+        step: Step,
+        batches: Batches,
+        recipe: Recipe,
+        run: Run,
+        validate: Callable[[nn.Module], Validation],
+        facts: Mapping[str, Any],
+        observers: Sequence[Callable[[Event], None]],
+    ) -> None:
+        self.step, self.batches, self.recipe, self.run = step, batches, recipe, run
+        self.validate, self.facts, self.observers = validate, dict(facts), observers
+        self.student = step.nets["S"]
+        self.at = Position()
+        self.sums: dict[str, Tensor] = {}
+        self.average = Average(self.student, recipe) if recipe.average != "none" else None
+        self.optimizer = torch.optim.SGD(
+            [p for net in step.trained.values() for p in net.parameters() if p.requires_grad],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self.began = self.logged = time.monotonic()
+        self.on_gpu = next(self.student.parameters()).is_cuda
+
+    # state -------------------------------------------------------------------------------------------------------------
+    def modules(self) -> dict[str, nn.Module]:
+        named = dict(self.step.trained)
+        if self.average is not None:
+            named["average"] = self.average.module
+        if self.step.method.memory is not None:
+            named["memory"] = self.step.method.memory
+        return named
+
+    def resume(self) -> None:
+        for net in self.step.trained.values():
+            net.train()
+        if not self.run.has_state:
+            self.tell({"kind": "start", "step": 0})
+            return
+        tensors, facts = self.run.load_state()
+        self.at = unpack(tensors, facts, self.modules(), self.optimizer, str(self.run.path))
+        self.step.count = self.at.step
+        self.sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in self.at.sums.items()}
+        if self.average is not None:
+            self.average.count = facts["averaged"]
+        self.run.rewind_log(self.at.step)
+        self.run.note_environment()
+        self.tell({"kind": "resume"})
+
+    def save(self) -> None:
+        """Write the state, unless a weight has ceased to be a number: the save before stays the good one."""
+        for net in self.step.trained.values():
+            for name, tensor in net.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise self._diverged(f"{name} of the network")
+        self.at.seconds += time.monotonic() - self.began
+        self.began = time.monotonic()
+        self.at.sums = {name: total.item() for name, total in self.sums.items()}
+        tensors, facts = pack(self.modules(), self.optimizer, self.at)
+        self.run.save_state(tensors, {**facts, "averaged": self.average.count if self.average is not None else 0})
+
+    def save_last(self, network: nn.Module) -> None:
+        """Write the weights of the epoch that has just ended."""
+        self.run.save_weights("last", network.state_dict(), {**self.facts, "epoch": self.at.epoch, "step": self.at.step})
+
+    # steps -------------------------------------------------------------------------------------------------------------
+    def step_once(self, x: Tensor, y: Tensor) -> None:
+        at, recipe = self.at, self.recipe
+        rate = recipe.lr_at(at.epoch, at.epoch_step, self.batches.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # A student with dropout draws from the global generator: give it this step's own draws.
+        torch.manual_seed(seeds.derive(self.step.seed, "step", at.step))
+        outcome = self.step.run(x, y, progress=(at.epoch + 1) / recipe.epochs)
+        if not self.on_gpu or at.step % GPU_CHECK_EVERY == 0:
+            self._check(outcome)
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.grad_clip > 0:
+            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], recipe.grad_clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.after_step()
+        at.step += 1
+        at.epoch_step += 1
+        self._count(outcome, rate)
+
+    def _check(self, outcome: Outcome) -> None:
+        if math.isfinite(outcome.loss.item()):
+            return
+        terms = [name for name, term in outcome.terms.items() if not torch.isfinite(term).all()]
+        raise self._diverged("the term " + ", ".join(terms) if terms else "the sum of finite terms")
+
+    def _diverged(self, culprit: str) -> Diverged:
+        kept = "the last save is untouched" if self.run.has_state else "nothing was saved yet"
+        return Diverged(
+            f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}",
+            expected="a finite loss",
+            got=f"{culprit} not finite",
+            mend=f"{kept}; try a smaller --lr or --grad-clip 1",
+        )
+
+    def _count(self, outcome: Outcome, rate: float) -> None:
+        """Add this step to the sums of the epoch, and log it if the last line is old. Nothing here waits for a GPU."""
+        batch = outcome.batch
+        means = {"loss": outcome.loss.detach(), **{name: term.detach().mean() for name, term in outcome.terms.items()}}
+        for name, mean in means.items():
+            self._add(name, mean * len(batch.y))
+        self._add("images", torch.tensor(len(batch.y)))
+        if batch.x_adv is not None:
+            reach = self.step.budget.distance(batch.x_adv.value, batch.x.value).amax().double().cpu()
+            self.sums["reach"] = torch.maximum(self.sums.get("reach", reach), reach)
+        if self.at.step == 1 or time.monotonic() - self.logged >= LOG_EVERY_SECONDS:
+            self.logged = time.monotonic()
+            self.tell({"kind": "step", "lr": rate, **{name: mean.item() for name, mean in means.items()}})
+        else:
+            self.show({"kind": "tick"})
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.double()
+        self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
+
+    # epochs ------------------------------------------------------------------------------------------------------------
+    def end_epoch(self) -> nn.Module:
+        """Count the epoch, validate, and keep the weights if they are the best so far; returns what was validated."""
+        at = self.at
+        self.step.method.epoch_end()
+        if self.average is not None:
+            self.average.after_epoch(at.epoch)
+        network = self._evaluated()
+        totals = {name: total.item() for name, total in self.sums.items()}
+        images, reach = totals.pop("images"), totals.pop("reach", None)
+        event: Event = {"kind": "epoch", "lr": self.optimizer.param_groups[0]["lr"]}
+        event |= {name: total / images for name, total in totals.items()}
+        if reach is not None:
+            event["reach"] = reach
+        self.sums, at.sums = {}, {}
+        at.epoch, at.epoch_step = at.epoch + 1, 0
+        at.finished = at.epoch == self.recipe.epochs
+        found = self.validate(network)
+        event |= {"clean": found.clean, "robust": found.robust}
+        if (found.robust, found.clean) > (at.best_robust, at.best_clean):
+            at.best_robust, at.best_clean, at.best_epoch = found.robust, found.clean, at.epoch
+            self.run.save_weights("best", network.state_dict(), {**self.facts, "epoch": at.epoch, "step": at.step, **found._asdict()})
+            event["best"] = True
+        self.tell(event)
+        return network
+
+    def _evaluated(self) -> nn.Module:
+        """The network that is validated and kept: the average where the recipe asks for one."""
+        if self.average is None:
+            return self.student
+        return self.average.ready(x for x, _ in self.batches.epoch(self.at.epoch))
+
+    # events ------------------------------------------------------------------------------------------------------------
+    def tell(self, event: Event) -> None:
+        """Log an event and show it."""
+        event = self._placed(event)
+        self.run.append(event)
+        for observer in self.observers:
+            observer(event)
+
+    def show(self, event: Event) -> None:
+        """Show an event that is not worth a line of the log."""
+        event = self._placed(event)
+        for observer in self.observers:
+            observer(event)
+
+    def _placed(self, event: Event) -> Event:
+        seconds = round(self.at.seconds + time.monotonic() - self.began, 3)
+        return {"step": self.at.step, "epoch": self.at.epoch, "epoch_step": self.at.epoch_step, "seconds": seconds, **event}
+
+
+@contextmanager
+def _global_random_state_kept(step: Step) -> Iterator[None]:
+    """The caller's global random state is as it was once training is over."""
+    devices = sorted({p.get_device() for net in step.nets.values() for p in net.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices):
+        yield

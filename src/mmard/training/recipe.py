@@ -1,0 +1,112 @@
+"""How weights are updated: optimiser, learning rate over the run, averaging. No word about losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mmard.errors import Refused, unknown
+
+SCHEDULES = ("step", "cosine", "one-cycle", "constant")
+AVERAGES = ("none", "ema", "swa")
+ONE_CYCLE_PEAK = 0.3
+"""Share of the run at which the one-cycle schedule reaches `lr`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD and its schedule.
+
+    Attributes:
+        epochs: passes over the training set.
+        lr: the largest learning rate of the run.
+        momentum, nesterov, weight_decay: of SGD; weight decay is coupled, as in all papers of the field.
+        schedule: "step", "cosine" (to 0), "one-cycle" (0 to lr in 30 % of the run, then to 0, per step), or "constant".
+        milestones: for "step", where the rate is multiplied by `drop`: whole epochs (0-based, the first with the new
+            rate) or, below 1, shares of the run.
+        drop: factor at each milestone.
+        warmup: epochs over which the rate grows linearly from 0, before whatever the schedule says.
+        average: "none", "ema" (per step, buffers included) or "swa" (equal average of epoch ends, BatchNorm re-estimated).
+        ema_decay: weight of the past in the exponential average.
+        swa_from: share of the run from which epoch ends are averaged.
+        grad_clip: largest norm of the gradient, 0 for none.
+
+    Raises:
+        Refused: for values that no training can run with.
+    """
+
+    epochs: int
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: str = "step"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    drop: float = 0.1
+    warmup: float = 0.0
+    average: str = "none"
+    ema_decay: float = 0.995
+    swa_from: float = 0.5
+    grad_clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        if self.average not in AVERAGES:
+            raise unknown("average", self.average, AVERAGES)
+        wants = (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("lr", 0 < self.lr < math.inf, "a positive rate"),
+            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < 1, "a number in [0, 1)"),
+            ("drop", 0 < self.drop <= 1, "a number in (0, 1]"),
+            ("warmup", 0 <= self.warmup < self.epochs, f"fewer than the {self.epochs} epochs"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)"),
+            ("swa_from", 0 <= self.swa_from < 1, "a share of the run in [0, 1)"),
+            ("grad_clip", self.grad_clip >= 0, "0 or a positive norm"),
+        )
+        for name, holds, expected in wants:
+            if not holds:
+                raise Refused(name, expected=expected, got=f"{getattr(self, name):g}")
+        if self.nesterov and self.momentum == 0:
+            raise Refused("nesterov", expected="a momentum above 0", got="0")
+        if self.schedule == "step":
+            drops = self.drop_epochs()
+            if any(not 0 < e < self.epochs for e in drops) or any(a > b for a, b in pairwise(drops)):
+                raise Refused(
+                    "milestones",
+                    expected=f"rising epochs below {self.epochs}, or shares of the run below 1",
+                    got=", ".join(f"{m:g}" for m in self.milestones),
+                )
+
+    def drop_epochs(self) -> tuple[float, ...]:
+        """The milestones as 0-based epochs: the first epoch of each lower rate."""
+        return tuple(m * self.epochs if m < 1 else m for m in self.milestones)
+
+    def lr_at(self, epoch: int, step: int, steps: int) -> float:
+        """Learning rate of a step.
+
+        Args:
+            epoch: 0-based.
+            step: 0-based, within the epoch.
+            steps: per epoch.
+
+        >>> [round(Recipe(epochs=4, schedule="step").lr_at(e, 0, 1), 6) for e in range(4)]
+        [0.1, 0.1, 0.01, 0.001]
+        """
+        here = epoch + step / steps
+        share = here / self.epochs
+        if self.schedule == "step":
+            rate = self.lr * self.drop ** sum(epoch >= e for e in self.drop_epochs())
+        elif self.schedule == "cosine":
+            rate = self.lr * (1 + math.cos(math.pi * share)) / 2
+        elif self.schedule == "one-cycle":
+            # Half a step is added so that neither the first nor the last step is spent at a rate of zero.
+            share = (here + 0.5 / steps) / self.epochs
+            rate = self.lr * min(share / ONE_CYCLE_PEAK, (1 - share) / (1 - ONE_CYCLE_PEAK))
+        else:
+            rate = self.lr
+        if here < self.warmup:
+            rate *= (here + 0.5 / steps) / self.warmup
+        return rate

@@ -1,0 +1,190 @@
+"""Tiny networks, batches and attacks that the tests share. In float64, so that a difference is a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.attacks import PGD
+from mmard.balls import Budget
+from mmard.errors import Refused
+from mmard.method import Batch, Method, Net, Point
+from mmard.methods import METHODS, build
+from mmard.training.step import Step
+
+CLASSES = 3
+SHAPE = (2, 3, 3)
+BUDGET = Budget(8 / 255)
+ATTACK = PGD(steps=3, step_size=2 / 255, start="gaussian")
+PLUGINS = ("", "+igdm", "+mmard", "+igdm+mmard", "+mmard+igdm")
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int, seed: int = 0, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Away from the faces of the box by more than any budget used here."""
+    return 0.1 + 0.8 * torch.rand(n, *shape, generator=generator(seed), dtype=dtype)
+
+
+def labels(n: int, seed: int = 0, classes: int = CLASSES) -> Tensor:
+    return torch.randint(classes, (n,), generator=generator(1000 + seed))
+
+
+def linear(shape: tuple[int, ...], classes: int = 2, seed: int = 0) -> nn.Sequential:
+    """Logits that are linear in the input; weights of both signs, none near zero."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), classes)).double()
+    draw = 2 * torch.rand(model[1].weight.shape, generator=generator(seed), dtype=torch.float64) - 1
+    model[1].weight.data = draw + 0.2 * draw.sign()
+    model[1].bias.data = torch.zeros(classes, dtype=torch.float64)
+    return model
+
+
+def conv(seed: int = 0, width: int = 4, batch_norm: bool = True, classes: int = CLASSES) -> nn.Sequential:
+    """A smooth network on `SHAPE` with lively weights, in train mode; its BatchNorm has moved away from where it starts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(SHAPE[0], width, 3, padding=1),
+            nn.BatchNorm2d(width) if batch_norm else nn.Identity(),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(width * SHAPE[1] * SHAPE[2], classes),
+        ).double()
+        for weight in model.parameters():
+            weight.data += 0.3 * torch.randn_like(weight)
+        if batch_norm:
+            model[1].running_mean.normal_(0, 0.2)
+            model[1].running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers()}
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Spy(Net):
+    """A network of a formula that knows by heart what it is going to be asked, and keeps a list of it."""
+
+    def __init__(self, letter: str) -> None:
+        super().__init__(nn.Identity(), sealed="the test gave no such prediction")
+        self.letter, self.read = letter, set[str]()
+
+    def __call__(self, point: Point) -> Tensor:
+        self.read.add(point.name)
+        return super().__call__(point)
+
+
+Logits = dict[str, Tensor]
+"""Predictions by network and point, e.g. "S.x_adv" -> (B, C)."""
+
+
+def logits(n: int = 5, seed: int = 0, classes: int = CLASSES, spread: float = 1.5) -> Logits:
+    """Random predictions of both networks at all points; those of the student ask for gradient."""
+    g = generator(seed)
+    return {
+        f"{letter}.{point}": (spread * torch.randn(n, classes, generator=g, dtype=torch.float64)).requires_grad_(
+            letter == "S"
+        )
+        for letter in "ST"
+        for point in ("x", "x_adv", "x_mirror")
+    }
+
+
+def batch_of(views: Mapping[str, Tensor], y: Tensor, progress: float = 1.0) -> Batch:
+    """A batch in which every prediction is given, so that a formula is a function of logits."""
+    x = torch.zeros(len(y), 1, dtype=torch.float64)
+    nets = {letter: Spy(letter) for letter in "ST"}
+    batch = Batch(Point("x", x), Point("x_adv", x + 0.1), y, nets, progress)
+    for name, value in views.items():
+        letter, point = name.split(".")
+        nets[letter].put(batch.point(point), value)
+    return batch
+
+
+def read(batch: Batch, letter: str) -> set[str]:
+    net = batch.nets[letter]
+    assert isinstance(net, Spy)
+    return net.read
+
+
+def specs() -> Iterator[str]:
+    """Every method with every plug-in and both plug-ins in both orders, as far as they go together."""
+    for host in METHODS:
+        for plugins in PLUGINS:
+            try:
+                build(host + plugins)
+            except Refused:
+                continue
+            yield host + plugins
+
+
+SPECS = tuple(specs())
+
+Params = dict[str, Any]
+VARIANTS: tuple[tuple[str, Params], ...] = (
+    ("kd", {"kd.alpha": 0.4}),
+    ("ard", {"ard.alpha": 0.6}),
+    ("ard", {"ard.scale": 0.1, "ard.tau": 1.0}),
+    ("iad_i", {"iad_i.alpha": 0.7, "iad_i.tau": 2.0}),
+    ("iad_i", {"iad_i.weigh_teacher": False}),
+    ("adaad", {"adaad.alpha": 0.5, "adaad.scale": 0.1}),
+    ("adaiad", {"adaiad.weigh_teacher": True, "adaiad.tau": 3.0}),
+    ("rslad+mmard", {"mmard.measure": "mi"}),
+    ("rslad+mmard", {"mmard.measure": "match"}),
+    ("rslad+mmard", {"mmard.measure": "kl"}),
+    ("rslad+mmard", {"mmard.teacher_every": 2, "mmard.bounded": True, "mmard.ramp": 0.5}),
+    ("ard+mmard", {"mmard.guide": 0.0}),
+    ("trades+mmard", {"mmard.beta": 0.0}),
+)
+"""What the defaults leave out: every branch of every formula is in `SPECS` or here."""
+
+CASES: tuple[tuple[str, Params], ...] = (*((spec, {}) for spec in SPECS), *VARIANTS)
+
+
+def case_id(case: tuple[str, Params]) -> str:
+    spec, params = case
+    return spec + "".join(f",{name.split('.')[-1]}={value}" for name, value in params.items())
+
+
+def jitter(x: Tensor, eps: float) -> Tensor:
+    """Noise in [-eps, eps] that is a function of each number alone, so that no sample's start depends on its neighbours."""
+    return eps * torch.sin(1e4 * x)
+
+
+class Jittered:
+    """PGD whose start is `jitter`: random enough to leave x, and the same for a sample wherever it stands in a batch."""
+
+    def __init__(self, steps: int = 2, step_size: float = 3 / 255) -> None:
+        self.steps, self.step_size = steps, step_size
+
+    def __call__(self, model: nn.Module, objective: Any, x: Tensor, budget: Budget, **_: Any) -> Tensor:
+        x_adv = budget.project(x + jitter(x, budget.eps), x)
+        for _step in range(self.steps):
+            x_adv = x_adv.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(objective(model(x_adv), x_adv).sum(), x_adv)
+            x_adv = budget.project(x_adv.detach() + self.step_size * budget.steepest(gradient), x)
+        return x_adv.detach()
+
+
+def step_of(
+    method: Method | str, student: nn.Module, teacher: nn.Module | None = None, attack: Any = ATTACK, **settings: Any
+) -> Step:
+    """A step with the teacher in eval mode, as a user would set it up."""
+    if isinstance(method, str):
+        method = build(method)
+    teacher = conv(seed=99, width=5).eval() if teacher is None else teacher
+    return Step(method, {"S": student, "T": teacher}, attack, BUDGET, **settings)

@@ -1,0 +1,243 @@
+"""The ball and the box, mostly as laws over random points."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import generator
+from torch import Tensor
+
+from mmard.balls import NORMS, Budget, as_fraction, gaussian, radius
+from mmard.errors import Refused
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+SHAPES = ((1,), (6,), (3, 4), (2, 3, 3))
+
+
+@st.composite
+def scenes(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> tuple[Budget, Tensor, Tensor]:
+    """A budget, clean points of the box (many of them on its faces), and points anywhere near."""
+    g = generator(draw(st.integers(0, 2**32 - 1)))
+    shape = (draw(st.integers(1, 4)), *draw(st.sampled_from(SHAPES)))
+    dtype = draw(st.sampled_from(dtypes))
+    norm = draw(st.sampled_from(NORMS))
+    budget = Budget(draw(st.sampled_from([2 / 255, 8 / 255, 0.3, 1.0] + [2.5] * (norm == "l2"))), norm)
+    x = (1.6 * torch.rand(shape, generator=g, dtype=torch.float64) - 0.3).clamp(0, 1)
+    far = x + draw(st.sampled_from([1e-3, 0.1, 1.0, 30.0])) * torch.randn(shape, generator=g, dtype=torch.float64)
+    return budget, x.to(dtype), far.to(dtype)
+
+
+def slack(budget: Budget, x: Tensor) -> float:
+    """What rounding may add to a distance: an ulp of 1 for each coordinate, as they are added."""
+    ulp = torch.finfo(x.dtype).eps
+    return 2 * ulp * (1 + budget.eps) * (1 if budget.norm == "linf" else math.sqrt(x[0].numel()))
+
+
+def distance(budget: Budget, a: Tensor, b: Tensor) -> Tensor:
+    delta = (a.double() - b.double()).flatten(1)
+    return delta.abs().amax(1) if budget.norm == "linf" else delta.square().sum(1).sqrt()
+
+
+@given(scenes())
+def test_a_projected_point_is_in_the_ball_and_in_the_box(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, far = scene
+    near = budget.project(far, x)
+    assert near.shape == x.shape
+    assert near.dtype == x.dtype
+    assert ((near >= 0) & (near <= 1)).all()
+    assert (distance(budget, near, x) <= budget.eps + slack(budget, x)).all()
+
+
+@given(scenes())
+def test_projecting_twice_is_projecting_once(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, far = scene
+    once = budget.project(far, x)
+    again = budget.project(once, x)
+    assert (again.double() - once.double()).abs().max() <= slack(budget, x)
+
+
+@given(scenes())
+def test_a_point_inside_stays_where_it_is(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, far = scene
+    delta = far.double() - x.double()
+    length = delta.abs() if budget.norm == "linf" else delta.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+    inside = (x.double() + 0.9 * budget.eps * delta / length.clamp_min(budget.eps)).clamp(0, 1).to(x.dtype)
+    assert (budget.project(inside, x).double() - inside.double()).abs().max() <= slack(budget, x)
+    assert (budget.project(x, x) == x).all()
+
+
+@given(scenes(dtypes=(torch.float64,)))
+def test_a_point_outside_lands_on_the_sphere_nearest_to_it(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, far = scene
+    x = 0.5 + 0 * x  # the middle of the box, and a ball that fits into it: only the ball acts
+    budget = Budget(min(budget.eps, 0.3), budget.norm)
+    near = budget.project(far, x)
+    outside = distance(budget, far, x) > budget.eps
+    torch.testing.assert_close(distance(budget, near, x)[outside], torch.full_like(x[outside].flatten(1)[:, 0], budget.eps))
+    if budget.norm == "l2":  # along the ray to the centre
+        ray = ((far - x) / (near - x))[outside].flatten(1)
+        torch.testing.assert_close(ray, ray[:, :1].expand_as(ray))
+    else:  # coordinate by coordinate
+        assert torch.equal(near, torch.minimum(torch.maximum(far, x - budget.eps), x + budget.eps)) or torch.allclose(
+            near, torch.minimum(torch.maximum(far, x - budget.eps), x + budget.eps), atol=1e-15, rtol=0
+        )
+
+
+@given(scenes(dtypes=(torch.float64, torch.float32)))
+def test_projection_does_not_write_into_its_arguments(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, far = scene
+    before = x.clone(), far.clone()
+    near = budget.project(far, x)
+    assert torch.equal(x, before[0])
+    assert torch.equal(far, before[1])
+    assert near.data_ptr() not in (x.data_ptr(), far.data_ptr())
+
+
+@given(scenes(dtypes=(torch.float64, torch.float32)))
+def test_distance_is_the_distance(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, far = scene
+    assert budget.distance(far, x).shape == (len(x),)
+    torch.testing.assert_close(budget.distance(far, x).double(), distance(budget, far, x), rtol=1e-5, atol=1e-6)
+
+
+@given(scenes())
+def test_a_sample_is_in_the_ball(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, _ = scene
+    drawn = budget.sample(x, generator(0))
+    assert (drawn.shape, drawn.dtype) == (x.shape, x.dtype)
+    assert (distance(budget, drawn, x) <= budget.eps * (1 + 4 * torch.finfo(x.dtype).eps) + slack(budget, x)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_samples_fill_the_ball_evenly(norm: str) -> None:
+    n, d = 4000, 3
+    x = torch.full((n, d), 0.5, dtype=torch.float64)
+    delta = (Budget(0.25, norm).sample(x, generator(1)) - x) / 0.25
+    assert delta.mean(0).abs().max() < 0.04
+    # The share of the ball's volume inside a sample's own sphere is uniform exactly when the samples are.
+    length = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    volume = (length**d).sort().values
+    assert (volume - torch.linspace(0, 1, n, dtype=torch.float64)).abs().max() < 1.63 / math.sqrt(n)  # Kolmogorov, 1 %
+    octants = (delta > 0).long() @ torch.tensor([1, 2, 4])
+    assert ((octants.bincount(minlength=8) / n - 1 / 8).abs() < 0.025).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_samples_follow_their_generator_and_leave_the_global_one_alone(norm: str) -> None:
+    x, budget = torch.full((3, 4), 0.5), Budget(0.1, norm)
+    state = torch.get_rng_state()
+    first, second, other = (budget.sample(x, generator(seed)) for seed in (5, 5, 6))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(SHAPES), st.sampled_from([1e-30, 1e-25, 1e-6, 1.0, 1e6, 1e25]))
+def test_the_steepest_step_has_unit_length_however_small_the_gradient(
+    seed: int, shape: tuple[int, ...], size: float
+) -> None:
+    gradient = size * torch.randn(3, *shape, generator=generator(seed), dtype=torch.float32)
+    linf, l2 = (Budget(0.1, norm).steepest(gradient) for norm in ("linf", "l2"))
+    assert torch.equal(linf, gradient.sign())
+    torch.testing.assert_close(l2.flatten(1).norm(dim=1), torch.ones(3), rtol=1e-5, atol=0)
+    direction = gradient.double().flatten(1)
+    direction = direction / direction.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(l2.flatten(1).double(), direction, rtol=1e-4, atol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(NORMS))
+def test_no_step_of_the_same_length_rises_more_than_the_steepest(seed: int, norm: str) -> None:
+    g = generator(seed)
+    gradient, other = (torch.randn(2, 5, generator=g, dtype=torch.float64) for _ in range(2))
+    budget = Budget(1.0, norm)
+    other = other / (other.abs().amax(1) if norm == "linf" else other.norm(dim=1))[:, None]
+    rise = (gradient * budget.steepest(gradient)).sum(1)
+    assert (rise >= (gradient * other).sum(1) - 1e-12).all()
+    dual = gradient.abs().sum(1) if norm == "linf" else gradient.norm(dim=1)
+    torch.testing.assert_close(rise, dual)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_steepest_step_of_nothing_is_nothing(norm: str, dtype: torch.dtype) -> None:
+    gradient = torch.zeros(3, 2, 2, dtype=dtype)
+    gradient[1] = 1
+    step = Budget(0.1, norm).steepest(gradient)
+    assert (step[[0, 2]] == 0).all()
+    assert torch.equal(step[1], torch.full((2, 2), 1.0 if norm == "linf" else 0.5, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_smallest_gradient_of_a_kind_gives_a_finite_step(dtype: torch.dtype) -> None:
+    gradient = torch.zeros(1, 4, dtype=dtype)
+    gradient[0, 2] = torch.finfo(dtype).tiny
+    torch.testing.assert_close(Budget(0.1, "l2").steepest(gradient), torch.tensor([[0.0, 0, 1, 0]], dtype=dtype))
+
+
+def test_gaussian_noise_has_the_deviation_that_is_asked_for() -> None:
+    x = torch.zeros(20_000, dtype=torch.float64)
+    noise = gaussian(x, 0.001, generator(2))
+    assert noise.std().item() == pytest.approx(0.001, rel=0.03)
+    assert torch.equal(noise, gaussian(x, 0.001, generator(2)))
+
+
+@pytest.mark.parametrize(
+    ("eps", "norm", "words"),
+    [
+        (8, "linf", "8/255"),
+        (1.5, "linf", "did you mean 1.5/255"),
+        (0, "linf", "eps in (0, 1]"),
+        (-0.1, "linf", "eps in (0, 1]"),
+        (float("nan"), "linf", "eps in (0, 1]"),
+        (0, "l2", "positive radius"),
+        (-1, "l2", "positive radius"),
+        (float("inf"), "l2", "positive radius"),
+        (float("nan"), "l2", "positive radius"),
+        (0.1, "Linf", "did you mean 'linf'"),
+        (0.1, "l1", "one of l2, linf"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(eps: float, norm: str, words: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        Budget(eps, norm)
+    assert words in str(refusal.value)
+
+
+def test_a_budget_is_written_as_the_field_writes_it() -> None:
+    assert str(Budget(8 / 255)) == "linf 8/255"
+    assert str(Budget(0.5, "l2")) == "l2 0.5"
+    assert str(Budget(128 / 255, "l2")) == "l2 128/255"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), ("0.031", 0.031), ("1e-3", 0.001), (0.1, 0.1), (1, 1.0), ("1/2", 0.5)],
+)
+def test_a_radius_is_read(text: str | float, value: float) -> None:
+    assert radius(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "eight", "8/", "/255", "1/0", "8/255/2", "8%"])
+def test_a_radius_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="8/255"):
+        radius(text)
+
+
+@given(st.integers(1, 2550))
+def test_a_radius_that_is_written_can_be_read_again(tenths: int) -> None:
+    """In whole 255ths and in tenths of them: what a label or a record says can be typed in."""
+    value = tenths / 2550
+    text = as_fraction(value)
+    assert text.endswith("/255")
+    assert radius(text) == pytest.approx(value, rel=1e-12)
+
+
+@given(st.floats(1e-6, 10.0))
+def test_any_radius_survives_being_written(value: float) -> None:
+    text = as_fraction(value)
+    number = float(text.removesuffix("/255")) / 255 if text.endswith("/255") else float(text)
+    assert number == pytest.approx(value, rel=1e-5)

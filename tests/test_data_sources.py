@@ -1,0 +1,434 @@
+"""One battery for every form of every source: a small set is written as the official files are, and read back."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmard.data import DATA, ImageSet, load
+from mmard.data.augment import Augmentation
+from mmard.data.batches import SetBatches
+from mmard.data.cifar import CIFAR10, CIFAR100
+from mmard.errors import Refused
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+Image = pytest.importorskip("PIL.Image")
+scipy_io = pytest.importorskip("scipy.io")
+
+
+@dataclass
+class Arrays:
+    """What a form is expected to give: uint8 (N, C, H, W) and labels."""
+
+    x: Any
+    y: Any
+    x_test: Any
+    y_test: Any
+    classes: tuple[str, ...]
+    words: str  # in the origin
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def arrays(num_classes: int, shape: tuple[int, int, int], per_class: int = 4, words: str = "") -> Arrays:
+    rng = np.random.default_rng(num_classes)
+    n, m = num_classes * per_class, 2 * num_classes
+    y, y_test = rng.permutation(np.arange(n) % num_classes), rng.permutation(np.arange(m) % num_classes)
+    x, x_test = (rng.integers(0, 256, (k, *shape), np.uint8) for k in (n, m))
+    return Arrays(x, y, x_test, y_test, tuple(map(str, range(num_classes))), words)
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes text and bytes as Python 2 wrote its only string type, which is what the official files hold."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, data: bytes) -> None:
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+        self.memoize(data)
+
+    def save_text(self, text: str) -> None:
+        self.save_bytes(text.encode("latin1"))
+
+    dispatch[bytes] = save_bytes
+    dispatch[str] = save_text
+
+
+def python2(content: dict[bytes, Any]) -> bytes:
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(content)
+    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
+def python3(content: dict[bytes, Any]) -> bytes:
+    return pickle.dumps(content, protocol=2)
+
+
+def cifar_python(label: str, dumps: Callable[[dict[bytes, Any]], bytes]) -> Callable[[Any, Any], bytes]:
+    return lambda x, y: dumps(
+        {
+            b"data": x.reshape(len(x), -1),
+            label.encode(): y.tolist(),
+            b"batch_label": b"a batch",
+            b"filenames": [b"a.png"] * len(x),
+        }
+    )
+
+
+def cifar_binary(label_bytes: int) -> Callable[[Any, Any], bytes]:
+    def encode(x: Any, y: Any) -> bytes:
+        head = np.zeros((len(x), label_bytes), np.uint8)
+        head[:, -1] = y
+        return np.concatenate([head, x.reshape(len(x), -1)], 1).tobytes()
+
+    return encode
+
+
+def cifar_files(a: Arrays, kind: str, name: str, encode: Callable[[Any, Any], bytes]) -> dict[str, bytes]:
+    end = "" if kind == "py" else ".bin"
+    if name == "cifar100":
+        return {"train" + end: encode(a.x, a.y), "test" + end: encode(a.x_test, a.y_test)}
+    cuts = zip(np.array_split(a.x, 5), np.array_split(a.y, 5), strict=True)
+    files = {f"data_batch_{i}{end}": encode(x, y) for i, (x, y) in enumerate(cuts, 1)}
+    return {**files, f"test_batch{end}": encode(a.x_test, a.y_test)}
+
+
+def write_all(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def write_tar(path: Path, folder: str, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in {"readme.html": b"hello", **files}.items():
+            info = tarfile.TarInfo(f"{folder}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def cifar(name: str, kind: str, packed: bool, dumps: Callable[[dict[bytes, Any]], bytes] = python2) -> Any:
+    def write(root: Path) -> Arrays:
+        num_classes = 10 if name == "cifar10" else 100
+        words = f"official {'python' if kind == 'py' else 'binary'} {'archive' if packed else 'files'}"
+        a = arrays(num_classes, (3, 32, 32), 4 if num_classes == 10 else 2, words)
+        a.classes = (CIFAR10 if num_classes == 10 else CIFAR100).classes
+        label, label_bytes = ("labels", 1) if num_classes == 10 else ("fine_labels", 2)
+        encode = cifar_python(label, dumps) if kind == "py" else cifar_binary(label_bytes)
+        files = cifar_files(a, kind, name, encode)
+        long = "python" if kind == "py" else "binary"
+        folder = f"cifar-10-batches-{kind}" if num_classes == 10 else f"cifar-100-{long}"
+        if packed:
+            write_tar(root / f"cifar-{num_classes}-{long}.tar.gz", folder, files)
+        else:
+            write_all(root / folder, files)
+        return a
+
+    return write
+
+
+def png(x: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(x[0] if len(x) == 1 else x.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_parquet(
+    path: Path, x: Any, y: Any, image: str = "img", label: str = "label", names: tuple[str, ...] | None = None
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [{"bytes": png(one), "path": f"{i}.png"} for i, one in enumerate(x)]
+    table = pa.table({image: cells, "coarse_label": np.zeros(len(y), np.int64), label: np.asarray(y, np.int64)})
+    if names:
+        features = {label: {"names": list(names), "_type": "ClassLabel"}, image: {"_type": "Image"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=7)
+
+
+def parquet(
+    name: str, folder: str, image: str, label: str, shards: int = 1, test: str = "test", names: bool = False
+) -> Any:
+    def write(root: Path) -> Arrays:
+        counts = {"cifar10": (10, (3, 32, 32)), "cifar100": (100, (3, 32, 32)), "svhn": (10, (3, 32, 32))}
+        c, shape = counts.get(name, (4, (3, 64, 64) if name == "tiny_imagenet" else (1, 6, 5)))
+        a = arrays(c, shape, 2 if c == 100 else 4, "Parquet")
+        known = {"cifar10": CIFAR10.classes, "cifar100": CIFAR100.classes}
+        a.classes = known.get(name, tuple(f"n{i:03}" for i in range(c)) if names else a.classes)
+        given = a.classes if names else None
+        cuts = list(zip(np.array_split(a.x, shards), np.array_split(a.y, shards), strict=True))
+        for i, (x, y) in enumerate(cuts):
+            write_parquet(root / folder / f"train-{i:05}-of-{shards:05}.parquet", x, y, image, label, given)
+        write_parquet(root / folder / f"{test}-00000-of-00001-70d52.parquet", a.x_test, a.y_test, image, label, given)
+        return a
+
+    return write
+
+
+def svhn(root: Path) -> Arrays:
+    a = arrays(10, (3, 32, 32), words="official .mat files")
+    for split, x, y in (("train", a.x, a.y), ("test", a.x_test, a.y_test)):
+        labels = np.where(y == 0, 10, y).astype(np.uint8)[:, None]
+        scipy_io.savemat(root / f"{split}_32x32.mat", {"X": x.transpose(2, 3, 1, 0), "y": labels}, do_compression=True)
+    return a
+
+
+def tiny_imagenet(root: Path) -> Arrays:
+    """JPEG loses; what is expected is what Pillow reads back. One image is grey, as some of the real ones are."""
+    a = arrays(3, (3, 64, 64), words="val as test")
+    a.classes = ("n01443537", "n01629819", "n02124075")
+    base = root / "tiny-imagenet-200"
+    lines = []
+
+    def save(path: Path, x: Any, grey: bool) -> Any:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(x.transpose(1, 2, 0))
+        (image.convert("L") if grey else image).save(path, "JPEG")
+        with Image.open(path) as read:
+            return np.asarray(read.convert("RGB")).transpose(2, 0, 1)
+
+    for i, label in enumerate(a.y):
+        wnid = a.classes[label]
+        a.x[i] = save(base / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", a.x[i], grey=i == 0)
+        (base / "train" / wnid / f"{wnid}_boxes.txt").write_text("0\t0\t1\t1\n")
+    for i, label in enumerate(a.y_test):
+        a.x_test[i] = save(base / "val" / "images" / f"val_{i}.JPEG", a.x_test[i], grey=False)
+        lines.append(f"val_{i}.JPEG\t{a.classes[label]}\t0\t0\t62\t62")
+    (base / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    return a
+
+
+def folder(split: str = "test", shape: tuple[int, int, int] = (3, 7, 9)) -> Any:
+    def write(root: Path) -> Arrays:
+        a = arrays(3, shape, words="test" if split == "test" else "val as test")
+        a.classes = ("ant", "bee", "cat")
+        for part, x, y in (("train", a.x, a.y), (split, a.x_test, a.y_test)):
+            for i in range(len(x)):
+                inside = root / part / a.classes[y[i]]
+                inside.mkdir(parents=True, exist_ok=True)
+                (inside / f"{i:03}.{'PNG' if i % 2 else 'png'}").write_bytes(png(x[i]))
+                (inside / "notes.txt").write_text("passed over")
+        order = np.lexsort((np.arange(len(a.y_test)), a.y_test))
+        a.x_test, a.y_test = a.x_test[order], a.y_test[order]
+        return a
+
+    return write
+
+
+def npz(layout: str) -> Any:
+    def write(root: Path) -> Arrays:
+        a = arrays(3, (1, 6, 5) if layout == "grey" else (3, 6, 5), words="npz")
+        out = {"y_train": a.y[:, None], "y_test": a.y_test.astype(np.uint8)}
+        for name, x in (("x_train", a.x), ("x_test", a.x_test)):
+            forms = {"nhwc": x.transpose(0, 2, 3, 1), "nchw": x, "grey": x[:, 0], "float": (x / 255).astype(np.float32)}
+            out[name] = forms[layout]
+        if layout == "nhwc":
+            a.classes = ("x", "y", "z")
+            out["classes"] = np.array(a.classes)
+        if layout == "float":
+            a.words = "rounded to 255ths"
+        np.savez(root / "mine.npz", **out)
+        return a
+
+    return write
+
+
+FORMS: dict[str, tuple[str, Any]] = {
+    "cifar10 python, as Python 2 wrote it": ("cifar10", cifar("cifar10", "py", packed=False)),
+    "cifar10 python, as Python 3 writes it": ("cifar10", cifar("cifar10", "py", packed=False, dumps=python3)),
+    "cifar10 python archive": ("cifar10", cifar("cifar10", "py", packed=True)),
+    "cifar10 binary": ("cifar10", cifar("cifar10", "bin", packed=False)),
+    "cifar10 binary archive": ("cifar10", cifar("cifar10", "bin", packed=True)),
+    "cifar10 parquet": ("cifar10", parquet("cifar10", ".", "img", "label")),
+    "cifar10 parquet, fetched": ("cifar10", parquet("cifar10", "cifar10/plain_text", "img", "label", shards=3)),
+    "cifar10 parquet, data/": ("cifar10", parquet("cifar10", "data", "image", "label")),
+    "cifar100 python": ("cifar100", cifar("cifar100", "py", packed=False)),
+    "cifar100 python archive": ("cifar100", cifar("cifar100", "py", packed=True)),
+    "cifar100 binary": ("cifar100", cifar("cifar100", "bin", packed=False)),
+    "cifar100 binary archive": ("cifar100", cifar("cifar100", "bin", packed=True)),
+    "cifar100 parquet": ("cifar100", parquet("cifar100", "cifar100", "img", "fine_label", names=True)),
+    "svhn mat": ("svhn", svhn),
+    "svhn parquet": ("svhn", parquet("svhn", "cropped_digits", "image", "label", names=False)),
+    "tiny_imagenet tree": ("tiny_imagenet", tiny_imagenet),
+    "tiny_imagenet parquet": ("tiny_imagenet", parquet("tiny_imagenet", "data", "image", "label", 2, "valid", True)),
+    "parquet": ("parquet", parquet("parquet", "some", "image", "label", shards=2)),
+    "parquet with names": ("parquet", parquet("parquet", ".", "img", "fine_label", names=True)),
+    "folder": ("folder", folder()),
+    "folder with val": ("folder", folder("val")),
+    "folder, grey": ("folder", folder(shape=(1, 6, 5))),
+    "npz nhwc": ("npz", npz("nhwc")),
+    "npz nchw": ("npz", npz("nchw")),
+    "npz grey": ("npz", npz("grey")),
+    "npz float": ("npz", npz("float")),
+}
+
+
+def contents(*sets: ImageSet) -> list[tuple[bytes, int]]:
+    return sorted((x.numpy().tobytes(), int(y)) for part in sets for x, y in zip(part.x, part.y, strict=True))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_its_pixels_labels_and_classes(form: str, tmp_path: Path) -> None:
+    name, write = FORMS[form]
+    a = write(tmp_path)
+    s = load(name, tmp_path)
+    assert torch.equal(s.test.x, torch.from_numpy(np.ascontiguousarray(a.x_test)))
+    assert s.test.y.tolist() == a.y_test.tolist()
+    # Training and validation images cover the training part, each once; the images are random, so all are different.
+    expected = sorted((x.tobytes(), int(y)) for x, y in zip(np.ascontiguousarray(a.x), a.y, strict=True))
+    assert contents(s.train, s.val) == expected
+    assert not {x for x, _ in contents(s.val)} & {x for x, _ in contents(s.test, s.train)}
+    assert s.train.classes == s.val.classes == s.test.classes == a.classes
+    assert s.train.image_shape == a.x.shape[1:]
+    assert len(s.val) == max(1, round(0.1 * len(a.x)))
+    for part in (s.train, s.val, s.test):
+        assert part.origin.startswith(name)
+        assert str(tmp_path) not in part.origin
+    assert a.words in s.test.origin
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_on_disk_is_in_memory(form: str, tmp_path: Path) -> None:
+    name, write = FORMS[form]
+    write(tmp_path)
+    limit = len(load(name, tmp_path).train) - 1
+    kept, mapped = (load(name, tmp_path, limit_train=limit, on_disk=on_disk) for on_disk in (False, True))
+    for a, b in zip((kept.train, kept.val, kept.test), (mapped.train, mapped.val, mapped.test), strict=True):
+        assert (a.on_disk, b.on_disk) == (False, True)
+        assert a.fingerprint() == b.fingerprint()
+        assert a.channel_statistics() == b.channel_statistics()
+    batches = [SetBatches(s.train, 8, "cpu", seed=3, augmentation=Augmentation(1)) for s in (kept, mapped)]
+    for (x, y), (x_mapped, y_mapped) in zip(batches[0].epoch(2), batches[1].epoch(2), strict=True):
+        assert torch.equal(x, x_mapped)
+        assert torch.equal(y, y_mapped)
+    mapped.train.x.zero_()  # copy-on-write: the file is not touched
+    assert load(name, tmp_path, limit_train=limit, on_disk=True).train.fingerprint() == kept.train.fingerprint()
+
+
+def test_every_source_is_in_the_battery() -> None:
+    assert {name for name, _ in FORMS.values()} == DATA.keys() - {"digits"}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "folder"])
+def test_on_disk_decodes_once_and_again_when_sources_change(name: str, tmp_path: Path) -> None:
+    write = {"cifar10": cifar("cifar10", "bin", packed=False), "folder": folder()}[name]
+    write(tmp_path)
+    cache = tmp_path / "cache" / "deep"
+    load(name, tmp_path, on_disk=True, cache_dir=cache)
+    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert len(files) == 2
+    assert all(path.name.startswith(f"mmard-{name}-") for path in files)
+    load(name, tmp_path, on_disk=True, cache_dir=cache, limit_train=20 if name == "cifar10" else 6, val_share=0.3)
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    load(name, tmp_path, on_disk=True, cache_dir=cache, split_seed=1)  # another order: its own training file
+    assert len(list(cache.iterdir())) == 3
+    source = next(path for path in tmp_path.rglob("*") if path.name in ("data_batch_2.bin", "001.PNG"))
+    content = source.read_bytes()
+    source.write_bytes(content[:1] + bytes([content[1] ^ 255]) + content[2:] if name == "cifar10" else png_like(source))
+    changed = load(name, tmp_path, on_disk=True, cache_dir=cache)
+    assert contents(changed.train, changed.val) == contents(*_train_and_val(load(name, tmp_path)))
+
+
+def png_like(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return png(255 - np.asarray(image).transpose(2, 0, 1))
+
+
+def _train_and_val(s: Any) -> tuple[ImageSet, ImageSet]:
+    return s.train, s.val
+
+
+def test_on_disk_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
+    folder()(tmp_path)
+    broken = next((tmp_path / "train").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(Refused, match=str(broken)):
+        load("folder", tmp_path, on_disk=True, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_on_disk_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    npz("nchw")(tmp_path)
+    with pytest.raises(Refused, match=r"expected a folder to write to.*--cache-dir"):
+        load("npz", tmp_path, on_disk=True, cache_dir=tmp_path / "mine.npz")
+
+
+def test_on_disk_asks_for_room_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npz("nchw")(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(Refused, match=r"MB of disk.*--cache-dir"):
+        load("npz", tmp_path, on_disk=True)
+
+
+def test_single_level_folders_set_aside_a_fifth_by_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        for i in range(10):
+            (tmp_path / label / f"{i}.png").write_bytes(png(rng.integers(0, 256, (3, 4, 4), np.uint8)))
+    first, second = load("folder", tmp_path), load("folder", tmp_path, split_seed=5)
+    assert first.test.class_counts().tolist() == [2, 2]
+    assert first.test.fingerprint() == second.test.fingerprint()
+    assert first.val.fingerprint() != second.val.fingerprint()
+    assert "by file name" in first.test.origin
+    # An eleventh image leaves at least one of each class's two test images in place.
+    (tmp_path / "ant" / "later.png").write_bytes(png(rng.integers(0, 256, (3, 4, 4), np.uint8)))
+    kept = {x for x, _ in contents(load("folder", tmp_path).test)} & {x for x, _ in contents(first.test)}
+    assert len(kept) >= 3
+
+
+def test_image_size_scales_and_cuts_the_centre(tmp_path: Path) -> None:
+    for i, label in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / label).mkdir(parents=True)
+        for j, (height, width) in enumerate(((8, 24), (16, 8), (8, 8))):
+            x = np.zeros((3, height, width), np.uint8)
+            x[:, (height - 8) // 2 : (height + 8) // 2, (width - 8) // 2 : (width + 8) // 2] = 50 + i  # the centre
+            (tmp_path / label / f"{j}.png").write_bytes(png(x))
+    with pytest.raises(Refused, match=r"0\.png|1\.png"):
+        load("folder", tmp_path)
+    s = load("folder", tmp_path, image_size=8)
+    assert s.train.image_shape == (3, 8, 8)
+    assert s.test.x[0].unique().tolist() == [52]
+    assert load("folder", tmp_path, image_size=4).test.x[2].unique().tolist() == [52]
+    with pytest.raises(Refused, match=r"one of the sources that resize \(parquet, folder\), got npz"):
+        load("npz", tmp_path, image_size=8)
+
+
+def test_digits_are_those_of_scikit_learn_and_their_test_part_is_fixed() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    reference = datasets.load_digits()
+    s, other = load("digits"), load("digits", split_seed=1)
+    levels = np.floor(reference.images * 255 / 16 + 0.5).astype(np.uint8)
+    expected = sorted((x.tobytes(), int(y)) for x, y in zip(levels[:, None], reference.target, strict=True))
+    assert contents(s.train, s.val, s.test) == expected
+    assert (len(s.train) + len(s.val), len(s.test)) == (1297, 500)
+    assert s.test.fingerprint() == other.test.fingerprint()
+    assert s.val.fingerprint() != other.val.fingerprint()
+    # Written down once: a different 500 would make every reported number a different number.
+    assert s.test.fingerprint() == "ee0d3b143aeae9a052a05ee02ecb408c05a9073e37be42f39ffdc54986276eae"
+    assert s.test.class_counts().tolist() == [55, 53, 57, 39, 58, 53, 51, 41, 42, 51]
+
+
+@pytest.mark.parametrize(("share", "n"), [(None, 130), (0.25, 324), (0.5, 648)])
+def test_validation_share(share: float | None, n: int) -> None:
+    s = load("digits", val_share=share)
+    assert (len(s.val), len(s.train)) == (n, 1297 - n)
+    whole = s.train.class_counts() + s.val.class_counts()
+    assert (s.val.class_counts() - whole * n / 1297).abs().max() <= 1
+
+
+def test_limit_is_a_stratified_front_of_the_training_part() -> None:
+    s, few = load("digits"), load("digits", limit_train=200)
+    assert torch.equal(few.train.x, s.train.x[:200])
+    assert few.val.fingerprint() == s.val.fingerprint()
+    whole = s.train.class_counts() + s.val.class_counts()
+    assert (few.train.class_counts() - whole * 200 / 1297).abs().max() <= 1
