@@ -126,7 +126,8 @@ class SetBatches:
     def batch(self, rows: Tensor, views: Views | None) -> tuple[Tensor, Tensor]:
         """The images at these rows in these views, and their labels, on the device."""
         there = rows.to(self.device, non_blocking=True)
-        x = self._x[rows].to(self.device) if self._stays else self._x[there]
+        # Whole images are copied; `x[rows]`, which is ten times slower on a CPU, would gather pixel by pixel.
+        x = self._x.index_select(0, rows).to(self.device) if self._stays else self._x.index_select(0, there)
         if self.augmentation is not None and views is not None:
             x = self.augmentation.apply(x, views)
         return as_float(x), self._y[there]

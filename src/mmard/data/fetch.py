@@ -69,7 +69,7 @@ def fetch(
     try:
         info = hub.repo_info(repository.repo_id, repo_type="dataset", files_metadata=True)
     except Exception as error:  # the client's errors for a missing network have no common class
-        raise _unreachable(name, error) from error
+        raise _unreachable(name, folder, error) from error
     wanted = [
         each
         for each in info.siblings
@@ -93,7 +93,7 @@ def fetch(
                 repository.repo_id, record.rfilename, repo_type="dataset", revision=info.sha, local_dir=str(folder)
             )
         except Exception as error:
-            raise _unreachable(name, error) from error
+            raise _unreachable(name, folder, error) from error
         wrong = _wrong(path, record)
         if wrong is not None:
             path.unlink(missing_ok=True)
@@ -136,11 +136,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unreachable(name: str, error: Exception) -> Refused:
+def _unreachable(name: str, folder: Path, error: Exception) -> Refused:
     lines = str(error).strip().splitlines()
     return Refused(
         f"fetch {name}",
         expected="an answer from the Hugging Face hub",
         got=f"{type(error).__name__}" + (f" ({lines[0][:200]})" if lines else ""),
-        mend="this needs the network; run the same command again to go on, or place the files in the folder yourself",
+        mend=f"this needs the network; run the same command again to go on, or place the files in {folder} yourself",
     )

@@ -27,7 +27,8 @@ def read_npz(data_dir: Path, image_size: int | None = None) -> tuple[Part, Part]
     del image_size
     path = _find(data_dir)
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, because NumPy leaves the file open when an array in it is refused.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except Exception as error:  # zip, header and data each fail in their own ways
         raise damaged(path, "a .npz file of plain arrays", error) from error

@@ -97,7 +97,7 @@ def part_of_arrays(x: Images, y: Rows, files: Sequence[Path], classes: tuple[str
 
 
 def balanced_order(y: Rows, generator: torch.Generator) -> Rows:
-    """A random order in which every prefix, and so every suffix, holds each class in its share, to one image.
+    """A random order in which every prefix, and so every suffix, holds each class in its share, to an image or two.
 
     Image j of the n of a class, counted in a random order, is given a random time in [j/n, (j+1)/n), and the set is
     sorted by time. So a validation part may be cut from the end and a smaller training part from the front, of any

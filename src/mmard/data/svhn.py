@@ -38,12 +38,12 @@ def read_svhn(data_dir: Path, image_size: int | None = None) -> tuple[Part, Part
 
 
 def _mat(path: Path, split: str) -> Part:
+    if not path.is_file():
+        raise Refused(str(path), expected="both files of SVHN", got="no such file")
     loadmat = optional("scipy.io", "reading MATLAB files").loadmat
     try:
         content = loadmat(path, variable_names=["X", "y"])
         x, y = content["X"], content["y"].reshape(-1)
-    except FileNotFoundError:
-        raise Refused(str(path), expected="both files of SVHN", got="no such file") from None
     except Exception as error:  # scipy raises TypeError, zlib.error, ValueError and others on damaged files
         raise damaged(path, "a MATLAB file with X and y", error) from error
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[:3] != (32, 32, 3):
