@@ -45,7 +45,7 @@ ROWS = ["cnn-4", "mobilenet_v2", "preact_resnet18", "resnet18", "resnet34", "wid
 BATTERY = [
     *((name, *CIFAR) for name in ROWS),
     *((name, *DIGITS) for name in ROWS),
-    *((name, *TINY) for name in ("cnn-4", "mobilenet_v2", "wide_resnet-10-1", "preact_resnet18")),
+    *((name, *TINY) for name in ("cnn-4", "mobilenet_v2", "wide_resnet-10-1")),
     ("wide_resnet-16-4", *DIGITS),
     ("cnn-32", *DIGITS),
     ("cnn-4", (2, 9, 13), 3),
@@ -84,8 +84,8 @@ def test_battery(name: str, shape: tuple[int, int, int], num_classes: int) -> No
     assert logits.isfinite().all()
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), x)
     assert (gradient.flatten(1).abs().amax(1) > 0).all()
-    # Beyond the border of a strided convolution no pixel may be left unread.
-    assert (gradient != 0).any(0).float().mean() > 0.5
+    # No pixel is left unread, not even at the border of a strided convolution.
+    assert (gradient != 0).any(0).all()
 
     x = x.detach()
     with torch.no_grad():
@@ -282,7 +282,9 @@ class Stored:
         return self.head("linear", self.act("bn2", self.conv("conv2", x)))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "preact_resnet18", "mobilenet_v2", "wide_resnet-10-1", "wide_resnet-16-2"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "preact_resnet18", "mobilenet_v2", "wide_resnet-10-2", "wide_resnet-16-1"]
+)
 def test_a_network_is_the_function_that_its_layout_stands_for(name: str) -> None:
     net = settle(build(name, num_classes=10, image_shape=(3, 32, 32), seed=0), (3, 32, 32)).double()
     x = images((3, 32, 32), count=2).double()
