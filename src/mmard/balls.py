@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -20,29 +19,27 @@ def radius(text: str | float) -> float:
     True
 
     Raises:
-        Refused: if the text is neither a number nor a fraction of two integers.
+        Refused: if the text is neither a number nor a fraction of two.
     """
     if isinstance(text, (int, float)):
         return float(text)
     try:
-        if "/" in text:
-            return float(Fraction(text.replace(" ", "")))
-        return float(text)
+        above, slash, below = text.partition("/")
+        return float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         raise Refused(f"radius {text!r}", expected="a number or a fraction such as 8/255", got=repr(text)) from None
 
 
 def as_fraction(value: float) -> str:
-    """Write a radius as the field does, in 255ths where that is exact to 1e-9, otherwise as a decimal.
+    """Write a radius as the field does: a short decimal as it is, otherwise in 255ths where that is exact to 1e-9.
 
     >>> as_fraction(8 / 255), as_fraction(0.15), as_fraction(0.5 / 255)
     ('8/255', '0.15', '0.5/255')
     """
     n = value * 255
-    for digits in (0, 1):
-        if abs(n - round(n, digits)) < 1e-9 and n >= 0.05:
-            return f"{round(n, digits):g}/255"
-    return f"{value:.6g}"
+    if float(f"{value:.3g}") != value and abs(n - round(n, 1)) < 1e-9:
+        return f"{round(n, 1):g}/255"
+    return f"{value:.10g}"
 
 
 def _length(v: Tensor) -> Tensor:
@@ -106,9 +103,10 @@ class Budget:
         if self.norm == "linf":
             return gradient.sign()
         # Divide by the largest entry first: the squares of a float32 gradient of 1e-25 underflow to a zero length.
+        tiny = torch.finfo(gradient.dtype).tiny
         largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
-        scaled = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
-        return scaled / _length(scaled).clamp_min(1e-12)
+        scaled = gradient / largest.clamp_min(tiny)
+        return scaled / _length(scaled).clamp_min(tiny)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Distance of x_adv from x in this norm, (B, ...) and (B, ...) -> (B,)."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @contextmanager
@@ -43,13 +44,18 @@ def quiet_statistics(module: nn.Module) -> Iterator[None]:
     """Normalise by batch statistics as train mode does, but move no running statistic.
 
     A plug-in may look at further views of the batch; the statistics that its host collects must not change by it. The
-    flag is switched rather than the buffers restored: writing to a buffer before backward trips autograd's version check.
+    settings are switched rather than the buffers restored: writing to a buffer before backward trips autograd's version
+    check. InstanceNorm updates whatever buffers it has, flag or not, so its momentum is what must go.
     """
     tracking = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    kept = [m.momentum for m in tracking]
     try:
         for m in tracking:
-            m.track_running_stats = False
+            if isinstance(m, _InstanceNorm):
+                m.momentum = 0.0
+            else:
+                m.track_running_stats = False
         yield
     finally:
-        for m in tracking:
-            m.track_running_stats = True
+        for m, momentum in zip(tracking, kept, strict=True):
+            m.momentum, m.track_running_stats = momentum, True

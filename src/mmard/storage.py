@@ -41,6 +41,19 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a text file. A process that dies in here leaves a torn last line, which readers must expect.
+
+    Raises:
+        Refused: if there is no space left or no permission to write.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file for people to read as well, whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -51,12 +64,13 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        Refused: if the file is missing or is not JSON.
+        Refused: if the file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refused(str(path), expected="a JSON file", got="no such file") from None
+    except OSError as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
+        raise Refused(str(path), expected="a JSON file", got=got) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Refused(str(path), expected="JSON", got=str(error), mend="is it another kind of file?") from None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,48 +50,47 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def open_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A state dict out of a safetensors file or of a foreign checkpoint (.pt, .pth), and its facts.
 
-    Foreign files are opened tensors-only, so nothing in them is executed. Usual containers are looked through and usual
-    prefixes are taken off where all keys have them.
+    Foreign files are opened tensors-only, so nothing in them is executed. Usual containers are looked through.
 
     Raises:
         Refused: if the file is missing, unreadable, holds other objects than tensors, or holds no tensor.
     """
     if path.suffix == ".safetensors":
-        tensors, facts = load_tensors(path)
-        return _without_prefix(tensors), facts
+        return load_tensors(path)
     if not path.is_file():
         raise Refused(str(path), expected="a file of weights", got="no such file")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
-        page = path.read_bytes()[:64].lstrip().lower().startswith((b"<!doctype", b"<html"))
-        first_line = str(error).strip().split("\n")[0][:200]
-        raise Refused(
-            str(path),
-            expected="a checkpoint that holds tensors alone",
-            got="an HTML page (a failed download)" if page else first_line,
-            mend="download it again" if page else "it is never unpickled without restriction; convert it to safetensors",
-        ) from None
-    return _without_prefix(_state_dict_in(found, path)), {}
+        with warnings.catch_warnings():
+            # PyTorch warns of old and of unusual pickles; what it cannot read, it refuses.
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the reader fail in any way
+        raise _unreadable(path, error) from None
+    return _state_dict_in(found, path), {}
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict strictly: every key and every shape must agree.
+    """Load a state dict strictly: every key and every shape must agree, once usual prefixes are taken off.
 
     Raises:
         Refused: listing what is missing, extra, or of another shape.
     """
     own = module.state_dict()
+    tensors = _without_prefix(tensors, own)
     missing = [k for k in own if k not in tensors]
     extra = [k for k in tensors if k not in own]
-    shapes = [f"{k} {tuple(tensors[k].shape)} for {tuple(own[k].shape)}" for k in own if k in tensors and tensors[k].shape != own[k].shape]
+    both = [k for k in own if k in tensors]
+    shapes = [
+        f"{k} {tuple(tensors[k].shape)} for {tuple(own[k].shape)}" for k in both if tensors[k].shape != own[k].shape
+    ]
     if missing or extra or shapes:
         got = "; ".join(
             f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
             for what, names in (("missing", missing), ("extra", extra), ("of another shape", shapes))
             if names
         )
-        raise Refused(where, expected=f"the {len(own)} tensors of {type(module).__name__}", got=got, mend="is it another architecture?")
+        expected = f"the {len(own)} tensors of {type(module).__name__}"
+        raise Refused(where, expected=expected, got=got, mend="is it another architecture?")
     module.load_state_dict(dict(tensors))
 
 
@@ -104,21 +104,39 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _unreadable(path: Path, error: Exception) -> Refused:
+    expected = "a checkpoint that holds tensors alone"
+    if path.read_bytes()[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return Refused(str(path), expected=expected, got="an HTML page, a failed download", mend="download it again")
+    called = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if called is None:
+        return Refused(str(path), expected=expected, got="a damaged file, or one of another kind", mend="is it whole?")
+    mend = "nothing is unpickled without restriction; save its tensors alone where you trust it, as safetensors"
+    return Refused(str(path), expected=expected, got=f"a pickle that calls {called[1]}", mend=mend)
+
+
 def _state_dict_in(found: Any, path: Path) -> dict[str, Tensor]:
     while isinstance(found, Mapping):
-        tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        if tensors:
-            return tensors
         inside = [k for k in CONTAINERS if isinstance(found.get(k), Mapping)]
         if not inside:
             break
+        # Before the tensors beside it, which are counters and accuracies.
         found = found[inside[0]]
-    kind = f"a mapping with the keys {', '.join(map(str, list(found)[:6]))}" if isinstance(found, Mapping) else type(found).__name__
+    if isinstance(found, Mapping):
+        tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+        kind = f"a mapping with the keys {', '.join(map(str, list(found)[:6]))}"
+    else:
+        kind = type(found).__name__
     raise Refused(str(path), expected="a state dict, alone or under " + ", ".join(CONTAINERS), got=kind)
 
 
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the prefixes that wrappers add, as long as no name is lost that the network itself has."""
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
-            return _without_prefix({name[len(prefix) :]: t for name, t in tensors.items()})
+            bare = {name.removeprefix(prefix): t for name, t in tensors.items()}
+            if len(own.keys() & bare.keys()) >= len(own.keys() & tensors.keys()):
+                return _without_prefix(bare, own)
     return tensors

@@ -152,4 +152,5 @@ def _rank(objective: Objective, logits: Tensor, x_adv: Tensor) -> Tensor:
     if fooled is None:
         return rank
     # arctan keeps the order and is bounded, so that fooled samples rank above all others whatever the objective's scale.
-    return rank.atan() + 4 * fooled(logits)
+    # An objective that is no number ranks lowest among its like; its logits count as fooled already.
+    return rank.atan().nan_to_num(nan=-2.0) + 4 * fooled(logits)
