@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmard.data import ImageSet, Splits, load
     from mmard.errors import Refused
     from mmard.method import Batch, Method, halves
-    from mmard.methods import METHODS, PLUGINS, adaad, adaiad, ard, iad_i, kd, mart, mmard, pgd_at, rslad, trades
+    from mmard.methods import METHODS, PLUGINS, adaad, adaiad, ard, iad_i, igdm, kd, mart, mmard, pgd_at, rslad, trades
     from mmard.models import build
     from mmard.run import Run
 
@@ -35,7 +35,7 @@ _HOME = {
     "mmard.method": ("Batch", "Method", "halves"),
     "mmard.methods": (
         *("METHODS", "PLUGINS"),
-        *("pgd_at", "trades", "mart", "kd", "ard", "iad_i", "rslad", "adaad", "adaiad", "mmard"),
+        *("pgd_at", "trades", "mart", "kd", "ard", "iad_i", "rslad", "adaad", "adaiad", "igdm", "mmard"),
     ),
     "mmard.models": ("build",),
     "mmard.run": ("Run",),

@@ -15,12 +15,18 @@ from mmard.method import Method, halves
 from mmard.methods.adaad import adaad, adaiad
 from mmard.methods.ard import ard
 from mmard.methods.iad import iad_i
+from mmard.methods.igdm import igdm
 from mmard.methods.kd import kd
 from mmard.methods.mart import mart
 from mmard.methods.mmard import mmard
 from mmard.methods.pgd_at import pgd_at
 from mmard.methods.rslad import rslad
 from mmard.methods.trades import trades
+
+__all__ = [
+    *("METHODS", "PLUGINS", "build", "compose", "parameters"),
+    *("pgd_at", "trades", "mart", "kd", "ard", "iad_i", "rslad", "adaad", "adaiad", "igdm", "mmard"),
+]
 
 METHODS: dict[str, Callable[..., Method]] = {
     "pgd_at": pgd_at,
@@ -36,6 +42,7 @@ METHODS: dict[str, Callable[..., Method]] = {
 """Name -> function of a method's own parameters, returning the method."""
 
 PLUGINS: dict[str, Callable[..., Method]] = {
+    "igdm": igdm,
     "mmard": mmard,
 }
 """Name -> function of a host and the plug-in's own parameters, returning the grown method."""
@@ -52,7 +59,7 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def build(spec: str, params: Mapping[str, Value] | None = None) -> Method:
-    """The method that a name describes: "rslad", "rslad+mmard", "adaad+mmard".
+    """The method that a name describes: "rslad", "rslad+mmard", "adaad+igdm+mmard".
 
     Plug-ins are applied from left to right.
 
