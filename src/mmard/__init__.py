@@ -5,7 +5,8 @@
     teacher = mmard.train("cnn-32", data="digits", method="trades")
     student = mmard.distill("cnn-4", teacher.run.path, data="digits", method="rslad+mmard")
 
-Names are loaded when first used, so that importing the package (and `mmard --help`) does not import PyTorch.
+Names are loaded when first used, so that importing the package (and `mmard --help`) does not import PyTorch. Every
+method and plug-in of `mmard.methods` is such a name too: `mmard.rslad()`, `mmard.mmard(mmard.adaad())`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mmard.data import ImageSet, Splits, load
     from mmard.errors import Refused
     from mmard.method import Batch, Method, halves
-    from mmard.methods import METHODS, PLUGINS, adaad, adaiad, ard, iad_i, igdm, kd, mart, mmard, pgd_at, rslad, trades
+    from mmard.methods import METHODS, PLUGINS
     from mmard.models import build
     from mmard.run import Run
 
@@ -33,22 +34,24 @@ _HOME = {
     "mmard.data": ("ImageSet", "Splits", "load"),
     "mmard.errors": ("Refused",),
     "mmard.method": ("Batch", "Method", "halves"),
-    "mmard.methods": (
-        *("METHODS", "PLUGINS"),
-        *("pgd_at", "trades", "mart", "kd", "ard", "iad_i", "rslad", "adaad", "adaiad", "igdm", "mmard"),
-    ),
+    "mmard.methods": ("METHODS", "PLUGINS"),
     "mmard.models": ("build",),
     "mmard.run": ("Run",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'mmard' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    else:
+        methods = importlib.import_module("mmard.methods")
+        found = methods.METHODS.get(name) or methods.PLUGINS.get(name)
+        if found is None:
+            raise AttributeError(f"module 'mmard' has no attribute {name!r}")
+        value = found
     globals()[name] = value
     return value
 

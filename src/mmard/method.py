@@ -190,7 +190,9 @@ class Method:
 def halves(inner: Method, outer: Method) -> Method:
     """The attack of one method with the loss of another."""
     if inner.inner is None:
-        raise Refused(f"inner {inner.name!r}", expected="a method that makes adversarial examples", got="one that makes none")
+        raise Refused(
+            f"inner {inner.name!r}", expected="a method that makes adversarial examples", got="one that makes none"
+        )
     return replace(
         outer,
         name=f"{inner.name}/{outer.name}",

@@ -1,10 +1,10 @@
 """Attacks by name: one table, and the short spelling in which the command line and records write them.
 
-    fgsm          one step of eps from x
-    pgd-20        20 steps on cross-entropy, step eps/4, uniform start           (the 20 steps of 2/255 of the field)
-    cw-30         30 steps on the margin of Carlini and Wagner, step eps/4, uniform start
-    pgd-100x10    the same with 10 restarts
-    pgd-20@0.003  the same with this step
+fgsm          one step of eps from x
+pgd-20        20 steps on cross-entropy, step eps/4, uniform start           (the 20 steps of 2/255 of the field)
+cw-30         30 steps on the margin of Carlini and Wagner, step eps/4, uniform start
+pgd-100x10    the same with 10 restarts
+pgd-20@0.003  the same with this step
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "pgd": ("PGD", ce),
     "cw": ("CW-PGD", margin),
 }
-_LOSS_NAMES = {ce: "CE", margin: "CW margin"}
+_LOSS_NAMES: dict[Callable[[Tensor, Tensor], Tensor], str] = {ce: "CE", margin: "CW margin"}
 _SPEC = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<steps>\d+))?(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
 
 
@@ -82,7 +82,11 @@ def trial(spec: str, budget: Budget) -> Trial:
     text = spec.strip().lower()
     parts = _SPEC.fullmatch(text)
     if parts is None:
-        raise Refused(f"attack {spec!r}", expected="a spelling such as fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003", got=repr(spec))
+        raise Refused(
+            f"attack {spec!r}",
+            expected="a spelling such as fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003",
+            got=repr(spec),
+        )
     kind = parts["kind"]
     if kind not in ATTACKS:
         raise unknown("attack", kind, ATTACKS)

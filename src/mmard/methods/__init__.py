@@ -12,21 +12,17 @@ from typing import Any
 
 from mmard.errors import Refused, unknown
 from mmard.method import Method, halves
-from mmard.methods.adaad import adaad, adaiad
-from mmard.methods.ard import ard
-from mmard.methods.iad import iad_i
-from mmard.methods.igdm import igdm
-from mmard.methods.kd import kd
-from mmard.methods.mart import mart
-from mmard.methods.mmard import mmard
-from mmard.methods.pgd_at import pgd_at
-from mmard.methods.rslad import rslad
-from mmard.methods.trades import trades
-
-__all__ = [
-    *("METHODS", "PLUGINS", "build", "compose", "parameters"),
-    *("pgd_at", "trades", "mart", "kd", "ard", "iad_i", "rslad", "adaad", "adaiad", "igdm", "mmard"),
-]
+from mmard.methods.adaad import adaad as adaad
+from mmard.methods.adaad import adaiad as adaiad
+from mmard.methods.ard import ard as ard
+from mmard.methods.iad import iad_i as iad_i
+from mmard.methods.igdm import igdm as igdm
+from mmard.methods.kd import kd as kd
+from mmard.methods.mart import mart as mart
+from mmard.methods.mmard import mmard as mmard
+from mmard.methods.pgd_at import pgd_at as pgd_at
+from mmard.methods.rslad import rslad as rslad
+from mmard.methods.trades import trades as trades
 
 METHODS: dict[str, Callable[..., Method]] = {
     "pgd_at": pgd_at,
@@ -77,7 +73,10 @@ def build(spec: str, params: Mapping[str, Value] | None = None) -> Method:
     if host not in METHODS:
         if host in PLUGINS:
             raise Refused(
-                f"method {spec!r}", expected="a method first", got=f"the plug-in {host!r}", mend=f"write e.g. rslad+{host}"
+                f"method {spec!r}",
+                expected="a method first",
+                got=f"the plug-in {host!r}",
+                mend=f"write e.g. rslad+{host}",
             )
         raise unknown("method", host, METHODS)
     for plugin in plugins:

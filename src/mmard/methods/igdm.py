@@ -36,7 +36,9 @@ def igdm(host: Method, alpha: float = 1.0) -> Method:
         Refused: if the host makes no adversarial examples.
     """
     if host.inner is None:
-        raise Refused(f"igdm on {host.name}", expected="a host that makes adversarial examples", got="one that makes none")
+        raise Refused(
+            f"igdm on {host.name}", expected="a host that makes adversarial examples", got="one that makes none"
+        )
     if alpha == 0:
         return replace(host, name=f"{host.name}+igdm")
 

@@ -160,7 +160,12 @@ def mmard(
     """
     if measure not in MEASURES:
         raise unknown("mmard.measure", measure, MEASURES)
-    for name, value, least in (("guide", guide, 0), ("beta", beta, 0), ("teacher_every", teacher_every, 1), ("ramp", ramp, 0)):
+    for name, value, least in (
+        ("guide", guide, 0),
+        ("beta", beta, 0),
+        ("teacher_every", teacher_every, 1),
+        ("ramp", ramp, 0),
+    ):
         if value < least:
             raise Refused(f"mmard.{name}", expected=f"at least {least}", got=f"{value:g}")
     inner, outer, grown = host.inner, host.outer, host
@@ -171,7 +176,12 @@ def mmard(
         inner_says = term if host.inner is None else f"{inner_says} + {term}"
     if beta > 0:
         if inner is None:
-            raise Refused(f"mmard on {host.name}", expected="an attack", got="a host without one and guide = 0", mend="set guide > 0")
+            raise Refused(
+                f"mmard on {host.name}",
+                expected="an attack",
+                got="a host without one and guide = 0",
+                mend="set guide > 0",
+            )
         grown = host.with_view("x_adv", "x")
         outer = with_triangle(host.outer, host.scale * beta, measure, tau)
         outer_says = f"{outer_says} + {beta:g}/3 triangle_{measure}(S(x), S(x'), T)"

@@ -1,0 +1,142 @@
+"""Write the generated tables into the documentation, or with --check fail where they are stale.
+
+    python docs/make_tables.py [--check]
+
+A table stands between `<!-- table: NAME (make docs) -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mmard.config import DistillSettings, Settings, TrainSettings
+from mmard.methods import METHODS, PLUGINS, build, parameters
+from mmard.plan import count_passes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/methods.md", "docs/settings.md")
+BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
+STEPS = 10
+
+
+def row(*cells: object) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    """A Markdown table."""
+    return "\n".join([row(*head), row(*["---"] * len(head)), *(row(*cells) for cells in rows)])
+
+
+def code(text: str) -> str:
+    """Text as code."""
+    return f"`{text}`"
+
+
+def methods() -> str:
+    """Name, source and formulas of every method and plug-in."""
+    rows: list[tuple[object, ...]] = []
+    for name in METHODS:
+        made = build(name)
+        rows.append((code(name), made.source, code(made.says[0]), code(made.says[1])))
+    bare = build("rslad")
+    for name in PLUGINS:
+        made = build(f"rslad+{name}")
+        source = made.source.removeprefix(bare.source + "; ")
+        added = [
+            code(after.removeprefix(before + " ")) if after != before else "the host's"
+            for before, after in zip(bare.says, made.says, strict=True)
+        ]
+        rows.append((code(f"+{name}"), source, *added))
+    return table(("name", "source", "attack climbs", "loss"), rows)
+
+
+def costs() -> str:
+    """Passes through each network in one step."""
+    rows: list[tuple[object, ...]] = []
+    for spec in (*METHODS, *(f"rslad+{plugin}" for plugin in PLUGINS)):
+        passes = count_passes(build(spec), STEPS)
+        student, teacher = passes.nets["S"], passes.nets.get("T")
+        rows.append(
+            (code(spec), student.forwards, student.backwards, teacher.forwards if teacher else 0, teacher.backwards if teacher else 0)
+        )
+    return table(("method", "student forwards", "student backwards", "teacher forwards", "teacher backwards"), rows)
+
+
+def method_parameters() -> str:
+    """Every parameter of a method or plug-in with its default and its sentence."""
+    rows: list[tuple[object, ...]] = []
+    for name, make in (*METHODS.items(), *PLUGINS.items()):
+        sentences = argument_sentences(make)
+        for key, parameter in parameters(name).items():
+            default = f"{parameter.default:.4g}" if isinstance(parameter.default, float) else parameter.default
+            rows.append((code(f"{name}.{key}"), default, sentences[key]))
+    return table(("parameter", "default", "what it is"), rows)
+
+
+def argument_sentences(make: Callable[..., object]) -> dict[str, str]:
+    """The Args section of a docstring, by argument."""
+    text = inspect.cleandoc(make.__doc__ or "")
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.DOTALL | re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1], re.DOTALL | re.MULTILINE)
+    return {name: " ".join(sentence.split()) for name, sentence in entries}
+
+
+def settings() -> str:
+    """Every setting with its default and its sentence, by panel."""
+    own = {name: "train" for name in TrainSettings.model_fields if name not in Settings.model_fields}
+    own |= {name: "distill" for name in DistillSettings.model_fields if name not in Settings.model_fields}
+    parts = []
+    fields = {**Settings.model_fields, **TrainSettings.model_fields, **DistillSettings.model_fields}
+    panels = dict.fromkeys(str(field.json_schema_extra["panel"]) for field in fields.values())  # type: ignore[index]
+    for panel in panels:
+        rows: list[tuple[object, ...]] = []
+        for name, field in fields.items():
+            if field.json_schema_extra["panel"] != panel:  # type: ignore[index]
+                continue
+            default = "required" if field.is_required() else field.default
+            where = f" ({own[name]} only)" if name in own else ""
+            shown = "8/255" if name == "eps" else "" if default is None or default == {} else default
+            rows.append((code(name), shown, f"{field.description}{where}"))
+        parts.append(f"### {panel}\n\n" + table(("name", "default", "what it is"), rows))
+    return "\n\n".join(parts)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": methods,
+    "costs": costs,
+    "parameters": method_parameters,
+    "settings": settings,
+}
+
+
+def renewed(text: str) -> str:
+    """A page with its tables written anew."""
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found['name']]()}\n{found[3]}", text)
+
+
+def main() -> None:
+    """Write or check all pages."""
+    stale = []
+    for page in PAGES:
+        file = ROOT / page
+        before = file.read_text(encoding="utf-8")
+        after = renewed(before)
+        if after != before:
+            stale.append(page)
+            if "--check" not in sys.argv:
+                file.write_text(after, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        sys.exit(f"stale tables in {', '.join(stale)}: run make docs")
+    print(f"{len(stale)} of {len(PAGES)} pages written")
+
+
+if __name__ == "__main__":
+    main()
