@@ -113,7 +113,9 @@ def test_extreme_logits_give_finite_values_and_gradients(dtype: torch.dtype) -> 
     for value in values:
         assert value.shape == (2,)
         assert value.isfinite().all()
-        assert all(g.isfinite().all() for g in torch.autograd.grad(value.sum(), (p, q), allow_unused=True) if g is not None)
+        assert all(
+            g.isfinite().all() for g in torch.autograd.grad(value.sum(), (p, q), allow_unused=True) if g is not None
+        )
 
 
 @given(SEEDS, SIZES, CLASS_COUNTS, SPREADS)

@@ -22,6 +22,15 @@ class Refused(ValueError):
         super().__init__(f"{where}: expected {expected}, got {got}" + (f"; {mend}" if mend else ""))
 
 
+def require(holds: bool, where: str, *, expected: str, got: object, mend: str = "") -> None:
+    """Refuse unless `holds`.
+
+    >>> require(2 > 0, "ard.tau", expected="a positive temperature", got=2)
+    """
+    if not holds:
+        raise Refused(where, expected=expected, got=f"{got:g}" if isinstance(got, float) else str(got), mend=mend)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> Refused:
     """The error for a name that no table holds, offering the nearest one.
 

@@ -1,11 +1,12 @@
 """What a distillation method is: two formulas over a batch, and what a trainer must know about them.
 
-A method climbs its `inner` objective over x_adv and descends its `outer` terms over the student's weights. Both read the
-same `Batch`, so the inner of one method goes with the outer of any other, and a plug-in is a function from a method to a
-method. Formulas only read predictions, written as on paper: `b.S(b.x_adv)` is S(x'), `b.T(b.x)` is T(x).
+A method climbs its `inner` objective over x_adv and descends its `outer` terms over the student's weights. Both read
+the same `Batch`, so the inner of one method goes with the outer of any other, and a plug-in is a function from a
+method to a method. Formulas only read predictions, written as on paper: `b.S(b.x_adv)` is S(x'), `b.T(b.x)` is T(x).
 
-Gradient follows the point. While x_adv is being made it asks for gradient, so T(x_adv) is differentiated and T(x) is not;
-in the outer step no input asks for gradient and the teacher is constant. No formula needs `detach` or `no_grad` for this.
+Gradient follows the point. While x_adv is being made it asks for gradient, so T(x_adv) is differentiated and T(x) is
+not; in the outer step no input asks for gradient and the teacher is constant. No formula needs `detach` or `no_grad`
+for this.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mmard.errors import Refused
+from mmard.attacks import STARTS
+from mmard.errors import Refused, unknown
 
 Terms = dict[str, Tensor]
 """Name of a term -> its value per sample (B,), already weighted. The loss is the sum of their means."""
@@ -60,7 +62,7 @@ class Net:
         return point
 
     def slope(self, point: Point, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Value (B,) of pick(logits) at a point and its gradient with respect to the input (B, C, H, W), both constant."""
+        """Value (B,) of pick(logits) at a point and its gradient by the input (B, C, H, W), both constant."""
         at = point.value.detach().requires_grad_()
         with torch.enable_grad():
             value = pick(self.module(at))
@@ -150,7 +152,8 @@ class Method:
         quiet: points of those forwards that must not move running statistics (a plug-in's own views).
         nets: letters of the networks that the formulas read.
         start: where the attack starts, "gaussian" (standard deviation 0.001), "uniform" in the ball, or "none".
-        attack_mode: mode of the trained networks while x_adv is made. Every preset but the authors' replicas says "eval".
+        attack_mode: mode of the trained networks while x_adv is made. Every preset but the authors' replicas says
+            "eval".
         memory: buffers that outlive a step; they ride in the checkpoint.
         epoch_end: called once after every epoch, for memories that change with it.
         couples_batch: a sample's terms depend on the other samples of its batch.
@@ -172,6 +175,12 @@ class Method:
     couples_batch: bool = False
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.attack_mode not in ("eval", "train"):
+            raise unknown("attack_mode", self.attack_mode, ("eval", "train"))
+        if self.start not in STARTS:
+            raise unknown("start", self.start, STARTS)
+
     @property
     def needs_teacher(self) -> bool:
         """Whether a formula reads T."""
@@ -188,7 +197,11 @@ class Method:
 
 
 def halves(inner: Method, outer: Method) -> Method:
-    """The attack of one method with the loss of another."""
+    """The attack of one method with the loss of another. What either remembers from step to step goes with it.
+
+    Raises:
+        Refused: if the first makes no adversarial examples.
+    """
     if inner.inner is None:
         raise Refused(
             f"inner {inner.name!r}", expected="a method that makes adversarial examples", got="one that makes none"
@@ -202,5 +215,20 @@ def halves(inner: Method, outer: Method) -> Method:
         nets=tuple(dict.fromkeys((*inner.nets, *outer.nets))),
         start=inner.start,
         attack_mode=inner.attack_mode,
-        couples_batch=inner.couples_batch or outer.couples_batch,
+        memory=_together(inner.memory, outer.memory),
+        epoch_end=_both(inner.epoch_end, outer.epoch_end),
     )
+
+
+def _together(one: nn.Module | None, other: nn.Module | None) -> nn.Module | None:
+    """Both memories as one module, or the only one."""
+    kept = [memory for memory in (one, other) if memory is not None]
+    return nn.ModuleList(kept) if len(kept) == 2 else next(iter(kept), None)
+
+
+def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], None]:
+    def end() -> None:
+        one()
+        other()
+
+    return end

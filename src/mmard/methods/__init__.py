@@ -7,10 +7,11 @@ the benchmark read these tables.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused, require, unknown
 from mmard.method import Method, halves
 from mmard.methods.adaad import adaad as adaad
 from mmard.methods.adaad import adaiad as adaiad
@@ -82,6 +83,8 @@ def build(spec: str, params: Mapping[str, Value] | None = None) -> Method:
     for plugin in plugins:
         if plugin not in PLUGINS:
             raise unknown("plug-in", plugin, PLUGINS)
+    twice = [name for name in plugins if plugins.count(name) > 1]
+    require(not twice, f"method {spec!r}", expected="each plug-in once", got=f"{''.join(twice[:1])} twice")
     own = _sorted_out(params or {}, (host, *plugins))
     method = METHODS[host](**own[host])
     for plugin in plugins:
@@ -127,17 +130,21 @@ def _sorted_out(params: Mapping[str, Value], members: tuple[str, ...]) -> dict[s
 def _as_kind_of(default: Value, value: Value, name: str) -> Value:
     """The value as the kind that the default has. Text from a command line is read; a kind is never guessed."""
     kind = type(default)
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+    if isinstance(value, str) and kind is bool and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, str) and kind is str:
         return value
-    try:
-        if kind is bool and str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        if kind is int and not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
-        if kind is float and not isinstance(value, bool):
-            return float(value)
-        if kind is str and isinstance(value, str):
-            return value
-    except ValueError:
-        pass
+    if isinstance(value, bool) and kind is bool:
+        return value
+    if kind in (int, float) and not isinstance(value, bool):
+        number = _number(value)
+        if math.isfinite(number) and (kind is float or number == int(number)):
+            return kind(number)
     raise Refused(f"parameter {name}", expected=f"a {kind.__name__}, such as {default!r}", got=repr(value))
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return math.nan

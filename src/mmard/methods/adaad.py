@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmard.errors import require
 from mmard.method import Batch, Method, Terms
 from mmard.ops import kl, true_probability
 
@@ -71,6 +72,7 @@ def adaiad(
         weigh_teacher: whether the teacher's term is multiplied by A once introspection has started.
         scale: factor of both terms.
     """
+    require(tau > 0, "adaiad.tau", expected="a positive temperature", got=tau)
 
     def outer(b: Batch) -> Terms:
         teacher = scale * tau**2 * kl(b.T(b.adv), b.S(b.adv), tau)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmard.errors import require
 from mmard.method import Batch, Method, Terms
 from mmard.ops import ce, kl
 
@@ -30,6 +31,7 @@ def ard(alpha: float = 1.0, tau: float = 30.0, scale: float = 1.0, attack_mode: 
         scale: factor of the KL term.
         attack_mode: "eval", or "train" to attack as the released code does.
     """
+    require(tau > 0, "ard.tau", expected="a positive temperature", got=tau)
 
     def inner(b: Batch) -> Tensor:
         return ce(b.S(b.adv), b.y)

@@ -11,15 +11,20 @@ with alpha = 1, tau = 1, and A = 1 until the share `begin` of the run is over (6
 The target S(x) of the introspective term is not detached.
 
 Differences from the authors' code (ZFancy/IAD, a8091a8, IAD-I.py):
-  1. theirs does not multiply the teacher's term by A; ours does, as the text has it. `weigh_teacher` = False restores it.
-  2. theirs attacks in train mode and runs an unused forward in train mode; ours does neither (`attack_mode`).
-  3. their second learning-rate drop never happens, and they select on the test set; ours drops and selects on validation.
+  1. theirs does not multiply the teacher's term by A; ours does, as the text has it. `weigh_teacher` = False restores
+     it.
+  2. theirs attacks in train mode; ours in eval mode unless `attack_mode` says otherwise.
+  3. theirs runs S(x) twice in train mode; ours once, from the first step on although the introspective term starts
+     later, so that BatchNorm's statistics cover both views throughout.
+  4. their second learning-rate drop never happens, and they select on the test set; ours drops and selects on
+     validation.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from mmard.errors import require
 from mmard.method import Batch, Method, Terms
 from mmard.ops import ce, kl, true_probability
 
@@ -44,6 +49,7 @@ def iad_i(
         scale: factor of the KL terms.
         attack_mode: "eval", or "train" to attack as the released code does.
     """
+    require(tau > 0, "iad_i.tau", expected="a positive temperature", got=tau)
 
     def inner(b: Batch) -> Tensor:
         return ce(b.S(b.adv), b.y)

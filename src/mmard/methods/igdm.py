@@ -5,8 +5,9 @@ ICLR 2025, arXiv:2312.03286.
 
     loss = host + alpha (e / E) KL( T(x + d) - T(x - d) || S(x + d) - S(x - d) )    d = x' - x, alpha = 1
 
-For networks that are linear around x the difference of logits is 2 J d, so matching it matches gradients along d without
-a second derivative. The softmax of a difference does not know its scale: where d vanishes the term vanishes with it.
+For networks that are linear around x the difference of logits is 2 J d, so matching it matches gradients along d
+without a second derivative. The softmax of a difference does not know its scale: where d vanishes the term vanishes
+with it.
 
 Differences from the only public code (HongsinLee/saad, 295121c, igdm.py):
   1. theirs calls the attack with step 8/255 inside a ball of 2/255; here a step above the diameter is refused.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mmard.errors import Refused
+from mmard.errors import require
 from mmard.method import Batch, Method, Terms
 from mmard.ops import kl
 
@@ -33,12 +34,12 @@ def igdm(host: Method, alpha: float = 1.0) -> Method:
         alpha: weight at the end of the ramp, in the host's unit of KL; 0 is the host.
 
     Raises:
-        Refused: if the host makes no adversarial examples.
+        Refused: if the host makes no adversarial examples, or for a negative weight.
     """
-    if host.inner is None:
-        raise Refused(
-            f"igdm on {host.name}", expected="a host that makes adversarial examples", got="one that makes none"
-        )
+    attacked = host.inner is not None
+    wants = "a host that makes adversarial examples"
+    require(attacked, f"igdm on {host.name}", expected=wants, got="one that makes none")
+    require(alpha >= 0, "igdm.alpha", expected="at least 0", got=alpha)
     if alpha == 0:
         return replace(host, name=f"{host.name}+igdm")
 

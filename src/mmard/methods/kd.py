@@ -11,6 +11,7 @@ Differences from the paper, which has no code of its own:
 
 from __future__ import annotations
 
+from mmard.errors import require
 from mmard.method import Batch, Method, Terms
 from mmard.ops import ce, kl
 
@@ -22,6 +23,7 @@ def kd(alpha: float = 1.0, tau: float = 4.0) -> Method:
         alpha: weight of the teacher, 1 - alpha that of the labels.
         tau: temperature of both networks.
     """
+    require(tau > 0, "kd.tau", expected="a positive temperature", got=tau)
 
     def outer(b: Batch) -> Terms:
         terms = {"nat": alpha * tau**2 * kl(b.T(b.x), b.S(b.x), tau)}

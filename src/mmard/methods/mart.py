@@ -7,8 +7,8 @@ ICLR 2020.
     BCE  = -log q_y - log(1 - max over k other than y of q_k)                      q = softmax S(x'), p = softmax S(x)
     loss = BCE + beta (1 - p_y) KL(S(x) || S(x'))                                  beta = 5
 
-Neither the target S(x) nor the weight 1 - p_y is detached. MART gains more under PGD than under AutoAttack: do not judge
-it by PGD alone.
+Neither the target S(x) nor the weight 1 - p_y is detached. MART gains more under PGD than under AutoAttack: do not
+judge it by PGD alone.
 
 Differences from the authors' code (YisenWang/MART, 2d83e17):
   1. theirs takes log(q + 1e-12) inside the KL; ours uses log_softmax.

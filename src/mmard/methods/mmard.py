@@ -12,8 +12,8 @@ Wang, Chen, Yang, Wang, Qi. "MMARD: Improving the Min-Max Optimization Process i
 The drift grows as x' moves the teacher's own prediction, that is toward the teacher's boundary. The distance d along an
 edge is one of four measures; a_i and b_i are the two predictions of sample i, J(a, b) = mean_i a_i b_i^T:
 
-    nce    -log( exp(a_i.b_i / tau) / sum_j exp(a_i.b_j / tau) ), both ways   InfoNCE: log B - d bounds I(a; b) from below
-    mi     -I(a; b) / log C,  I = sum J log( J / (J_a J_b) )                  the information itself
+    nce    -log( exp(a_i.b_i / tau) / sum_j exp(a_i.b_j / tau) ), both ways   InfoNCE, a contrast with the other samples
+    mi     -I(a; b) / log C,  I = sum J log( J / (J_a J_b) )                  the information between the two classes
     match  KL( J(Q_n, Q_r) || J(N, R) ), KL( J(Q, Q) || J(a, Q) )             the student's mapping equals the teacher's
     kl     KL(N || R), KL(Q_n || N), KL(Q_r || R)                             no batch statistics: the control
 
@@ -31,7 +31,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused, require, unknown
 from mmard.method import Batch, Inner, Method, Outer, Terms
 from mmard.ops import ce, kl
 
@@ -55,7 +55,7 @@ def mi(n: Tensor, r: Tensor, q_n: Tensor, q_r: Tensor, tau: float) -> Edges:
 
     def edge(a: Tensor, b: Tensor) -> Tensor:
         a, b = a.softmax(1), b.softmax(1)
-        log_ratio = _log_joint(a, b) - a.mean(0).log()[:, None] - b.mean(0).log()[None, :]
+        log_ratio = _log_joint(a, b) - _log(a.mean(0))[:, None] - _log(b.mean(0))[None, :]
         return -_share(a, b, log_ratio) / math.log(a.shape[1])
 
     return edge(n, r), edge(n, q_n), edge(r, q_r)
@@ -77,8 +77,13 @@ def triangle_kl(n: Tensor, r: Tensor, q_n: Tensor, q_r: Tensor, tau: float) -> E
 
 
 def _log_joint(a: Tensor, b: Tensor) -> Tensor:
-    """log J(a, b) of probabilities (B, C) each -> (C, C). The floor keeps an empty cell's logarithm finite."""
-    return (a.T @ b / len(a)).clamp_min(torch.finfo(a.dtype).tiny).log()
+    """log J(a, b) of probabilities (B, C) each -> (C, C)."""
+    return _log(a.T @ b / len(a))
+
+
+def _log(p: Tensor) -> Tensor:
+    """Logarithm of probabilities, finite where a class or a cell is empty."""
+    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
 
 def _share(a: Tensor, b: Tensor, table: Tensor) -> Tensor:
@@ -156,18 +161,15 @@ def mmard(
         tau: temperature of the measure "nce"; the others have none.
 
     Raises:
-        Refused: for an unknown measure, a negative weight, or teacher_every below 1.
+        Refused: for an unknown measure, a negative weight, a temperature that is not positive, or teacher_every below
+            1.
     """
     if measure not in MEASURES:
         raise unknown("mmard.measure", measure, MEASURES)
-    for name, value, least in (
-        ("guide", guide, 0),
-        ("beta", beta, 0),
-        ("teacher_every", teacher_every, 1),
-        ("ramp", ramp, 0),
-    ):
-        if value < least:
-            raise Refused(f"mmard.{name}", expected=f"at least {least}", got=f"{value:g}")
+    require(tau > 0, "mmard.tau", expected="a positive temperature", got=tau)
+    least = {"guide": (guide, 0), "ramp": (ramp, 0), "teacher_every": (teacher_every, 1), "beta": (beta, 0)}
+    for name, (value, smallest) in least.items():
+        require(value >= smallest, f"mmard.{name}", expected=f"at least {smallest}", got=value)
     inner, outer, grown = host.inner, host.outer, host
     inner_says, outer_says = host.says
     if guide > 0:

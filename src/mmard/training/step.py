@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmard import seeds
 from mmard.attacks import Attack
 from mmard.balls import Budget
-from mmard.errors import Refused
+from mmard.errors import Refused, require
 from mmard.method import Batch, Method, Net, Point, Terms
 from mmard.modes import evaluating, frozen, quiet_statistics
 
@@ -42,9 +42,9 @@ class Outcome:
 class Step:
     """A method bound to its networks, attack and budget; called with a batch, it returns the loss.
 
-    Networks that the method does not train are in eval mode and frozen inside a call, and are put back as they were. The
-    trained ones are run in the mode that they are in, which for training is train mode, after an attack in the method's
-    `attack_mode`.
+    Networks that the method does not train are in eval mode and frozen inside a call, and are put back as they were.
+    The trained ones are run in the mode that they are in, which for training is train mode, after an attack in the
+    method's `attack_mode`.
 
     Args:
         method: what to compute.
@@ -71,6 +71,13 @@ class Step:
                 got=f"no {', '.join(missing)}",
                 mend="give a teacher" if "T" in missing else "",
             )
+        require(
+            getattr(attack, "restarts", 1) == 1,
+            "training attack",
+            expected="one start",
+            got=f"{getattr(attack, 'restarts', 1)} restarts",
+            mend="restarts belong to evaluation",
+        )
         check = getattr(attack, "check", None)
         if check is not None:
             check(budget)

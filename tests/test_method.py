@@ -1,0 +1,445 @@
+"""What a formula may read, and how methods are named, put together and refused."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import re
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from nets import BUDGET, CLASSES, SPECS, Jittered, Params, batch_of, conv, images, labels, logits, read, step_of
+from torch import Tensor, nn
+
+from mmard.errors import Refused
+from mmard.method import Batch, Method, Net, Point, halves
+from mmard.methods import METHODS, PLUGINS, build, compose, parameters
+from mmard.methods.mmard import MEASURES
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.calls = conv(batch_norm=False), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.model(x)
+
+
+# --- Point, Net, Batch ---
+
+
+def test_a_prediction_is_computed_when_first_read_and_never_twice() -> None:
+    module = Counted()
+    net, point = Net(module), Point("x", images(2))
+    assert module.calls == 0
+    assert net(point) is net(point)
+    assert module.calls == 1
+    net(Point("x", point.value))  # another point, though its name and value are the same
+    assert module.calls == 2
+
+
+@pytest.mark.parametrize("ambient", [True, False])
+@pytest.mark.parametrize("asks", [True, False])
+def test_gradient_follows_the_point(ambient: bool, asks: bool) -> None:
+    net, point = Net(conv()), Point("x", images(2).requires_grad_(asks))
+    with torch.set_grad_enabled(ambient):
+        assert net(point).requires_grad is asks
+        assert torch.is_grad_enabled() is ambient
+
+
+def test_a_sealed_network_gives_what_was_put_and_names_what_was_not() -> None:
+    net, x, x_adv = (
+        Net(conv(), "method trades declares forwards {'S': ('x',)}"),
+        Point("x", images(2)),
+        Point("x_adv", images(2)),
+    )
+    known = torch.ones(2, CLASSES)
+    assert net.put(x, known) is x
+    assert net(x) is known
+    with pytest.raises(KeyError) as error:
+        net(x_adv)
+    assert "x_adv" in str(error.value)
+    assert "trades declares forwards {'S': ('x',)}" in str(error.value)
+
+
+def test_a_prediction_dies_with_its_point() -> None:
+    """An attack makes a point for every iterate: remembering their graphs would fill the memory."""
+    net, point = Net(conv()), Point("x_adv", images(2).requires_grad_())
+    prediction = weakref.ref(net(point))
+    assert prediction() is not None
+    del point
+    gc.collect()
+    assert prediction() is None
+
+
+def test_slope_is_value_and_input_gradient_both_constant_and_not_remembered() -> None:
+    module, x = Counted(), images(3)
+    net, point = Net(module, sealed="slopes are no predictions"), Point("x", x)
+    value, slope = net.slope(point, lambda z: z[:, 1] ** 2)
+    at = x.clone().requires_grad_()
+    expected = module.model(at)[:, 1] ** 2
+    (gradient,) = torch.autograd.grad(expected.sum(), at)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(slope, gradient)
+    assert not value.requires_grad
+    assert not slope.requires_grad
+    assert not x.requires_grad
+    assert all(weight.grad is None for weight in module.parameters())
+    with torch.no_grad():
+        assert torch.equal(net.slope(point, lambda z: z[:, 1] ** 2)[1], slope)
+    with pytest.raises(KeyError, match="slopes are no predictions"):
+        net(point)
+
+
+def batch(**changes: Any) -> Batch:
+    x = images(2)
+    made = Batch(Point("x", x), Point("x_adv", x + 0.01), labels(2), {"S": Net(conv()), "T": Net(conv(1))})
+    return replace(made, **changes)
+
+
+def test_a_batch_names_its_networks_and_points() -> None:
+    b = batch()
+    assert (b.nets["S"], b.nets["T"]) == (b.S, b.T)
+    assert (b.point("x"), b.point("x_adv"), b.point("x_mirror")) == (b.x, b.x_adv, b.x_mirror)
+    assert b.adv is b.x_adv
+
+
+def test_a_network_that_the_run_does_not_have_is_named() -> None:
+    b = batch(nets={"S": Net(conv())})
+    with pytest.raises(KeyError, match="reads network T, this run has S"):
+        _ = b.T
+
+
+def test_a_formula_that_reads_x_adv_where_there_is_none_is_our_fault() -> None:
+    with pytest.raises(AssertionError, match="makes none"):
+        _ = batch(x_adv=None).adv
+
+
+def test_the_mirror_is_symmetric_about_x_and_is_not_clamped() -> None:
+    x = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64)
+    x_adv = torch.tensor([[0.03, 0.47, 0.97]], dtype=torch.float64)
+    b = batch(x=Point("x", x), x_adv=Point("x_adv", x_adv))
+    torch.testing.assert_close(b.x_mirror.value, torch.tensor([[-0.03, 0.53, 1.03]], dtype=torch.float64))
+    assert b.x_mirror is b.x_mirror
+    assert b.x_mirror.name == "x_mirror"
+
+
+def test_another_iterate_is_the_same_batch_with_another_x_adv() -> None:
+    b, known = batch(), torch.ones(2, CLASSES)
+    b.notes["kept"] = 1
+    other = b.at(b.x.value + 0.02, known, 4)
+    assert other.attack_step == 4
+    assert other.S(other.adv) is known
+    assert torch.equal(other.adv.value, b.x.value + 0.02)
+    assert other.x is b.x
+    assert other.notes is b.notes
+    assert other.trace is b.trace
+    assert b.attack_step == 0
+    torch.testing.assert_close(other.x_mirror.value, b.x.value - 0.02)
+
+
+def test_batches_do_not_share_their_notes() -> None:
+    x = Point("x", images(1))
+    one, two = (Batch(x, None, labels(1), {}) for _ in range(2))
+    assert one.notes is not two.notes
+    assert one.trace is not two.trace
+
+
+# --- with_view ---
+
+
+def test_with_view_adds_quiet_views_after_those_of_the_host() -> None:
+    host = build("trades")
+    assert host.forwards == {"S": ("x", "x_adv")}
+    grown = host.with_view("x_adv", "x_mirror", "x")
+    assert grown.forwards == {"S": ("x", "x_adv", "x_mirror")}
+    assert grown.quiet == {"x_mirror"}
+    assert grown.with_view("x_mirror").quiet == {"x_mirror"}
+    assert host.forwards == {"S": ("x", "x_adv")}
+    assert host.quiet == frozenset()
+
+
+def test_with_view_leaves_other_trained_networks_alone() -> None:
+    host = replace(build("rslad"), forwards={"S": ("x_adv",), "P": ("x", "x_adv")})
+    assert host.with_view("x").forwards == {"S": ("x_adv", "x"), "P": ("x", "x_adv")}
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if "+" in spec])
+def test_a_plug_in_keeps_the_order_of_its_host_and_is_quiet_about_the_rest(spec: str) -> None:
+    plain, grown = build(spec.split("+")[0]), build(spec)
+    own = plain.forwards["S"]
+    assert grown.forwards["S"][: len(own)] == own
+    assert grown.quiet == set(grown.forwards["S"]) - set(own)
+    assert (grown.start, grown.attack_mode, grown.scale) == (plain.start, plain.attack_mode, plain.scale)
+    assert grown.memory is plain.memory
+    assert grown.epoch_end is plain.epoch_end
+
+
+# --- the catalogue ---
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_bears_the_name_that_finds_it(name: str) -> None:
+    method = build(name)
+    assert method.name == name
+    assert method.needs_teacher == ("T" in method.nets)
+    assert method.source
+    assert all(method.says)
+    assert (method.inner is None) == (name == "kd")
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_composed_method_bears_its_whole_name_and_all_its_sources(spec: str) -> None:
+    method = build(spec)
+    assert method.name == spec
+    assert method.source.startswith(build(spec.split("+")[0]).source)
+    assert ("IGDM" in method.source, "MMARD" in method.source) == ("igdm" in spec, "mmard" in spec)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *PLUGINS])
+def test_the_parameters_of_a_method_are_those_of_its_function_without_the_host(name: str) -> None:
+    found = parameters(name)
+    make = METHODS.get(name) or PLUGINS[name]
+    assert list(found) == [k for k in inspect.signature(make).parameters if k != "host"]
+    assert all(p.default is not inspect.Parameter.empty for p in found.values())
+    doc = inspect.getdoc(make) or ""
+    assert all(re.search(rf"^    {k}: ", doc, re.MULTILINE) for k in found), "a parameter without a sentence"
+
+
+def test_the_parameters_of_an_unknown_name_are_refused() -> None:
+    with pytest.raises(Refused, match="did you mean 'rslad'"):
+        parameters("rlsad")
+
+
+@pytest.mark.parametrize("spec", [" rslad + mmard ", "rslad +mmard", "\trslad+mmard\n"])
+def test_blanks_in_a_name_do_not_matter(spec: str) -> None:
+    assert build(spec, {"mmard.guide": 0.0}).name == "rslad+mmard"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("rlsad", "did you mean 'rslad'"),
+        ("adadd", "did you mean 'adaad'"),
+        ("tradse+mmard", "did you mean 'trades'"),
+        ("rslad+mmadr", "did you mean 'mmard'"),
+        ("rslad+idgm", "did you mean 'igdm'"),
+        ("mmard", "write e.g. rslad+mmard"),
+        ("igdm+rslad", "write e.g. rslad+igdm"),
+        ("rslad+ard", "plug-in 'ard'"),
+        ("rslad+", "plug-in ''"),
+        ("", "method ''"),
+        ("kd+igdm", "a host that makes adversarial examples"),
+        ("kd+igdm+mmard", "a host that makes adversarial examples"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused(spec: str, words: str) -> None:
+    with pytest.raises(Refused, match=re.escape(words)):
+        build(spec)
+
+
+def test_all_plug_ins_go_with_all_methods_but_for_gradient_matching_without_an_attack() -> None:
+    every = {host + plugins for host in METHODS for plugins in ("", "+igdm", "+mmard", "+igdm+mmard", "+mmard+igdm")}
+    assert every - set(SPECS) == {"kd+igdm", "kd+igdm+mmard"}
+
+
+@pytest.mark.parametrize("spec", ["rslad+mmard+mmard", "rslad+igdm+mmard+igdm"])
+def test_a_plug_in_that_is_named_twice_is_refused(spec: str) -> None:
+    """The second overwrites the terms of the first, so the name would promise what is not computed."""
+    with pytest.raises(Refused, match="twice"):
+        build(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "params", "words"),
+    [
+        ("rslad", {"rslad.alhpa": 0.5}, "did you mean 'rslad.alpha'"),
+        ("rslad", {"alpha": 0.5}, "did you mean 'rslad.alpha'"),
+        ("rslad", {"ard.tau": 4.0}, "parameter 'ard.tau'"),
+        ("rslad+mmard", {"mmard.host": 1.0}, "parameter 'mmard.host'"),
+        ("pgd_at", {"pgd_at.beta": 1.0}, "parameter 'pgd_at.beta'"),
+        ("rslad", {"rslad.alpha": "much"}, "rslad.alpha: expected a float, such as 0.8333333333333334, got 'much'"),
+        ("rslad", {"rslad.alpha": True}, "expected a float"),
+        ("rslad+mmard", {"mmard.teacher_every": 1.5}, "expected a int, such as 1, got 1.5"),
+        ("rslad+mmard", {"mmard.teacher_every": "two"}, "expected a int"),
+        ("rslad+mmard", {"mmard.teacher_every": True}, "expected a int"),
+        ("rslad+mmard", {"mmard.bounded": 1}, "expected a bool, such as False"),
+        ("rslad+mmard", {"mmard.bounded": "yes"}, "expected a bool"),
+        ("rslad+mmard", {"mmard.measure": 3}, "expected a str, such as 'nce'"),
+        ("rslad+mmard", {"mmard.measure": "nec"}, "did you mean 'nce'"),
+        ("rslad+mmard", {"mmard.guide": -0.1}, "mmard.guide: expected at least 0, got -0.1"),
+        ("rslad+mmard", {"mmard.beta": -1}, "mmard.beta: expected at least 0"),
+        ("rslad+mmard", {"mmard.ramp": -1}, "mmard.ramp: expected at least 0"),
+        ("rslad+mmard", {"mmard.teacher_every": 0}, "mmard.teacher_every: expected at least 1"),
+        ("kd+mmard", {"mmard.guide": 0.0}, "set guide > 0"),
+        ("kd+mmard+igdm", {"mmard.guide": 0.0, "mmard.beta": 0.0}, "a host that makes adversarial examples"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused(spec: str, params: Params, words: str) -> None:
+    with pytest.raises(Refused, match=re.escape(words)):
+        build(spec, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mmard.teacher_every", "inf"),
+        ("mmard.teacher_every", "nan"),
+        ("mmard.guide", "nan"),
+        ("rslad.alpha", float("nan")),
+    ],
+)
+def test_a_parameter_that_is_no_finite_number_is_refused(name: str, value: str | float) -> None:
+    with pytest.raises(Refused, match=re.escape(name)):
+        build("rslad+mmard", {name: value})
+
+
+@pytest.mark.parametrize(
+    ("spec", "params"),
+    [
+        ("kd", {"kd.tau": 0.0}),
+        ("ard", {"ard.tau": 0.0}),
+        ("iad_i", {"iad_i.tau": 0.0}),
+        ("adaiad", {"adaiad.tau": 0.0}),
+        ("rslad+mmard", {"mmard.tau": 0.0}),
+        ("rslad+mmard", {"mmard.tau": -0.2}),
+    ],
+)
+def test_a_temperature_that_is_not_positive_is_refused(spec: str, params: Params) -> None:
+    """At zero the loss is a NaN, and a contrast with a negative one drives pairs apart."""
+    with pytest.raises(Refused, match="tau"):
+        build(spec, params)
+
+
+@pytest.mark.parametrize("spec", ["ard", "iad_i"])
+def test_a_mode_of_attack_that_does_not_exist_is_refused(spec: str) -> None:
+    """Anything but "eval" would be train mode, so a slip of the pen would let the attack move BatchNorm."""
+    with pytest.raises(Refused, match="eval"):
+        build(spec, {f"{spec}.attack_mode": "evla"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "text", "value"),
+    [
+        ("rslad", {"rslad.scale": "0.1"}, {"rslad.scale": 0.1}),
+        ("rslad", {"rslad.scale": "1"}, {"rslad.scale": 1.0}),
+        ("rslad", {"rslad.scale": 1}, {"rslad.scale": 1.0}),
+        ("iad_i", {"iad_i.weigh_teacher": "False"}, {"iad_i.weigh_teacher": False}),
+        ("iad_i", {"iad_i.weigh_teacher": "true"}, {"iad_i.weigh_teacher": True}),
+        ("rslad+mmard", {"mmard.teacher_every": "2"}, {"mmard.teacher_every": 2}),
+        ("rslad+mmard", {"mmard.measure": "mi"}, {"mmard.measure": "mi"}),
+    ],
+)
+def test_text_from_a_command_line_is_read_as_the_kind_of_the_default(spec: str, text: Params, value: Params) -> None:
+    b = batch_of(logits(4), labels(4))
+    one, two = build(spec, text), build(spec, value)
+    assert one.scale == two.scale
+    assert isinstance(one.scale, float)
+    terms, expected = one.outer(b), two.outer(b)
+    assert terms.keys() == expected.keys()
+    assert all(torch.equal(terms[k], expected[k]) for k in terms)
+
+
+def test_each_parameter_reaches_its_own_method() -> None:
+    b = batch_of(logits(4), labels(4), progress=0.5)
+    plain, heavy = build("rslad+igdm"), build("rslad+igdm", {"igdm.alpha": 4.0, "rslad.alpha": 0.5})
+    before, after = plain.outer(b), heavy.outer(b)
+    torch.testing.assert_close(after["igdm"], 4 * before["igdm"])
+    torch.testing.assert_close(after["nat"], 3 * before["nat"])
+    torch.testing.assert_close(after["adv"], before["adv"] * 0.6)
+
+
+def test_plug_ins_are_applied_from_left_to_right() -> None:
+    assert tuple(build("adaad+igdm+mmard").forwards["S"]) == ("x_adv", "x_mirror", "x")
+    assert tuple(build("adaad+mmard+igdm").forwards["S"]) == ("x_adv", "x", "x_mirror")
+
+
+def test_the_measures_that_are_offered_can_be_built_and_tell_whether_they_couple_the_batch() -> None:
+    for measure in MEASURES:
+        assert build("rslad+mmard", {"mmard.measure": measure}).couples_batch == (measure != "kl")
+    assert not build("rslad+mmard", {"mmard.beta": 0.0}).couples_batch
+
+
+# --- halves and compose ---
+
+
+@pytest.mark.parametrize("inner", [name for name in METHODS if name != "kd"])
+@pytest.mark.parametrize("outer", METHODS)
+def test_any_attack_goes_with_any_loss(inner: str, outer: str) -> None:
+    method = compose("pgd_at", inner=inner, outer=outer)
+    a, o = build(inner), build(outer)
+    assert method.name == f"{inner}/{outer}"
+    assert (method.start, method.attack_mode) == (a.start, a.attack_mode)
+    assert (method.forwards, method.quiet, method.scale) == (o.forwards, o.quiet, o.scale)
+    assert set(method.nets) == {*a.nets, *o.nets}
+    assert method.says == (a.says[0], o.says[1])
+    assert a.source in method.source
+    assert o.source in method.source
+    student, x, y = conv(), images(3), labels(3)
+    outcome = step_of(method, student, attack=Jittered(1)).run(x, y)
+    outcome.loss.backward()
+    assert outcome.loss.isfinite()
+    assert set(outcome.terms) == set(step_of(o, conv()).run(x, y).terms)
+    # The attack is the inner's own: the same x_adv as that method makes on its own.
+    alone = step_of(a, conv(), attack=Jittered(1)).run(x, y).batch.adv.value
+    assert torch.equal(outcome.batch.adv.value, alone)
+    assert (BUDGET.distance(alone, x) <= BUDGET.eps + 1e-12).all()
+
+
+def test_one_half_may_be_exchanged_alone() -> None:
+    assert compose("rslad").name == "rslad"
+    assert compose("rslad", inner="adaad").name == "adaad/rslad"
+    assert compose("rslad", outer="adaad").name == "rslad/adaad"
+    assert compose("rslad+mmard", inner="pgd_at").name == "pgd_at/rslad+mmard"
+    assert compose("rslad+mmard", inner="pgd_at").couples_batch
+    assert compose(" rslad ", outer=" adaad + igdm ").nets == ("S", "T")
+
+
+def test_an_attack_cannot_be_taken_from_a_method_that_makes_none() -> None:
+    with pytest.raises(Refused, match="a method that makes adversarial examples"):
+        compose("rslad", inner="kd")
+    with pytest.raises(Refused, match="a method that makes adversarial examples"):
+        halves(build("kd"), build("rslad"))
+
+
+def test_a_parameter_reaches_the_half_that_it_belongs_to() -> None:
+    b = batch_of(logits(4), labels(4))
+    method = compose("trades", outer="rslad+mmard", params={"rslad.scale": 0.1, "mmard.beta": 0.0})
+    assert method.scale == 0.1
+    expected = build("rslad", {"rslad.scale": 0.1}).outer(b)
+    assert all(torch.equal(expected[k], value) for k, value in method.outer(b).items())
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"rslad.alpha": 0.5}, "parameter 'rslad.alpha'"),  # neither half is rslad any more
+        ({"adaad.alhpa": 0.5}, "did you mean 'adaad.alpha'"),
+        ({"ard.tau": "hot"}, "expected a float"),
+    ],
+)
+def test_a_parameter_that_belongs_to_neither_half_is_refused(params: Params, words: str) -> None:
+    with pytest.raises(Refused, match=re.escape(words)):
+        compose("rslad", inner="adaad", outer="ard", params=params)
+
+
+@pytest.mark.parametrize(("inner", "outer"), [("rlsad", None), (None, "rlsad"), ("rslad", "rlsad")])
+def test_an_unknown_half_is_answered_with_the_nearest(inner: str | None, outer: str | None) -> None:
+    with pytest.raises(Refused, match="did you mean 'rslad'"):
+        compose("trades", inner=inner, outer=outer)
+
+
+def test_the_attack_of_a_plug_in_can_be_taken_without_its_loss() -> None:
+    method: Method = compose("rslad", inner="rslad+mmard")
+    b = batch_of(logits(4), labels(4))
+    assert set(method.outer(b)) == {"adv", "nat"}
+    assert not read(b, "T") - {"x"}
+    assert method.inner is not None
+    value = method.inner(b)
+    assert read(b, "T") == {"x", "x_adv"}
+    assert value.shape == (4,)

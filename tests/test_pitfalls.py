@@ -1,0 +1,458 @@
+"""The ten mistakes that most often make re-implementations of these methods wrong, one by one.
+
+Each passes every smoke test: the loss falls and the curves look normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from nets import (
+    BUDGET,
+    CASES,
+    Jittered,
+    Logits,
+    Params,
+    batch_of,
+    case_id,
+    conv,
+    images,
+    labels,
+    linear,
+    logits,
+    read,
+    state,
+    step_of,
+)
+from torch import Tensor
+
+from mmard.attacks import PGD, Untargeted, trial
+from mmard.balls import Budget
+from mmard.errors import Refused
+from mmard.method import Batch, Method
+from mmard.methods import METHODS, build
+from mmard.ops import ce
+
+SCALED = ("ard", "iad_i", "rslad", "adaad", "adaiad")
+ATTACKING = [name for name in METHODS if name != "kd"]
+
+
+def loss(method: Method, views: Logits, y: Tensor, progress: float = 1.0) -> Tensor:
+    return torch.stack([t.mean() for t in method.outer(batch_of(views, y, progress)).values()]).sum()
+
+
+def slope(value: Tensor, at: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if found is None else found
+
+
+# --- 1. A factor 1/C hidden in the reduction of KL ---
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_1_an_official_preset_differs_from_the_unified_one_by_its_scale_and_nothing_else(name: str) -> None:
+    views, y = logits(6, classes=10), labels(6, classes=10)
+    unified, official = build(name), build(name, {f"{name}.scale": 0.1})
+    assert (official.scale, unified.scale) == (0.1, 1.0)
+    assert loss(official, views, y).item() / loss(unified, views, y).item() == pytest.approx(0.1, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_1_no_loss_is_divided_by_the_number_of_classes(name: str) -> None:
+    """Ten times as many classes, and nobody believes in the new ones: a mean over classes would fall to a tenth."""
+    views, y = logits(6, classes=3), labels(6)
+    wide = {k: torch.cat([v.detach(), torch.full((6, 27), -1e4, dtype=v.dtype)], 1) for k, v in views.items()}
+    assert loss(build(name), wide, y).item() == pytest.approx(loss(build(name), views, y).item(), rel=1e-9)
+
+
+# --- 2. Step size and radius swapped or doubled ---
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKING if name != "trades"])
+def test_2_one_step_moves_every_pixel_by_the_step_size(name: str) -> None:
+    x = images(4)
+    x_adv = step_of(name, conv(), attack=PGD(1, 2 / 255, "none")).run(x, labels(4)).batch.adv.value
+    torch.testing.assert_close((x_adv - x).abs(), torch.full_like(x, 2 / 255), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("spec", ["trades", "kd+mmard"])
+def test_2_a_divergence_from_the_prediction_at_x_needs_a_start_away_from_x(spec: str) -> None:
+    """At x the gradient is zero but for rounding, of which the sign would make a step of full length."""
+    slopes: list[float] = []
+
+    def watched(b: Batch) -> Tensor:
+        value = inner(b)
+        slopes.append(slope(value.sum(), b.adv.value).norm().item())
+        return value
+
+    method = build(spec)
+    inner = method.inner
+    assert inner is not None
+    for start in ("none", method.start):
+        step_of(replace(method, inner=watched), conv(), attack=PGD(1, 2 / 255, start)).run(images(4), labels(4))
+    assert slopes[0] < 1e-12
+    assert slopes[1] > 1e-5
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "ard", "mart"])
+def test_2_ten_steps_bring_almost_every_pixel_to_the_radius(name: str) -> None:
+    x = images(6)
+    step = step_of(name, linear((2, 3, 3), classes=3), attack=PGD(10, 2 / 255, "uniform"))
+    delta = (step.run(x, labels(6)).batch.adv.value - x).abs()
+    assert delta.max().item() == pytest.approx(BUDGET.eps, abs=1e-7)
+    assert (delta > BUDGET.eps - 1e-7).double().mean() >= 0.9
+
+
+def test_2_a_step_of_the_radius_in_a_ball_of_the_step_is_refused() -> None:
+    with pytest.raises(Refused, match="swapped"):
+        PGD(10, 8 / 255)(conv(), lambda z, _: z.sum(1), images(1), Budget(2 / 255))
+
+
+# --- 3. The attack, a further forward, or the teacher in train mode ---
+
+
+def test_3_the_teacher_says_the_same_before_and_after_training() -> None:
+    teacher, student, x, y = conv(seed=4), conv(), images(6), labels(6)
+    before, weights = teacher.eval()(x).detach(), state(teacher)
+    teacher.train()
+    step = step_of("adaad+igdm+mmard", student, teacher)
+    optimizer = torch.optim.SGD([*student.parameters(), *teacher.parameters()], lr=0.1, weight_decay=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        step(x, y)[0].backward()
+        optimizer.step()
+    assert torch.equal(teacher.eval()(x), before)
+    assert all(torch.equal(weights[name], value) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("spec", ["kd", "ard", "iad_i", "rslad", "adaad", "adaiad", "rslad+igdm+mmard"])
+def test_3_a_teacher_that_was_left_in_train_mode_teaches_as_in_eval_mode(spec: str) -> None:
+    x, y = images(6), labels(6)
+    asleep, awake = (step_of(spec, conv(), conv(seed=4).train(mode)).run(x, y).loss for mode in (False, True))
+    assert torch.equal(asleep, awake)
+
+
+# --- 4. Targets detached that are not, and the reverse ---
+
+
+def test_4_the_target_of_trades_receives_its_gradient() -> None:
+    views, y = logits(5), labels(5)
+    value = loss(build("trades", {"trades.beta": 6.0}), views, y)
+    p, q = views["S.x"].softmax(1), views["S.x_adv"].softmax(1)
+    divergence = (p * (p.log() - q.log())).sum(1, keepdim=True)
+    onehot = torch.nn.functional.one_hot(y, 3)
+    torch.testing.assert_close(slope(value, views["S.x_adv"]), 6 * (q - p) / 5)
+    expected = (p - onehot + 6 * p * (p.log() - q.log() - divergence)) / 5
+    torch.testing.assert_close(slope(value, views["S.x"]), expected)
+
+
+@pytest.mark.parametrize("name", ["iad_i", "adaiad"])
+def test_4_the_target_of_introspection_receives_its_gradient_and_the_trust_gives_none(name: str) -> None:
+    views, y = logits(5), labels(5)
+    views["T.x_adv"].requires_grad_()
+    value = build(name).outer(batch_of(views, y))["self"].sum()
+    p, q = views["S.x"].softmax(1), views["S.x_adv"].softmax(1)
+    divergence = (p * (p.log() - q.log())).sum(1, keepdim=True)
+    trust = views["T.x_adv"].softmax(1).gather(1, y[:, None]) ** 0.1
+    torch.testing.assert_close(slope(value, views["S.x"]), (1 - trust) * p * (p.log() - q.log() - divergence))
+    torch.testing.assert_close(slope(value, views["S.x_adv"]), (1 - trust) * (q - p))
+
+
+def test_4_the_weight_of_mart_receives_its_gradient() -> None:
+    """The slope at S(x) has two parts, one through the target of the divergence and one through its weight 1 - p_y."""
+    views, y = logits(5), labels(5)
+    value = build("mart").outer(batch_of(views, y))["nat"].sum()
+    p, q = views["S.x"].softmax(1), views["S.x_adv"].softmax(1)
+    divergence = (p * (p.log() - q.log())).sum(1, keepdim=True)
+    true = p.gather(1, y[:, None])
+    onehot = torch.nn.functional.one_hot(y, 3)
+    through_target = (1.0000001 - true) * p * (p.log() - q.log() - divergence)
+    through_weight = -divergence * true * (onehot - p)
+    torch.testing.assert_close(slope(value, views["S.x"]), 5 * (through_target + through_weight))
+
+
+@pytest.mark.parametrize("spec", ["adaad", "adaiad", "rslad+mmard"])
+def test_4_the_teacher_is_differentiated_in_the_attack_and_constant_in_the_loss(spec: str) -> None:
+    student, teacher, x, y = conv(), conv(seed=4).eval(), images(4), labels(4)
+    method = build(spec, {"mmard.guide": 3.0} if "mmard" in spec else {})
+    outcome = step_of(method, student, teacher).run(x, y)
+    b = outcome.batch
+    assert not b.T(b.adv).requires_grad
+    assert not b.T(b.x).requires_grad
+    outcome.loss.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    # Cut the teacher's side of the attack's gradient, and the attack goes elsewhere.
+
+    class Cut(torch.nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return teacher(z).detach() + 0 * z.sum()
+
+    assert not torch.equal(step_of(method, conv(), Cut()).run(x, y).batch.adv.value, b.adv.value)
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "ard", "iad_i", "rslad"])
+def test_4_no_other_attack_depends_on_the_teachers_slope(name: str) -> None:
+    teacher, x, y = conv(seed=4).eval(), images(4), labels(4)
+
+    class Cut(torch.nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return teacher(z).detach() + 0 * z.sum()
+
+    plain, cut = (step_of(name, conv(), t).run(x, y) for t in (teacher, Cut()))
+    assert torch.equal(plain.batch.adv.value, cut.batch.adv.value)
+
+
+# --- 5. A temperature without its square, or on one side ---
+
+TEMPERED = {"kd": "S.x", "ard": "S.x_adv", "iad_i": "S.x_adv", "adaiad": "S.x_adv"}
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_5_the_gradient_keeps_its_size_as_the_temperature_grows(name: str) -> None:
+    y, lengths = labels(6), []
+    for tau in (30.0, 100.0):
+        views = logits(6)
+        terms = build(name, {f"{name}.tau": tau}).outer(batch_of(views, y))
+        tempered = next(term for term in terms.values())
+        lengths.append(slope(tempered.mean(), views[TEMPERED[name]]).norm().item())
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["kd", "ard"])
+def test_5_a_great_temperature_compares_centred_logits(name: str) -> None:
+    views, y = logits(6), labels(6)
+    delta = views["T.x"] - views[TEMPERED[name]]
+    limit = (delta - delta.mean(1, keepdim=True)).square().sum(1).mean() / (2 * 3)
+    assert loss(build(name, {f"{name}.tau": 1e3}), views, y).item() == pytest.approx(limit.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+@pytest.mark.parametrize("tau", [1.0, 5.0, 30.0])
+def test_5_both_sides_are_tempered_so_the_best_student_is_the_teacher_at_any_temperature(name: str, tau: float) -> None:
+    views, y = logits(6), labels(6)
+    for point in ("x", "x_adv"):
+        views[f"S.{point}"] = (views["T.x"] + 2.0).clone().requires_grad_()
+        views[f"T.{point}"] = views["T.x"]
+    value = loss(build(name, {f"{name}.tau": tau}), views, y)
+    assert value.item() == pytest.approx(0, abs=1e-9)
+    assert slope(value, views[TEMPERED[name]]).norm() < 1e-9
+
+
+# --- 6. In-place arithmetic and shared memory ---
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_6_nothing_that_a_step_is_given_or_hands_back_is_changed_behind_ones_back(name: str) -> None:
+    x, y = images(4), labels(4)
+    kept = x.clone()
+    outcome = step_of(name, conv()).run(x, y)
+    b = outcome.batch
+    assert torch.equal(b.x.value, kept)
+    assert b.x.value is x
+    views = [b.S(b.point(p)) for p in build(name).forwards["S"]]
+    before = [v.detach().clone() for v in views]
+    outcome.loss.backward()
+    assert all(torch.equal(v.detach(), was) for v, was in zip(views, before, strict=True))
+    if b.x_adv is not None:
+        assert not b.adv.value.requires_grad
+        b.adv.value.fill_(0.0)  # whoever writes into x_adv does not write into x
+        assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_6_an_attack_never_hands_back_the_memory_of_x(restarts: int) -> None:
+    model, x = linear((2, 3, 3)), images(3)
+    model[1].weight.data.zero_()  # no gradient, no start: the attack has nowhere to go
+    x_adv = PGD(2, 0.01, "none", restarts)(model, Untargeted(labels(3, classes=2), ce), x, BUDGET)
+    assert torch.equal(x_adv, x)
+    assert x_adv.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+# --- 7. Ramps and beginnings that are not what the text says ---
+
+
+def weight_of(term: str, spec: str, params: Params, epochs: int) -> list[float]:
+    """The factor of a term in each epoch, as a share of what it is in the last."""
+    views, y, method = logits(4), labels(4), build(spec, params)
+    values = [
+        method.outer(batch_of(views, y, epoch / epochs)).get(term, torch.zeros(1)).mean().item()
+        for epoch in range(1, epochs + 1)
+    ]
+    return [value / values[-1] for value in values]
+
+
+@pytest.mark.parametrize("epochs", [1, 20, 200, 300])
+def test_7_gradient_matching_ramps_to_its_full_weight_in_the_last_epoch_of_any_run(epochs: int) -> None:
+    shares = weight_of("igdm", "adaad+igdm", {}, epochs)
+    assert shares == pytest.approx([epoch / epochs for epoch in range(1, epochs + 1)], rel=1e-9)
+    views, y = logits(4), labels(4)
+    last, doubled = (build("adaad+igdm", {"igdm.alpha": a}).outer(batch_of(views, y, 1.0))["igdm"] for a in (1.0, 2.0))
+    torch.testing.assert_close(doubled, 2 * last)
+
+
+@pytest.mark.parametrize("name", ["iad_i", "adaiad"])
+@pytest.mark.parametrize("epochs", [10, 20, 30, 100, 200, 300])
+def test_7_introspection_begins_after_three_tenths_of_the_run(name: str, epochs: int) -> None:
+    """After 60 epochs of 200, that is in the one that a program counting from 0 calls 60."""
+    shares = weight_of("self", name, {}, epochs)
+    assert [share > 0 for share in shares] == [epoch > 3 * epochs // 10 for epoch in range(1, epochs + 1)]
+
+
+def test_7_before_introspection_iad_is_ard_without_a_temperature() -> None:
+    views, y = logits(5), labels(5)
+    early = build("iad_i").outer(batch_of(views, y, 0.3))
+    assert set(early) == {"teacher"}
+    torch.testing.assert_close(early["teacher"], build("ard", {"ard.tau": 1.0}).outer(batch_of(views, y))["adv"])
+
+
+# --- 8. The wrong teacher, or the wrong view ---
+
+VIEWS: dict[str, tuple[Params, set[str], set[str], set[str], set[str]]] = {
+    # Of the loss: views of S, of T. Of the attack: views of S, of T.
+    "pgd_at": ({}, {"x_adv"}, set(), {"x_adv"}, set()),
+    "trades": ({}, {"x", "x_adv"}, set(), {"x", "x_adv"}, set()),
+    "mart": ({}, {"x", "x_adv"}, set(), {"x_adv"}, set()),
+    "kd": ({"kd.alpha": 0.5}, {"x"}, {"x"}, set(), set()),
+    "ard": ({}, {"x_adv"}, {"x"}, {"x_adv"}, set()),
+    "iad_i": ({}, {"x", "x_adv"}, {"x", "x_adv"}, {"x_adv"}, set()),
+    "rslad": ({}, {"x", "x_adv"}, {"x"}, {"x_adv"}, {"x"}),
+    "adaad": ({}, {"x_adv"}, {"x_adv"}, {"x_adv"}, {"x_adv"}),
+    "adaiad": ({}, {"x", "x_adv"}, {"x_adv"}, {"x_adv"}, {"x_adv"}),
+    "adaad+igdm": ({}, {"x_adv", "x_mirror"}, {"x_adv", "x_mirror"}, {"x_adv"}, {"x_adv"}),
+    "pgd_at+mmard": ({}, {"x", "x_adv"}, {"x", "x_adv"}, {"x_adv"}, {"x", "x_adv"}),
+}
+
+
+@pytest.mark.parametrize("spec", VIEWS)
+def test_8_each_formula_reads_the_views_of_its_paper(spec: str) -> None:
+    params, outer_s, outer_t, inner_s, inner_t = VIEWS[spec]
+    method, views, y = build(spec, params), logits(4), labels(4)
+    b = batch_of(views, y)
+    method.outer(b)
+    assert (read(b, "S"), read(b, "T")) == (outer_s, outer_t)
+    b = batch_of(views, y)
+    if method.inner is not None:
+        method.inner(b)
+    assert (read(b, "S"), read(b, "T")) == (inner_s, inner_t)
+
+
+def test_8_the_views_of_every_method_are_written_down() -> None:
+    assert set(METHODS) <= set(VIEWS)
+
+
+PAIRS: dict[tuple[str, str], tuple[str, str]] = {
+    ("ard", "adv"): ("T.x", "S.x_adv"),
+    ("iad_i", "teacher"): ("T.x", "S.x_adv"),
+    ("rslad", "adv"): ("T.x", "S.x_adv"),
+    ("rslad", "nat"): ("T.x", "S.x"),
+    ("adaad", "adv"): ("T.x_adv", "S.x_adv"),
+    ("adaad", "nat"): ("T.x", "S.x"),
+    ("adaiad", "teacher"): ("T.x_adv", "S.x_adv"),
+    ("kd", "nat"): ("T.x", "S.x"),
+}
+
+
+@pytest.mark.parametrize(("name", "term"), PAIRS)
+def test_8_each_distillation_term_vanishes_where_its_own_target_is_met(name: str, term: str) -> None:
+    """It is enough that this one student view equals this one teacher view; all others are noise."""
+    target, learner = PAIRS[name, term]
+    views, y = logits(4), labels(4)
+    params = {"adaad.alpha": 0.5} if name == "adaad" else {}
+    before = build(name, params).outer(batch_of(views, y))[term]
+    views[learner] = views[target].clone()
+    met = build(name, params).outer(batch_of(views, y))[term]
+    assert (before > 1e-3).all()
+    assert met.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("name", "view"), [("ard", "S.x"), ("iad_i", "S.x"), ("kd", "S.x"), ("pgd_at", "S.x_adv")])
+def test_8_labels_are_taught_on_the_view_of_the_paper(name: str, view: str) -> None:
+    params = {} if name == "pgd_at" else {f"{name}.alpha": 0.5}
+    views, y = logits(5), labels(5)
+    term = build(name, params).outer(batch_of(views, y))["adv" if name == "pgd_at" else "label"]
+    weight = 1.0 if name == "pgd_at" else 0.5
+    torch.testing.assert_close(term, -weight * views[view].log_softmax(1).gather(1, y[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("spec", [name for name in METHODS if "T" in build(name).nets])
+def test_8_another_teacher_gives_another_gradient(spec: str) -> None:
+    x, y, found = images(4), labels(4), []
+    for seed in (4, 5):
+        student = conv()
+        step_of(spec, student, conv(seed=seed).eval())(x, y)[0].backward()
+        found.append(student[4].weight.grad)
+    assert (found[0] - found[1]).norm() > 1e-3
+
+
+# --- 9. Normalisers and dependence on the batch ---
+
+UNCOUPLED = [case for case in CASES if not build(*case).couples_batch]
+
+
+@pytest.mark.parametrize(("spec", "params"), UNCOUPLED, ids=map(case_id, UNCOUPLED))
+def test_9_two_shards_of_unequal_size_give_the_loss_of_the_whole(spec: str, params: Params) -> None:
+    """A nominal batch size in a denominator would show in the small one."""
+    x, y = images(7), labels(7)
+    step = step_of(build(spec, params), conv(batch_norm=False), attack=Jittered())
+    whole, large, small = (step(x[part], y[part])[0] for part in (slice(None), slice(0, 5), slice(5, 7)))
+    torch.testing.assert_close(whole, (5 * large + 2 * small) / 7, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("spec", "params"), CASES, ids=map(case_id, CASES))
+def test_9_a_batch_of_one_is_a_batch(spec: str, params: Params) -> None:
+    student = conv()
+    loss_of_one, terms = step_of(build(spec, params), student)(images(1), labels(1))
+    loss_of_one.backward()
+    assert loss_of_one.isfinite()
+    assert all(term.shape == (1,) for term in terms.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+
+
+# --- 10. Numbers compared that were not measured alike ---
+
+
+def test_10_attacks_that_differ_in_anything_bear_different_descriptions() -> None:
+    budgets = (Budget(8 / 255), Budget(4 / 255))
+    specs = ("fgsm", "pgd-10", "pgd-20", "cw-20", "pgd-20x2", "pgd-20@0.003")
+    described = {(trial(spec, budget).label, str(budget)) for budget in budgets for spec in specs}
+    assert len(described) == len(budgets) * len(specs)
+    for spec in specs[1:]:
+        label = trial(spec, budgets[0]).label
+        assert all(word in label for word in ("step ", "uniform start", "restart"))
+        assert ("CW margin" if spec.startswith("cw") else "CE") in label
+
+
+@pytest.mark.parametrize("weaker_stronger", [("pgd-3", "pgd-3x4"), ("cw-3", "cw-3x4")])
+def test_10_no_sample_survives_the_stronger_attack_that_fell_to_the_weaker(weaker_stronger: tuple[str, str]) -> None:
+    model, x, budget = conv().eval(), images(60), Budget(0.04)
+    y = model(x).argmax(1)
+    fallen = []
+    for spec in weaker_stronger:
+        t = trial(spec, budget)
+        objective = Untargeted(y, t.loss)
+        x_adv = t.attack(model, objective, x, budget, generator=torch.Generator().manual_seed(0))
+        fallen.append(objective.fooled(model(x_adv)))
+    assert 0 < fallen[0].sum() < 60
+    assert (fallen[1] | ~fallen[0]).all()
+
+
+@pytest.mark.parametrize("spec", ["fgsm", "pgd-10", "cw-10"])
+def test_10_the_measured_accuracy_of_a_linear_model_is_the_exact_one(spec: str) -> None:
+    model, x, budget = linear((2, 3, 3)), images(200), Budget(8 / 255)
+    y = model(x).argmax(1)
+    t = trial(spec, budget)
+    x_adv = t.attack(model, Untargeted(y, t.loss), x, budget, generator=torch.Generator().manual_seed(0))
+    survived = (model(x_adv).argmax(1) == y).double().mean().item()
+    weight = model[1].weight.detach()
+    reach = budget.eps * (weight[0] - weight[1]).abs().sum()  # of the difference of the two logits
+    gap = (model(x)[:, 0] - model(x)[:, 1]).abs().detach()
+    exact = (gap > reach).double().mean().item()
+    assert 0.1 < exact < 0.9
+    assert survived == exact
+
+
+def test_every_pitfall_has_a_test() -> None:
+    numbers = {int(name.split("_")[1]) for name in globals() if name.startswith("test_") and name[5].isdigit()}
+    assert numbers == set(range(1, 11))
