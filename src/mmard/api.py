@@ -1,8 +1,10 @@
-"""The Python side of the command line: the same settings under the same names, with objects where names will not do.
+"""The Python side of the command line.
 
     trained = train("cnn-32", data="digits", method="trades")
     result = distill("cnn-4", trained.run.path, data="digits", method="rslad+mmard")
     scores = evaluate(result.network(), result.splits.test, ["pgd-20", "cw-30"], budget=0.15)
+
+The same settings under the same names, with objects where names will not do.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from mmard.networks import GIVEN, load_network
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
 from mmard.training.step import Step
+from mmard.training.tensorboard import TensorBoard, writer_class
 from mmard.weights import load_into
 
 Observer = Callable[[Event], None]
@@ -53,7 +56,7 @@ class Trained:
         return self.job.splits
 
     def network(self, which: str = "best") -> nn.Module:
-        """The student with its "best" or "last" weights, in eval mode. It is the object in training, loaded in place."""
+        """The student with its "best" or "last" weights, in eval mode: the object in training, loaded in place."""
         tensors, _ = self.run.load_weights(which)
         load_into(self.job.student, tensors, f"{which} weights of {self.run.path}")
         return self.job.student.eval()
@@ -77,7 +80,8 @@ def train(
             (B, C, H, W) in [0, 1] and returns logits.
         data: a name of `mmard.data.DATA` (with `data_dir=...`), `Splits`, or your own loaders (training, validation).
         method: a name, plug-ins included, or a `Method`.
-        budget: radius as a number or a fraction ("8/255"), or a `Budget`; the setting `eps` if not given.
+        budget: radius as a number or a fraction ("8/255") in the setting `norm`, or a `Budget`; the setting `eps` if
+            not given.
         out: folder of the run; runs/<date>-<method>-<network>-<seed> if not given.
         resume: go on with the run in `out`, whose settings then hold.
         observers: called with every event of the log.
@@ -154,7 +158,7 @@ def training_step(
 def evaluate(
     model: nn.Module | str | Path,
     images: ImageSet,
-    attacks: Sequence[str],
+    attacks: str | Sequence[str],
     *,
     budget: Budget | str | float,
     seed: int = 0,
@@ -165,14 +169,15 @@ def evaluate(
     Args:
         model: a module that takes images in [0, 1], a run folder, or a file of weights that mmard wrote.
         images: e.g. `load("digits").test`.
-        attacks: short spellings, e.g. ["pgd-20", "cw-30"].
+        attacks: short spellings, e.g. ["pgd-20", "cw-30"] or "pgd-20,cw-30".
         budget: radius as a number or a fraction, or a `Budget`.
         seed, batch_size: what random starts depend on.
     """
     ball = _budget(budget)
     if not isinstance(model, nn.Module):
         model = load_network(str(model), num_classes=images.num_classes, image_shape=images.image_shape).module
-    trials = [trial(spec, ball) for spec in attacks]
+    specs = attacks.split(",") if isinstance(attacks, str) else attacks
+    trials = [trial(spec, ball) for spec in specs]
     measured = evaluation.evaluate(
         model, images, trials, ball, split=images.origin, which="given", seed=seed, batch_size=batch_size
     )
@@ -192,9 +197,13 @@ def _go(
 ) -> Trained:
     said["data"] = data if isinstance(data, str) else f"{GIVEN}{type(data).__name__}"
     if budget is not None:
-        ball = _budget(budget)
-        said |= {"eps": ball.eps, "norm": ball.norm}
-    said["method"] = method if isinstance(method, str) else method.name
+        ball = {"eps": budget.eps, "norm": budget.norm} if isinstance(budget, Budget) else {"eps": radius(budget)}
+        twice = [name for name in ball if name in said]
+        if twice:
+            got = f"budget and {twice[0]}"
+            raise Refused("budget", expected="the ball in one place", got=got, mend="leave one out")
+        said |= ball
+    said["method"] = method if isinstance(method, str) else f"{GIVEN}{method.name}"
     if resume:
         if out is None:
             raise Refused("resume", expected="the folder of a run as `out`", got="none")
@@ -202,8 +211,10 @@ def _go(
         settings = kind.resolve(run.config)
     else:
         settings = kind.resolve(said)
-        out = out or default_out(settings, said["method"])
+        out = out or default_out(settings, method if isinstance(method, str) else method.name)
         Run.refuse_taken(out)
+    if settings.tensorboard:
+        writer_class()  # refuses here, and not when the folder has been made
     job = prepare(
         settings,
         data=None if isinstance(data, str) else data,
@@ -213,7 +224,17 @@ def _go(
     if not resume:
         assert out is not None
         run = Run.create(out, settings.as_config())
-    return Trained(run, job.train(run, observers), job)
+    return Trained(run, _trained(job, run, observers), job)
+
+
+def _trained(job: Job, run: Run, observers: Sequence[Observer]) -> Position:
+    if not job.settings.tensorboard:
+        return job.train(run, observers)
+    board = TensorBoard(run.path / "tensorboard")
+    try:
+        return job.train(run, [*observers, board])
+    finally:
+        board.close()
 
 
 def _budget(budget: Budget | str | float) -> Budget:

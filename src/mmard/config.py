@@ -45,24 +45,36 @@ class Settings(BaseModel):
     method: str = setting("pgd_at", "Method", "Method and plug-ins, e.g. rslad+mmard; `mmard methods` lists them.")
     inner: str | None = setting(None, "Method", "Take the attack (inner objective) of this method instead.")
     outer: str | None = setting(None, "Method", "Take the loss (outer terms) of this method instead.")
-    params: dict[str, Value] = setting({}, "Method", "Parameters of methods and plug-ins by full name, e.g. mmard.guide=0.5.")
-    preset: str = setting("unified", "Method", "Values for what is not said: unified (one scale and schedule for all), official or replica.")
+    params: dict[str, Value] = setting(
+        {}, "Method", "Parameters of methods and plug-ins by full name, e.g. mmard.guide=0.5."
+    )
+    preset: str = setting(
+        "unified",
+        "Method",
+        "Values for what is not said: unified (one scale and schedule for all), official or replica.",
+    )
 
     data: str = setting("digits", "Data", "Data set, e.g. digits, cifar10, folder; `mmard data` lists them.")
     data_dir: str | None = setting(None, "Data", "Folder that holds the data; digits need none.")
-    val_share: float | None = setting(None, "Data", "Share of the training images held out for validation; a tenth, 5,000 at most, if not given.")
+    val_share: float | None = setting(
+        None, "Data", "Share of the training images held out for validation; a tenth, 5,000 at most, if not given."
+    )
     split_seed: int = setting(0, "Data", "Which images are held out; teacher and student should agree on it.")
     limit_train: int | None = setting(None, "Data", "Use only this many training images.")
     augment: str = setting("auto", "Data", "Augmentation: auto (by data set), none, crop-flip or crop.")
     image_size: int | None = setting(None, "Data", "Bring images to squares of this many pixels (folder and parquet).")
     on_disk: bool = setting(False, "Data", "Keep decoded images in a memory-mapped file instead of memory.")
-    normalise: Literal["none", "data"] = setting("none", "Data", "Normalisation inside a network built here: none, or the data's mean and deviation.")
+    normalise: Literal["none", "data"] = setting(
+        "none", "Data", "Normalisation inside a network built here: none, or the data's mean and deviation."
+    )
 
     eps: Radius = setting(8 / 255, "Attack", "Radius of the ball, in input units: 8/255 or 0.031.")
     norm: Literal["linf", "l2"] = setting("linf", "Attack", "Norm of the ball.")
     steps: int = setting(10, "Attack", "Steps of the training attack.")
     step_size: Radius | None = setting(None, "Attack", "Length of a step; a quarter of eps if not given.")
-    start: str | None = setting(None, "Attack", "Start of the attack: gaussian, uniform or none; the method's own if not given.")
+    start: str | None = setting(
+        None, "Attack", "Start of the attack: gaussian, uniform or none; the method's own if not given."
+    )
 
     epochs: int = setting(200, "Training", "Passes over the training images.")
     batch_size: int = setting(128, "Training", "Images per step.")
@@ -71,17 +83,21 @@ class Settings(BaseModel):
     nesterov: bool = setting(False, "Training", "Nesterov's form of momentum.")
     weight_decay: float = setting(5e-4, "Training", "Weight decay of SGD.")
     schedule: str = setting("step", "Training", "Learning rate over the run: step, cosine, one-cycle or constant.")
-    milestones: tuple[float, ...] = setting((0.5, 0.75), "Training", "Drops of the step schedule: epochs, or shares of the run below 1.")
+    milestones: tuple[float, ...] = setting(
+        (0.5, 0.75), "Training", "Drops of the step schedule: epochs, or shares of the run below 1."
+    )
     drop: float = setting(0.1, "Training", "Factor at each milestone.")
     warmup: float = setting(0.0, "Training", "Epochs of linear growth at the start.")
     average: str = setting("none", "Training", "Averaging of weights: none, ema or swa.")
     ema_decay: float = setting(0.995, "Training", "Weight of the past in ema.")
     swa_from: float = setting(0.5, "Training", "Share of the run from which swa averages.")
     grad_clip: float = setting(0.0, "Training", "Largest norm of the gradient; 0 for none.")
-    val_attack: str = setting("pgd-10", "Training", "Attack on the validation images after every epoch; chooses the best weights.")
+    val_attack: str = setting(
+        "pgd-10", "Training", "Attack on the validation images after every epoch; chooses the best weights."
+    )
 
     seed: int = setting(0, "Machine", "Seed of weights, order, augmentation and attacks.")
-    device: str = setting("auto", "Machine", "cpu, cuda, cuda:1, mps, or auto.")
+    device: str = setting("auto", "Machine", "cpu, cuda, cuda:1, or auto.")
     threads: int = setting(0, "Machine", "CPU threads; 0 leaves PyTorch's choice.")
     save_seconds: float = setting(60.0, "Machine", "Time between saves of the state.")
     tensorboard: bool = setting(False, "Machine", "Write TensorBoard events into the run folder.")
@@ -95,6 +111,8 @@ class Settings(BaseModel):
     def resolve(cls, said: Mapping[str, Any]) -> Self:
         """The settings that result from what the user said, over the preset, over the defaults.
 
+        A run of another length than the preset's has the preset's milestones at the same shares of it.
+
         Raises:
             Refused: for an unknown key, naming the nearest one, or a value of the wrong kind.
         """
@@ -104,6 +122,8 @@ class Settings(BaseModel):
         bare = cls._checked(said)
         values = preset_values(bare.preset, bare.host, bare.data)
         params = {**values.pop("params", {}), **bare.params}
+        if "epochs" in said and {"epochs", "milestones"} <= values.keys():
+            values["milestones"] = [m / values["epochs"] if m >= 1 else m for m in values["milestones"]]
         return cls._checked({**values, **said, "params": params})
 
     @classmethod
@@ -112,8 +132,9 @@ class Settings(BaseModel):
             return cls.model_validate(dict(said))
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(map(str, first["loc"][:1]))
-            raise Refused(f"setting {name}", expected=first["msg"].removeprefix("Value error, ").lower(), got=repr(first["input"])) from None
+            expected = first["msg"].removeprefix("Value error, ")
+            got = "nothing" if first["type"] == "missing" else repr(first["input"])
+            raise Refused(f"setting {first['loc'][0]}", expected=expected[:1].lower() + expected[1:], got=got) from None
 
     def as_config(self) -> dict[str, Any]:
         """All settings as JSON holds them; `resolve` gives the same settings back."""
@@ -123,16 +144,24 @@ class Settings(BaseModel):
 class TrainSettings(Settings):
     """Training without a teacher."""
 
-    model: str = setting("resnet18", "Method", "Network to train, e.g. resnet18, wide_resnet-16-4, cnn-32, or package.module:function.")
+    model: str = setting(
+        "resnet18", "Method", "Network to train, e.g. resnet18, wide_resnet-16-4, cnn-32, or package.module:function."
+    )
 
 
 class DistillSettings(Settings):
     """Training a student with a teacher."""
 
     method: str = setting("rslad+mmard", "Method", "Method and plug-ins, e.g. rslad+mmard; `mmard methods` lists them.")
-    student: str = setting("resnet18", "Method", "Network to train, e.g. resnet18, mobilenet_v2, cnn-8, or package.module:function.")
-    teacher: str = setting(..., "Method", "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights.")
-    teacher_weights: str | None = setting(None, "Method", "Weights for a teacher given by its network's name (.safetensors, .pt).")
+    student: str = setting(
+        "resnet18", "Method", "Network to train, e.g. resnet18, mobilenet_v2, cnn-8, or package.module:function."
+    )
+    teacher: str = setting(
+        ..., "Method", "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights."
+    )
+    teacher_weights: str | None = setting(
+        None, "Method", "Weights for a teacher given by its network's name (.safetensors, .pt)."
+    )
     teacher_which: Literal["best", "last"] = setting("best", "Method", "Which weights of a teacher's run folder.")
 
 
@@ -176,7 +205,8 @@ def preset_values(preset: str, host: str, data: str) -> dict[str, Any]:
     """
     tables = _preset_file(preset)
     if "every" not in tables and host not in tables:
-        raise Refused(f"preset {preset}", expected="a method of " + ", ".join(tables), got=repr(host), mend="use --preset unified")
+        expected = "a method of " + ", ".join(tables)
+        raise Refused(f"preset {preset}", expected=expected, got=repr(host), mend="use --preset unified")
     merged: dict[str, Any] = {}
     for table in (tables.get("every", {}), tables.get(host, {})):
         for layer in (table, table.get("on", {}).get(data, {})):

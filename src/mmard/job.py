@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -20,10 +21,11 @@ from mmard.data.augment import AUGMENTATIONS, augmentation
 from mmard.data.batches import Batches, LoaderBatches, SetBatches
 from mmard.data.gathered import gathered
 from mmard.errors import Refused, unknown
-from mmard.evaluation.evaluate import accuracies
+from mmard.evaluation.evaluate import accuracies, evaluate
 from mmard.method import Method
 from mmard.methods import compose
 from mmard.models import check_logits
+from mmard.modes import evaluating
 from mmard.networks import GIVEN, load_network, network_facts, new_network
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
@@ -94,21 +96,26 @@ def prepare(
     if settings.threads > 0:
         torch.set_num_threads(settings.threads)
     budget = Budget(settings.eps, settings.norm)
+    _refuse_what_is_lost(settings, student, teacher, data, method)
     method = method or compose(settings.method, settings.inner, settings.outer, settings.params)
     _check_kind(settings, method)
-    attack = PGD(settings.steps, settings.step_size or budget.eps / 4, settings.start or method.start)
+    step_size = budget.eps / 4 if settings.step_size is None else settings.step_size
+    attack = PGD(settings.steps, step_size, settings.start or method.start)
     attack.check(budget)
     trial(settings.val_attack, budget)
     recipe = recipe_of(settings)
 
     batches, validation, splits = _data(settings, data, device)
+    if splits is None and student is not None:
+        validation = _with_all_classes(validation, student)
+    images = splits.train if splits else validation
     name = settings.student if isinstance(settings, DistillSettings) else getattr(settings, "model", "")
     if student is None:
-        student = new_network(name, validation, settings.normalise, settings.seed)
+        student = new_network(name, images, settings.normalise, settings.seed)
     else:
         name = f"{GIVEN}{type(student).__name__}"
         check_logits(student, validation.image_shape, validation.num_classes, "student")
-    facts = network_facts(name, student, validation)
+    facts = network_facts(name, student, images)
     nets = {"S": student.to(device)}
 
     source, notes = "", []
@@ -129,6 +136,8 @@ def prepare(
         nets["T"] = teacher.to(device)
         check_logits(teacher, validation.image_shape, validation.num_classes, "teacher")
         notes.append(_pass_gate(teacher, validation, budget, source))
+    if method.memory is not None:
+        method.memory.to(device)
     step = Step(method, nets, attack, budget, seed=settings.seed)
     return Job(settings, method, step, batches, validation, recipe, facts, splits, source, notes)
 
@@ -153,7 +162,8 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0"))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Refused(f"device {name}", expected="a GPU that PyTorch sees", got=f"{torch.cuda.device_count()} of them", mend="use --device cpu")
+        got = f"{torch.cuda.device_count()} of them"
+        raise Refused(f"device {name}", expected="a GPU that PyTorch sees", got=got, mend="use --device cpu")
     return device
 
 
@@ -180,38 +190,90 @@ def load_splits(settings: Settings) -> Splits:
 def _data(
     settings: Settings, data: Splits | Loaders | None, device: torch.device
 ) -> tuple[Batches, ImageSet, Splits | None]:
-    if isinstance(data, tuple):
+    if isinstance(data, tuple) and len(data) == 2:
         train, val = data
-        return LoaderBatches(train, device, settings.seed), gathered(val, "validation loader"), None
+        batches = LoaderBatches(train, device, settings.seed)
+        if batches.steps == 0:
+            mend = "with drop_last, fewer images than a batch are none"
+            raise Refused("training loader", expected="at least one batch", got="none", mend=mend)
+        return batches, gathered(val, "validation loader"), None
+    if not isinstance(data, Splits | None):
+        expected = "a name, Splits, or a tuple of a training and a validation loader"
+        raise Refused("data", expected=expected, got=f"a {type(data).__name__}")
     splits = data or load_splits(settings)
     name = settings.augment
     if name == "auto":
         name = DATA[settings.data].augmentation if data is None else "none"
     if name not in AUGMENTATIONS:
         raise unknown("augmentation", name, ("auto", *AUGMENTATIONS))
-    batches = SetBatches(splits.train, settings.batch_size, device, settings.seed, augmentation(name, splits.train.image_shape))
-    return batches, splits.val, splits
+    views = augmentation(name, splits.train.image_shape)
+    return SetBatches(splits.train, settings.batch_size, device, settings.seed, views), splits.val, splits
+
+
+def _with_all_classes(images: ImageSet, student: nn.Module) -> ImageSet:
+    """A user's validation loader may lack the last classes; a network of the user's own has an output for them."""
+    state = next(student.parameters(), None)
+    x = images.x[:2].to("cpu" if state is None else state.device).float() / 255
+    with suppress(Exception), evaluating(student), torch.no_grad():  # what is wrong with it is told by its check
+        outputs = student(x).shape[1]
+        if outputs > images.num_classes:
+            return replace(images, classes=tuple(map(str, range(outputs))))
+    return images
+
+
+def _refuse_what_is_lost(
+    settings: Settings,
+    student: nn.Module | None,
+    teacher: nn.Module | None,
+    data: Splits | Loaders | None,
+    method: Method | None,
+) -> None:
+    """Refuse settings that stand for an object which is not here, and settings that a given object would not follow."""
+    given = {"model": student, "student": student, "teacher": teacher, "data": data, "method": method}
+    for name, thing in given.items():
+        value = getattr(settings, name, "")
+        if thing is None and value.startswith(GIVEN):
+            mend = "this run was made in Python; go on there, with resume=True"
+            raise Refused(f"setting {name}", expected="the object itself", got=value, mend=mend)
+    told = [name for name in ("inner", "outer", "params") if getattr(settings, name)]
+    if method is not None and told:
+        mend = "say it where the method is made"
+        raise Refused(
+            f"setting {told[0]}", expected="nothing beside a Method", got=str(getattr(settings, told[0])), mend=mend
+        )
 
 
 def _check_kind(settings: Settings, method: Method) -> None:
+    name = f"method {method.name}"
     if isinstance(settings, TrainSettings) and method.needs_teacher:
-        raise Refused(f"method {method.name}", expected="one without a teacher", got="one that reads T", mend="use mmard distill --teacher ...")
+        mend = "use mmard distill --teacher ..."
+        raise Refused(name, expected="one without a teacher", got="one that reads T", mend=mend)
     if isinstance(settings, DistillSettings) and not method.needs_teacher:
-        raise Refused(f"method {method.name}", expected="one that reads a teacher", got="one without", mend="use mmard train")
+        raise Refused(name, expected="one that reads a teacher", got="one without", mend="use mmard train")
 
 
 def _pass_gate(teacher: nn.Module, validation: ImageSet, budget: Budget, source: str) -> str:
-    """Refuse a teacher that does no better than guessing; otherwise a line on what it achieves."""
-    some = validation.take(torch.arange(min(GATE_IMAGES, len(validation))))
-    attack = trial("fgsm", budget)
-    clean, robust = accuracies(teacher, some, attack, budget)
-    chance = some.y.bincount().max().item() / len(some)
-    needed = chance + 3 * math.sqrt(chance * (1 - chance) / len(some))
-    if clean <= needed:
+    """Refuse a teacher that does no better than guessing; otherwise a line on what it achieves.
+
+    Accuracy is averaged over the classes, so that always saying the largest class is worth as little as guessing.
+    """
+    # From all over the set: a loader of somebody's own may be sorted by class.
+    some = validation.take(torch.linspace(0, len(validation) - 1, min(GATE_IMAGES, len(validation))).long())
+    clean, attacked = evaluate(teacher, some, [trial("fgsm", budget)], budget, split="val", which="teacher")
+    counts = some.class_counts()
+    met = counts > 0
+    right = some.y[torch.from_numpy(clean.mask)].bincount(minlength=len(counts))
+    balanced = (right[met] / counts[met]).mean().item()
+    classes = int(met.sum())
+    chance = 1 / classes
+    spread = math.sqrt(chance * (1 - chance) * (1 / counts[met]).sum().item()) / classes
+    if balanced <= chance + 3 * spread and classes > 1:
         raise Refused(
             f"teacher {source}",
-            expected=f"a clean accuracy above chance ({chance:.1%}) on {len(some)} validation images",
-            got=f"{clean:.1%}",
+            expected=f"a clean accuracy over classes above chance ({chance:.1%}) on {len(some)} validation images",
+            got=f"{balanced:.1%}",
             mend="are these its weights, and does it take images in [0, 1]?",
         )
-    return f"teacher {source}: {clean:.1%} clean, {robust:.1%} under FGSM at {budget.norm} {as_fraction(budget.eps)}, {len(some)} validation images"
+    accuracy, robust = clean.score.accuracy, attacked.score.accuracy
+    ball = f"{budget.norm} {as_fraction(budget.eps)}"
+    return f"teacher {source}: {accuracy:.1%} clean, {robust:.1%} under FGSM at {ball}, {len(some)} validation images"

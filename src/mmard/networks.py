@@ -12,7 +12,7 @@ from mmard.data import ImageSet
 from mmard.errors import Refused
 from mmard.models import Normalised, build, check_logits
 from mmard.run import Run
-from mmard.weights import load_into, load_tensors, open_weights
+from mmard.weights import load_into, open_weights
 
 GIVEN = "given:"
 """Mark of a network that was handed over as an object and that no name can rebuild."""
@@ -34,7 +34,11 @@ class Network:
 
 
 def new_network(name: str, images: ImageSet, normalise: str, seed: int) -> nn.Module:
-    """A fresh network for these images; with normalise = "data" their mean and deviation become part of it."""
+    """A fresh network for these images; with normalise = "data" their mean and deviation become part of it.
+
+    Raises:
+        Refused: for an unknown name, or that of an object that was handed over.
+    """
     mean, std = images.channel_statistics() if normalise == "data" else (None, None)
     module = build(name, num_classes=images.num_classes, image_shape=images.image_shape, mean=mean, std=std, seed=seed)
     check_logits(module, images.image_shape, images.num_classes, f"network {name}")
@@ -77,31 +81,49 @@ def load_network(
         Refused: if nothing is there, or it was trained for other classes or images, or the weights do not fit.
     """
     path = Path(spec)
-    if path.is_dir():
-        tensors, facts = Run.open(path).load_weights(which)
-        source = f"{path.name} ({which}, epoch {facts.get('epoch', '?')})"
-    elif path.suffix == ".safetensors" or (path.is_file() and path.suffix in (".pt", ".pth")):
-        tensors, facts = load_tensors(path) if path.suffix == ".safetensors" else ({}, {})
+    is_file = path.suffix in (".safetensors", ".pt", ".pth")
+    if not path.is_dir() and not is_file:
+        if "/" in spec and ":" not in spec:
+            raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
+        return _named(spec, weights, num_classes, image_shape, who)
+    if weights is not None:
+        expected = "the name of a network beside weights"
+        raise Refused(f"{who} {spec}", expected=expected, got="a run or a file that has its own", mend="leave one out")
+    if is_file:
+        tensors, facts = open_weights(path)
         source = path.name
         if "network" not in facts:
-            raise Refused(f"{who} {spec}", expected="weights that mmard wrote", got="a file that does not say its network", mend=f"name the network and give this file as its weights: --{who}-weights {spec}" if who == "teacher" else "name the network and give this file with --weights")
-    elif "/" in spec and ":" not in spec:
-        raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
+            got = "a file that does not say its network"
+            mend = f"name the network and give this file with {_flag(who)}"
+            raise Refused(f"{who} {spec}", expected="weights that mmard wrote", got=got, mend=mend)
     else:
-        return _named(spec, weights, num_classes, image_shape, who)
+        tensors, facts = Run.open(path).load_weights(which)
+        source = f"{path.name} ({which}, epoch {facts.get('epoch', '?')})"
     return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}"), facts, source)
 
 
+def _flag(who: str) -> str:
+    return "--teacher-weights" if who == "teacher" else "--weights"
+
+
 def _rebuilt(
-    tensors: dict[str, Tensor], facts: dict[str, Any], num_classes: int | None, image_shape: tuple[int, ...] | None, where: str
+    tensors: dict[str, Tensor],
+    facts: dict[str, Any],
+    num_classes: int | None,
+    image_shape: tuple[int, ...] | None,
+    where: str,
 ) -> nn.Module:
     name, classes, shape = facts["network"], int(facts["num_classes"]), tuple(facts["image_shape"])
     if name.startswith(GIVEN):
-        raise Refused(where, expected="a network that can be built by name", got=name, mend="hand the object over in Python, or train it as package.module:function")
+        mend = "hand the object over in Python, or train it as package.module:function"
+        raise Refused(where, expected="a network that can be built by name", got=name, mend=mend)
+    other = "is it for other data?"
     if num_classes is not None and classes != num_classes:
-        raise Refused(where, expected=f"{num_classes} classes, as the data has", got=f"a network for {classes}", mend="is it for other data?")
+        expected = f"{num_classes} classes, as the data has"
+        raise Refused(where, expected=expected, got=f"a network for {classes}", mend=other)
     if image_shape is not None and shape != tuple(image_shape):
-        raise Refused(where, expected=f"images {tuple(image_shape)}, as the data has", got=f"a network for {shape}", mend="is it for other data?")
+        expected = f"images {tuple(image_shape)}, as the data has"
+        raise Refused(where, expected=expected, got=f"a network for {shape}", mend=other)
     channels = shape[0]
     stand_in = {"mean": [0.0] * channels, "std": [1.0] * channels} if facts.get("normalised") else {}
     module = build(name, num_classes=classes, image_shape=shape, seed=0, **stand_in)
@@ -109,13 +131,15 @@ def _rebuilt(
     return module
 
 
-def _named(spec: str, weights: str | None, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str) -> Network:
+def _named(
+    spec: str, weights: str | None, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str
+) -> Network:
     if num_classes is None or image_shape is None:
         raise Refused(f"{who} {spec}", expected="data to build it for", got="none", mend="give --data")
+    module = build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)  # refuses an unknown name first
     if weights is None and ":" not in spec:
-        build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)  # an unknown name is the likelier mistake
-        raise Refused(f"{who} {spec}", expected="a trained network", got="a name without weights", mend=f"give a run folder, or --{who}-weights FILE")
-    module = build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)
+        mend = f"give a run folder, or {_flag(who)} FILE"
+        raise Refused(f"{who} {spec}", expected="a trained network", got="a name without weights", mend=mend)
     if weights is None:
         return Network(module, {}, spec)
     tensors, _ = open_weights(Path(weights))

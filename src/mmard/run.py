@@ -1,17 +1,20 @@
-"""The run folder: all that a training leaves on disk, from which it resumes and from which reports are printed.
+"""The run folder: all that a training leaves on disk.
 
     config.json        every setting, defaults included; a run can be repeated from this file alone
     environment.json   versions, commit, hardware and command of every process that worked on the run
     log.jsonl          one object a line: steps, epochs, resumptions; a torn last line is dropped on reading
     state.safetensors  where training stands: weights, optimiser, averages, memory; counters as JSON in the header
-    last.safetensors   weights of the latest save           best.safetensors   weights that validation liked best
+    last.safetensors   weights at the end of an epoch       best.safetensors   weights that validation liked best
     scores/            one JSON record and one mask of verdicts for each figure that was measured on these weights
+
+From it a training resumes and reports are printed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from mmard.environment import environment
 from mmard.errors import Refused
-from mmard.storage import read_json, write_json, write_whole
+from mmard.storage import append_line, read_json, temporaries, write_json, write_whole
 from mmard.weights import load_tensors, save_tensors
 
 Event = dict[str, Any]
@@ -58,9 +61,11 @@ class Run:
         """Refuse an output folder that is in use."""
         path = Path(path)
         if (path / "config.json").exists():
-            raise Refused(str(path), expected="a new folder", got="one that holds a run", mend=f"resume it with --resume {path}, or choose another --out")
+            mend = f"resume it with --resume {path}, or choose another --out"
+            raise Refused(str(path), expected="a new folder", got="one that holds a run", mend=mend)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise Refused(str(path), expected="a new or empty folder", got="one with other files", mend="choose another --out")
+            got = "one with other files" if path.is_dir() else "a file"
+            raise Refused(str(path), expected="a new or empty folder", got=got, mend="choose another --out")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -72,7 +77,8 @@ class Run:
         path = Path(path)
         if not (path / "config.json").is_file():
             got = "a folder without config.json" if path.is_dir() else "no such folder"
-            raise Refused(str(path), expected="a run folder", got=got, mend="mmard train and mmard distill make one with --out")
+            mend = "mmard train and mmard distill make one with --out"
+            raise Refused(str(path), expected="a run folder", got=got, mend=mend)
         return cls(path)
 
     @property
@@ -89,24 +95,29 @@ class Run:
         earlier = read_json(file) if file.exists() else []
         write_json(file, [*earlier, environment()])
 
-    def lock(self) -> FileLock:
-        """Held while training, so that two processes never write one run. Let go by the system if the process dies.
+    def lock(self) -> AbstractContextManager[object]:
+        """Taken here, given back by `with`: two processes never write one run. The system lets go if the process dies.
 
         Raises:
             Refused: if another process holds it.
         """
-        lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            # What acquire returns, not the lock itself: entering a lock would count it as taken twice.
+            return FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout:
-            raise Refused(str(self.path), expected="a run that nobody works on", got="one that another process is training") from None
-        return lock
+            got = "one that another process is training"
+            raise Refused(str(self.path), expected="a run that nobody works on", got=got) from None
 
-    # log ---------------------------------------------------------------------------------------------------------------
+    def sweep(self) -> None:
+        """Remove the halves of files that a killed process left. Only for who holds the lock."""
+        for name in ("state.safetensors", "last.safetensors", "best.safetensors", self.log_file.name):
+            for half in self.path.glob(temporaries(name)):
+                half.unlink(missing_ok=True)
+
+    # log --------------------------------------------------------------------------------------------------------------
     def append(self, event: Event) -> None:
         """Add one line to the log."""
-        with self.log_file.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(event) + "\n")
+        append_line(self.log_file, json.dumps(event))
 
     def log(self) -> list[Event]:
         """The events so far, oldest first."""
@@ -121,12 +132,12 @@ class Run:
                 continue
         return events
 
-    def rewind_log(self, step: int) -> None:
-        """Drop what was logged after this step, so that resuming does not tell it twice."""
-        kept = [json.dumps(e) + "\n" for e in self.log() if e.get("step", 0) <= step]
+    def rewind_log(self, step: int, epoch: int) -> None:
+        """Drop what was logged after so many steps and finished epochs, so that resuming does not tell it twice."""
+        kept = [json.dumps(e) + "\n" for e in self.log() if (e.get("step", 0), e.get("epoch", 0)) <= (step, epoch)]
         write_whole(self.log_file, lambda temporary: _write_lines(temporary, kept))
 
-    # weights and state -------------------------------------------------------------------------------------------------
+    # weights and state ------------------------------------------------------------------------------------------------
     def weights_file(self, which: str) -> Path:
         """Path of "last" or "best" weights."""
         return self.path / f"{which}.safetensors"
@@ -143,7 +154,8 @@ class Run:
         """
         file = self.weights_file(which)
         if not file.is_file():
-            raise Refused(str(self.path), expected=f"{which} weights", got="a run without any", mend="has it been trained? see mmard show")
+            mend = "has it been trained? see mmard show"
+            raise Refused(str(self.path), expected=f"{which} weights", got="a run without any", mend=mend)
         return load_tensors(file)
 
     @property
@@ -159,7 +171,7 @@ class Run:
         """Where training stood at the last save."""
         return load_tensors(self.path / "state.safetensors")
 
-    # scores ------------------------------------------------------------------------------------------------------------
+    # scores -----------------------------------------------------------------------------------------------------------
     def save_score(self, slug: str, record: Mapping[str, Any], mask: Callable[[Path], None]) -> None:
         """Write one record and its mask; the mask first, so that a record never lacks it."""
         self.scores.mkdir(exist_ok=True)

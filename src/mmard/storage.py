@@ -41,6 +41,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def temporaries(name: str) -> str:
+    """What the temporary files of a file of this name are called, as a pattern."""
+    return f".{name}.*"
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a text file. A process that dies in here leaves a torn last line, which readers must expect.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -60,12 +61,13 @@ def evaluate(
         progress: told how far the evaluation is.
 
     Returns:
-        "clean", one for each trial, and, with more than one trial, "worst": right under every attack.
+        "clean", one for each trial, and, with more than one trial, "worst_of_...": right under every attack.
 
     Raises:
         Refused: if logits are not finite.
     """
-    device = next(model.parameters()).device
+    state = next(chain(model.parameters(), model.buffers()), None)
+    device = torch.device("cpu") if state is None else state.device
     hashes = {"weights": weights_hash(model), "data": images.fingerprint()}
 
     def measured(attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None) -> Measured:
@@ -101,9 +103,10 @@ def evaluate(
             results.append(measured(trial.spec, trial.label, mask, time.monotonic() - began, budget))
     if len(trials) > 1:
         worst = np.logical_and.reduce([m.mask for m in results])
-        label = "right under each of " + ", ".join(t.spec for t in trials)
-        name = "worst of " + ",".join(t.spec for t in trials)
-        results.append(measured(name.replace(" ", "_"), label, worst, sum(m.score.seconds for m in results), budget))
+        specs = [t.spec for t in trials]
+        seconds = sum(m.score.seconds for m in results)
+        label = "right under each of " + ", ".join(specs)
+        results.append(measured("worst_of_" + ",".join(specs), label, worst, seconds, budget))
     return results
 
 
@@ -128,7 +131,8 @@ def _standing(
         with torch.no_grad():
             logits = model(x)
         if not torch.isfinite(logits).all():
-            raise Refused(f"{name}, images {first} to {first + len(rows) - 1}", expected="finite logits", got="NaN or infinity")
+            where = f"{name}, images {first} to {first + len(rows) - 1}"
+            raise Refused(where, expected="finite logits", got="NaN or infinity")
         mask[rows.numpy()] = (~Untargeted(y, _never).fooled(logits)).cpu().numpy()
         if progress is not None:
             progress(name, first + len(rows), len(who))
@@ -143,5 +147,7 @@ def accuracies(
     model: nn.Module, images: ImageSet, trial: Trial, budget: Budget, *, seed: int = 0, batch_size: int = 250
 ) -> tuple[float, float]:
     """Clean accuracy and accuracy under one attack, as fractions: what validation looks at after every epoch."""
-    clean, attacked = evaluate(model, images, [trial], budget, split="val", which="now", seed=seed, batch_size=batch_size)
+    clean, attacked = evaluate(
+        model, images, [trial], budget, split="val", which="now", seed=seed, batch_size=batch_size
+    )
     return clean.score.accuracy, attacked.score.accuracy

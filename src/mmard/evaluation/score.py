@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +32,7 @@ class Score:
     """Accuracy of one set of weights under one attack.
 
     Attributes:
-        attack: short spelling, e.g. "pgd-20"; "clean" for none, "worst" for all attacks of a call together.
+        attack: short spelling, e.g. "pgd-20"; "clean" for none, "worst_of_..." for all attacks of a call together.
         label: full description of the attack.
         norm, eps: the budget; None without an attack.
         split: which images, e.g. "test".
@@ -69,10 +71,11 @@ class Score:
 
     @property
     def slug(self) -> str:
-        """A file name that no other figure on these weights has."""
-        attack = self.attack.replace("@", "_step").replace("/", "of")
+        """A file name that no other figure on these weights has: the same measurement made again, and no other."""
         budget = "" if self.eps is None else f"-{self.norm}-{self.eps:.5f}"
-        return f"{self.which}-{self.split}-{self.n}-{attack}{budget}-seed{self.seed}"
+        text = f"{self.which}-{self.split}-{self.n}-{self.attack}{budget}-seed{self.seed}"
+        rest = hashlib.sha256(f"{text} {self.label} {self.eps} {self.batch_size} {self.data}".encode()).hexdigest()
+        return f"{re.sub(r'[^A-Za-z0-9.,+_-]+', '_', text)[:150]}-{rest[:8]}"
 
     def record(self) -> dict[str, Any]:
         """All fields with the accuracy and its interval, as JSON holds them."""

@@ -1,13 +1,14 @@
 """Averages of weights over training: exponential per step, or equal over epoch ends.
 
-Izmailov, Podoprikhin, Garipov, Vetrov, Wilson. "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018
-(SWA); Gowal, Qin, Uesato, Mann, Kohli. "Uncovering the Limits of Adversarial Training", 2020 (EMA in adversarial training).
+Izmailov, Podoprikhin, Garipov, Vetrov, Wilson. "Averaging Weights Leads to Wider Optima and Better Generalization",
+UAI 2018 (SWA); Gowal, Qin, Uesato, Mann, Kohli. "Uncovering the Limits of Adversarial Training against Norm-Bounded
+Adversarial Examples", 2020, arXiv:2010.03593 (EMA in adversarial training).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class Average:
     @torch.no_grad()
     def after_epoch(self, epoch: int) -> None:
         """Let the weights of this epoch's end (0-based) into an equal average."""
-        if self.recipe.average == "swa" and epoch >= self.recipe.swa_from * self.recipe.epochs:
+        if self.recipe.average == "swa" and epoch >= self.recipe.swa_epoch():
             self.count += 1
             self._blend(1 / self.count)
 
@@ -61,9 +62,14 @@ class Average:
         return self.module
 
     def _blend(self, share: float) -> None:
-        ours, theirs = self.module.state_dict(), self.network.state_dict()
-        for name, mine in ours.items():
+        # Not by the state dict, which names a shared weight as often as it is used.
+        for mine, theirs in zip(_tensors(self.module), _tensors(self.network), strict=True):
             if mine.is_floating_point():
-                mine.lerp_(theirs[name], share)
+                mine.lerp_(theirs, share)
             else:
-                mine.copy_(theirs[name])
+                mine.copy_(theirs)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

@@ -78,7 +78,8 @@ def unpack(
             module.load_state_dict(own)
         except RuntimeError as error:
             first = str(error).strip().split("\n")[-1].strip()
-            raise Refused(where, expected=f"the state of this run's {name}", got=first, mend="was the network changed?") from None
+            expected = f"the state of this run's {name}"
+            raise Refused(where, expected=expected, got=first, mend="was the network changed?") from None
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **{f"optimizer/{k}": v for k, v in facts["optimizer"].items()}}.items():
         if key.startswith("optimizer/"):

@@ -22,6 +22,8 @@ from mmard.training.recipe import Recipe
 from mmard.training.step import Outcome, Step
 
 LOG_EVERY_SECONDS = 10.0
+LOGGED = frozenset(("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "images", "reach", "best"))
+"""Names that a term cannot have, with those of `Validation`: the log has them."""
 GPU_CHECK_EVERY = 20
 """Steps between looks at the loss on a GPU, where each look waits for the device. On a CPU every step is looked at."""
 
@@ -121,7 +123,7 @@ class _Training:
         self.began = self.logged = time.monotonic()
         self.on_gpu = next(self.student.parameters()).is_cuda
 
-    # state -------------------------------------------------------------------------------------------------------------
+    # state ------------------------------------------------------------------------------------------------------------
     def modules(self) -> dict[str, nn.Module]:
         named = dict(self.step.trained)
         if self.average is not None:
@@ -133,8 +135,13 @@ class _Training:
     def resume(self) -> None:
         for net in self.step.trained.values():
             net.train()
+        self.run.sweep()
         if not self.run.has_state:
-            self.tell({"kind": "start", "step": 0})
+            if self.run.log_file.exists():
+                # A process that died before its first save: its beginning is told anew.
+                self.run.rewind_log(-1, -1)
+                self.run.note_environment()
+            self.tell({"kind": "start"})
             return
         tensors, facts = self.run.load_state()
         self.at = unpack(tensors, facts, self.modules(), self.optimizer, str(self.run.path))
@@ -142,16 +149,13 @@ class _Training:
         self.sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in self.at.sums.items()}
         if self.average is not None:
             self.average.count = facts["averaged"]
-        self.run.rewind_log(self.at.step)
+        self.run.rewind_log(self.at.step, self.at.epoch)
         self.run.note_environment()
         self.tell({"kind": "resume"})
 
     def save(self) -> None:
         """Write the state, unless a weight has ceased to be a number: the save before stays the good one."""
-        for net in self.step.trained.values():
-            for name, tensor in net.state_dict().items():
-                if not torch.isfinite(tensor).all():
-                    raise self._diverged(f"{name} of the network")
+        self._check_weights()
         self.at.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
         self.at.sums = {name: total.item() for name, total in self.sums.items()}
@@ -160,9 +164,10 @@ class _Training:
 
     def save_last(self, network: nn.Module) -> None:
         """Write the weights of the epoch that has just ended."""
-        self.run.save_weights("last", network.state_dict(), {**self.facts, "epoch": self.at.epoch, "step": self.at.step})
+        facts = {**self.facts, "epoch": self.at.epoch, "step": self.at.step}
+        self.run.save_weights("last", network.state_dict(), facts)
 
-    # steps -------------------------------------------------------------------------------------------------------------
+    # steps ------------------------------------------------------------------------------------------------------------
     def step_once(self, x: Tensor, y: Tensor) -> None:
         at, recipe = self.at, self.recipe
         rate = recipe.lr_at(at.epoch, at.epoch_step, self.batches.steps)
@@ -174,7 +179,7 @@ class _Training:
         if not self.on_gpu or at.step % GPU_CHECK_EVERY == 0:
             self._check(outcome)
         self.optimizer.zero_grad(set_to_none=True)
-        outcome.loss.backward()  # type: ignore[no-untyped-call]
+        outcome.loss.backward()
         if recipe.grad_clip > 0:
             nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], recipe.grad_clip)
         self.optimizer.step()
@@ -190,11 +195,17 @@ class _Training:
         terms = [name for name, term in outcome.terms.items() if not torch.isfinite(term).all()]
         raise self._diverged("the term " + ", ".join(terms) if terms else "the sum of finite terms")
 
+    def _check_weights(self) -> None:
+        for net in self.step.trained.values():
+            for name, tensor in net.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise self._diverged(f"{name} of the network")
+
     def _diverged(self, culprit: str) -> Diverged:
         kept = "the last save is untouched" if self.run.has_state else "nothing was saved yet"
         return Diverged(
             f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}",
-            expected="a finite loss",
+            expected="finite losses and weights",
             got=f"{culprit} not finite",
             mend=f"{kept}; try a smaller --lr or --grad-clip 1",
         )
@@ -202,13 +213,18 @@ class _Training:
     def _count(self, outcome: Outcome, rate: float) -> None:
         """Add this step to the sums of the epoch, and log it if the last line is old. Nothing here waits for a GPU."""
         batch = outcome.batch
+        taken = sorted(outcome.terms.keys() & (LOGGED | set(Validation._fields)))
+        if taken:
+            where = f"term {taken[0]!r} of method {self.step.method.name}"
+            raise Refused(where, expected="a name that the log does not use", got=repr(taken[0]), mend="rename it")
         means = {"loss": outcome.loss.detach(), **{name: term.detach().mean() for name, term in outcome.terms.items()}}
         for name, mean in means.items():
             self._add(name, mean * len(batch.y))
         self._add("images", torch.tensor(len(batch.y)))
         if batch.x_adv is not None:
-            reach = self.step.budget.distance(batch.x_adv.value, batch.x.value).amax().double().cpu()
-            self.sums["reach"] = torch.maximum(self.sums.get("reach", reach), reach)
+            reach = self.step.budget.distance(batch.x_adv.value, batch.x.value).amax().double()
+            before = self.sums.get("reach", reach)
+            self.sums["reach"] = torch.maximum(before.to(reach.device), reach)
         if self.at.step == 1 or time.monotonic() - self.logged >= LOG_EVERY_SECONDS:
             self.logged = time.monotonic()
             self.tell({"kind": "step", "lr": rate, **{name: mean.item() for name, mean in means.items()}})
@@ -219,17 +235,19 @@ class _Training:
         value = value.double()
         self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
 
-    # epochs ------------------------------------------------------------------------------------------------------------
+    # epochs -----------------------------------------------------------------------------------------------------------
     def end_epoch(self) -> nn.Module:
         """Count the epoch, validate, and keep the weights if they are the best so far; returns what was validated."""
         at = self.at
+        self._check_weights()
         self.step.method.epoch_end()
         if self.average is not None:
             self.average.after_epoch(at.epoch)
         network = self._evaluated()
         totals = {name: total.item() for name, total in self.sums.items()}
         images, reach = totals.pop("images"), totals.pop("reach", None)
-        event: Event = {"kind": "epoch", "lr": self.optimizer.param_groups[0]["lr"]}
+        # Not the optimiser's own: a run resumed behind its epoch's last step has taken none with it.
+        event: Event = {"kind": "epoch", "lr": self.recipe.lr_at(at.epoch, self.batches.steps - 1, self.batches.steps)}
         event |= {name: total / images for name, total in totals.items()}
         if reach is not None:
             event["reach"] = reach
@@ -240,7 +258,8 @@ class _Training:
         event |= {"clean": found.clean, "robust": found.robust}
         if (found.robust, found.clean) > (at.best_robust, at.best_clean):
             at.best_robust, at.best_clean, at.best_epoch = found.robust, found.clean, at.epoch
-            self.run.save_weights("best", network.state_dict(), {**self.facts, "epoch": at.epoch, "step": at.step, **found._asdict()})
+            facts = {**self.facts, "epoch": at.epoch, "step": at.step, **found._asdict()}
+            self.run.save_weights("best", network.state_dict(), facts)
             event["best"] = True
         self.tell(event)
         return network
@@ -251,7 +270,7 @@ class _Training:
             return self.student
         return self.average.ready(x for x, _ in self.batches.epoch(self.at.epoch))
 
-    # events ------------------------------------------------------------------------------------------------------------
+    # events -----------------------------------------------------------------------------------------------------------
     def tell(self, event: Event) -> None:
         """Log an event and show it."""
         event = self._placed(event)
@@ -267,7 +286,8 @@ class _Training:
 
     def _placed(self, event: Event) -> Event:
         seconds = round(self.at.seconds + time.monotonic() - self.began, 3)
-        return {"step": self.at.step, "epoch": self.at.epoch, "epoch_step": self.at.epoch_step, "seconds": seconds, **event}
+        here = {"step": self.at.step, "epoch": self.at.epoch, "epoch_step": self.at.epoch_step}
+        return {**here, "seconds": seconds, **event}
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Recipe:
             rate) or, below 1, shares of the run.
         drop: factor at each milestone.
         warmup: epochs over which the rate grows linearly from 0, before whatever the schedule says.
-        average: "none", "ema" (per step, buffers included) or "swa" (equal average of epoch ends, BatchNorm re-estimated).
+        average: "none", "ema" (per step, buffers included) or "swa" (equal over epoch ends, BatchNorm re-estimated).
         ema_decay: weight of the past in the exponential average.
         swa_from: share of the run from which epoch ends are averaged.
         grad_clip: largest norm of the gradient, 0 for none.
@@ -73,7 +73,7 @@ class Recipe:
             raise Refused("nesterov", expected="a momentum above 0", got="0")
         if self.schedule == "step":
             drops = self.drop_epochs()
-            if any(not 0 < e < self.epochs for e in drops) or any(a > b for a, b in pairwise(drops)):
+            if any(not 0 < e < self.epochs for e in drops) or any(a >= b for a, b in pairwise(drops)):
                 raise Refused(
                     "milestones",
                     expected=f"rising epochs below {self.epochs}, or shares of the run below 1",
@@ -81,8 +81,16 @@ class Recipe:
                 )
 
     def drop_epochs(self) -> tuple[float, ...]:
-        """The milestones as 0-based epochs: the first epoch of each lower rate."""
-        return tuple(m * self.epochs if m < 1 else m for m in self.milestones)
+        """The milestones as 0-based epochs: each lower rate begins with the first epoch that is not before it."""
+        return tuple(self._share(m) if m < 1 else m for m in self.milestones)
+
+    def swa_epoch(self) -> float:
+        """`swa_from` as a 0-based epoch: averaging begins with the first one that is not before it."""
+        return self._share(self.swa_from)
+
+    def _share(self, share: float) -> float:
+        # 0.07 * 100 is a little more than 7; the rounding keeps what falls on an epoch there.
+        return round(share * self.epochs, 9)
 
     def lr_at(self, epoch: int, step: int, steps: int) -> float:
         """Learning rate of a step.
@@ -108,5 +116,5 @@ class Recipe:
         else:
             rate = self.lr
         if here < self.warmup:
-            rate *= (here + 0.5 / steps) / self.warmup
+            rate *= min(1.0, (here + 0.5 / steps) / self.warmup)
         return rate

@@ -1,0 +1,321 @@
+"""The three levels of the Python side: names, objects of one's own, and one step in a loop of one's own."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from little import (
+    BUDGET,
+    CLASSES,
+    FACTS,
+    RECIPE,
+    batches_of,
+    matcher,
+    net,
+    picture_set,
+    picture_splits,
+    same,
+    state,
+    validation,
+)
+from little import run_in as new_run
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import mmard as package
+from mmard.api import Trained, distill, evaluate, train, training_step
+from mmard.attacks import PGD
+from mmard.balls import Budget
+from mmard.data import load
+from mmard.errors import Refused
+from mmard.method import Batch, Method, Terms, halves
+from mmard.methods import METHODS, adaad, ard, compose, igdm, mmard, pgd_at, rslad, trades
+from mmard.ops import ce
+from mmard.run import Event, Run
+from mmard.training.fit import Interrupted, fit
+from mmard.training.step import Step
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "steps": 2, "val_attack": "pgd-2", "schedule": "one-cycle"}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go to runs/ where nobody says where."""
+    monkeypatch.chdir(tmp_path)
+
+
+# names ----------------------------------------------------------------------------------------------------------------
+def test_the_first_level_is_names(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**QUICK, "budget": 0.05, "limit_train": 300}
+    teacher = train("cnn-8", data="digits", method="pgd_at", **{**settings, "epochs": 4})
+    result = distill("cnn-4", teacher.run.path, data="digits", method="rslad+mmard", **settings)
+    assert result.splits is not None
+    scores = evaluate(result.network(), result.splits.test.take(slice(0, 60)), ["pgd-2", "cw-2"], budget=0.05)
+    assert [score.attack for score in scores] == ["clean", "pgd-2", "cw-2", "worst_of_pgd-2,cw-2"]
+    assert [folder.name.split("-", 1)[1] for folder in sorted(Path("runs").iterdir())] == [
+        "pgd_at-cnn-8-0",
+        "rslad+mmard-cnn-4-0",
+    ]
+    assert result.job.teacher_source.startswith(f"{teacher.run.path.name} (best, epoch ")
+    # The config alone repeats the run.
+    config = json.loads((result.run.path / "config.json").read_text())
+    assert (config["method"], config["student"], config["eps"]) == ("rslad+mmard", "cnn-4", 0.05)
+    del config["student"], config["teacher"], config["data"], config["method"]
+    again = distill("cnn-4", teacher.run.path, data="digits", method="rslad+mmard", out="again", **config)
+    for which in ("best", "last"):
+        assert again.run.weights_file(which).read_bytes() == result.run.weights_file(which).read_bytes()
+
+
+def test_the_package_offers_the_same() -> None:
+    for name in ("train", "distill", "evaluate", "training_step", "Trained"):
+        assert getattr(package, name) is globals()[name]
+
+
+def test_a_radius_may_be_written_in_any_way() -> None:
+    for budget, eps, norm in (("4/255", 4 / 255, "linf"), (0.1, 0.1, "linf"), (Budget(0.5, "l2"), 0.5, "l2")):
+        found = train(net(), data=picture_splits(), budget=budget, out=f"run-{eps}", **QUICK)
+        assert (found.job.step.budget.eps, found.job.step.budget.norm) == (eps, norm)
+        assert (found.run.config["eps"], found.run.config["norm"]) == (eps, norm)
+
+
+def test_a_radius_as_a_number_leaves_the_norm_that_was_said() -> None:
+    found = train(net(), data=picture_splits(), budget=0.5, norm="l2", out="run", **QUICK)
+    assert found.job.step.budget == Budget(0.5, "l2")
+
+
+# objects --------------------------------------------------------------------------------------------------------------
+def loaders(shuffle: bool = True) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    images, held_out = picture_set(40), picture_set(12, 1)
+    return (
+        DataLoader(TensorDataset(images.x.float() / 255, images.y), batch_size=16, shuffle=shuffle),
+        DataLoader(TensorDataset(held_out.x.float() / 255, held_out.y), batch_size=5),
+    )
+
+
+def test_the_second_level_is_objects() -> None:
+    student, teacher = net(), matcher()
+    before = state(student)
+    result = distill(student, teacher, data=loaders(), method="rslad+mmard", budget=BUDGET, out="run", **QUICK)
+    assert result.job.student is student
+    assert result.splits is None
+    assert not same(state(student), before), "the object itself is trained"
+    best, _ = result.run.load_weights("best")
+    assert result.network() is student
+    assert same(state(student), best)
+    assert not student.training
+    assert same(state(result.network("last")), result.run.load_weights("last")[0])
+    config = result.run.config
+    assert (config["student"], config["teacher"], config["data"]) == (
+        "given:Sequential",
+        "given:Matcher",
+        "given:tuple",
+    )
+    with pytest.raises(Refused, match="can be built by name"):
+        evaluate(result.run.path, picture_set(12), ["fgsm"], budget=BUDGET)
+
+
+def test_methods_are_values() -> None:
+    """What is made in Python is what is trained, and its parameters are not lost on the way."""
+    weights = {}
+    for name, method in {
+        "weak": mmard(rslad(), guide=0.0),
+        "default": mmard(rslad()),
+        "strong": mmard(rslad(), guide=3.0),
+        "halves": halves(adaad(), igdm(ard())),
+    }.items():
+        result = distill(net(), matcher(), data=picture_splits(), method=method, budget=BUDGET, out=name, **QUICK)
+        assert result.job.method is method
+        assert result.run.config["method"] == f"given:{method.name}"
+        weights[name] = result.run.weights_file("last").read_bytes()
+    assert len(set(weights.values())) == len(weights)
+    by_name = distill(net(), matcher(), data=picture_splits(), method="rslad+mmard", budget=BUDGET, out="name", **QUICK)
+    assert by_name.run.weights_file("last").read_bytes() == weights["default"]
+
+
+def test_a_method_written_here_is_trained_like_any_other() -> None:
+    def outer(b: Batch) -> Terms:
+        return {"mine": ce(b.S(b.adv), b.y)}
+
+    mine = Method("mine", pgd_at().inner, outer, "this test", ("", ""), {"S": ("x_adv",)}, nets=("S",), start="uniform")
+    one = train(net(), data=picture_splits(), method=mine, budget=BUDGET, out="mine", **QUICK)
+    two = train(net(), data=picture_splits(), method="pgd_at", budget=BUDGET, out="theirs", **QUICK)
+    assert same(state(one.network("last")), state(two.network("last")))
+
+
+def test_observers_see_what_the_log_keeps() -> None:
+    seen: list[Event] = []
+    result = train(net(), data=picture_splits(), budget=BUDGET, out="run", observers=[seen.append], **QUICK)
+    assert [event for event in seen if event["kind"] != "tick"] == result.run.log()
+    assert result.position.best_epoch in (1, 2)
+
+
+def test_tensorboard_sees_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Board:
+        def __init__(self, folder: Path) -> None:
+            self.folder, self.seen = folder, list[Event]()
+            boards.append(self)
+
+        def __call__(self, event: Event) -> None:
+            self.seen.append(event)
+
+        def close(self) -> None:
+            self.seen.append({"kind": "closed"})
+
+    boards: list[Board] = []
+    asked: list[bool] = []
+    monkeypatch.setattr("mmard.api.TensorBoard", Board)
+    monkeypatch.setattr("mmard.api.writer_class", lambda: asked.append(Path("run").exists()))
+    train(net(), data=picture_splits(), budget=BUDGET, out="run", tensorboard=True, **QUICK)
+    assert asked == [False], "whether it is there is asked before the folder is made"
+    assert boards[0].folder == Path("run/tensorboard")
+    kinds = [event["kind"] for event in boards[0].seen]
+    assert (kinds[0], kinds[-2], kinds[-1]) == ("start", "epoch", "closed")
+
+
+# resuming -------------------------------------------------------------------------------------------------------------
+def stopping(after: int) -> Any:
+    def observe(event: Event) -> None:
+        if event["kind"] in ("tick", "step") and event["step"] == after:
+            signal.raise_signal(signal.SIGINT)
+
+    return observe
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["names", "objects"])
+def test_a_run_goes_on_where_it_stopped(given: bool) -> None:
+    def go(out: str, resume: bool = False, observers: Any = ()) -> Trained:
+        fixed: dict[str, Any] = {} if resume else {**QUICK, "budget": BUDGET, "average": "ema", "seed": 3}
+        if given:
+            objects: dict[str, Any] = {"data": loaders(), "method": mmard(rslad(), beta=0.5)}
+            return distill(net(), matcher(), out=out, resume=resume, observers=observers, **objects, **fixed)
+        named: dict[str, Any] = {"data": picture_splits(), "method": "ard+igdm"}
+        return distill("cnn-4", "little:matcher", out=out, resume=resume, observers=observers, **named, **fixed)
+
+    whole = go("whole")
+    for step in (1, 2, 3):
+        with pytest.raises(Interrupted):
+            go("stopped", resume=step > 1, observers=[stopping(step)])
+    stopped = go("stopped", resume=True)
+    assert stopped.job.settings == whole.job.settings
+    for which in ("best", "last"):
+        assert stopped.run.weights_file(which).read_bytes() == whole.run.weights_file(which).read_bytes()
+
+
+def test_a_run_that_goes_on_keeps_its_settings() -> None:
+    train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", **QUICK)
+    found = train("cnn-8", data=picture_splits(), out="run", resume=True, budget=0.3, epochs=9, method="trades")
+    assert found.job.method.name == "pgd_at"
+    assert (found.job.recipe.epochs, found.job.step.budget) == (2, BUDGET)
+    assert found.position.finished
+
+
+def test_what_cannot_go_on_is_refused() -> None:
+    with pytest.raises(Refused, match="resume: expected the folder of a run as `out`, got none"):
+        train("cnn-4", data=picture_splits(), resume=True)
+    with pytest.raises(Refused, match="absent: expected a run folder, got no such folder"):
+        train("cnn-4", data=picture_splits(), out="absent", resume=True)
+    train(net(), data=picture_splits(), budget=BUDGET, out="run", **QUICK)
+    with pytest.raises(Refused, match="expected a new folder, got one that holds a run"):
+        train("cnn-4", data=picture_splits(), out="run")
+    with pytest.raises(Refused, match="setting model: expected the object itself, got given:Sequential"):
+        train("cnn-4", data=picture_splits(), out="run", resume=True)
+    with pytest.raises(Refused, match="setting data: expected the object itself, got given:Splits"):
+        train(net(), data="digits", out="run", resume=True)
+    with pytest.raises(Refused, match="setting 'model': expected a name that DistillSettings has"):
+        distill(net(), matcher(), data=picture_splits(), out="run", resume=True)
+
+
+# one step -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("spec", ["pgd_at", "trades", "rslad+mmard", "adaad+igdm", "iad_i", "kd"])
+def test_the_third_level_is_one_step_and_equals_the_trainers(spec: str, tmp_path: Path) -> None:
+    """A loop of one's own, with one's own optimiser, makes the same weights to the bit."""
+    trained, mine, teacher = net(), net(), matcher()
+    method = compose(spec)
+    nets = {"S": trained, "T": teacher}
+    fit(
+        Step(method, nets, PGD(3, BUDGET.eps / 4, method.start), BUDGET, seed=5),
+        batches_of(),
+        RECIPE,
+        new_run(tmp_path / "run"),
+        validation,
+        facts=FACTS,
+    )
+
+    step = training_step(mine, teacher, method=spec, budget=BUDGET, steps=3, seed=5)
+    optimizer = torch.optim.SGD(mine.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    batches = batches_of()
+    for epoch in range(RECIPE.epochs):
+        for number, (x, y) in enumerate(batches.epoch(epoch)):
+            optimizer.param_groups[0]["lr"] = RECIPE.lr_at(epoch, number, batches.steps)
+            loss, terms = step(x, y, progress=(epoch + 1) / RECIPE.epochs)
+            assert loss.item() == pytest.approx(sum(term.mean().item() for term in terms.values()), rel=1e-5)
+            assert all(term.shape == y.shape for term in terms.values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert same(state(mine), state(trained))
+
+
+def test_a_step_takes_its_attack_from_what_is_said() -> None:
+    step: Any = training_step(net(), matcher(), method=trades(), budget="8/255")
+    assert (step.attack.steps, step.attack.step_size, step.attack.start) == (10, 2 / 255, "gaussian")
+    step = training_step(net(), matcher(), method=rslad(), budget=0.1, steps=3, step_size="1/255")
+    assert (step.attack.steps, step.attack.step_size) == (3, 1 / 255)
+    with pytest.raises(Refused, match="are eps and step_size swapped"):
+        training_step(net(), matcher(), budget="2/255", step_size="8/255")
+    with pytest.raises(Refused, match=r"expected the networks S, T, got no T; give a teacher"):
+        training_step(net(), method="rslad", budget=0.1)
+    with pytest.raises(Refused, match="did you mean 8/255"):
+        training_step(net(), matcher(), budget=8)
+
+
+def test_a_method_without_a_teacher_needs_none() -> None:
+    loss, terms = training_step(net(), method="pgd_at", budget=0.1)(torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 2, 0]))
+    assert list(terms) == ["adv"]
+    loss.backward()
+
+
+# evaluation -----------------------------------------------------------------------------------------------------------
+def test_evaluation_takes_a_module_a_run_or_a_file() -> None:
+    found = train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", **QUICK)
+    images = picture_set(30, 4)
+    module = evaluate(found.network(), images, ["fgsm", "pgd-2"], budget=BUDGET)
+    for model in (found.run.path, "run", "run/best.safetensors"):
+        scores = evaluate(model, images, "fgsm,pgd-2", budget=BUDGET)
+        assert [s.correct for s in scores] == [s.correct for s in module]
+        assert [s.weights for s in scores] == [s.weights for s in module]
+    with pytest.raises(Refused, match="expected 10 classes"):
+        evaluate("run", load("digits").test, ["fgsm"], budget=BUDGET)
+    with pytest.raises(Refused, match="attack 'fsgm'"):
+        evaluate(found.network(), images, "fsgm", budget=BUDGET)
+
+
+def test_a_seed_and_a_batch_size_are_in_the_record() -> None:
+    scores = evaluate(matcher(), picture_set(30), ["pgd-2"], budget=0.1, seed=8, batch_size=7)
+    assert {(s.seed, s.batch_size, s.n) for s in scores} == {(8, 7, 30)}
+
+
+# everything in the catalogue ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_trained_by_name(name: str) -> None:
+    given: dict[str, Any] = {
+        "data": picture_splits(),
+        "method": name,
+        "budget": BUDGET,
+        "out": "run",
+        **QUICK,
+        "epochs": 1,
+    }
+    needs_teacher = compose(name).needs_teacher
+    found = distill("cnn-4", matcher(), **given) if needs_teacher else train("cnn-4", **given)
+    assert found.position.step == 3
+    (epoch,) = [event for event in found.run.log() if event["kind"] == "epoch"]
+    assert np.isfinite([value for key, value in epoch.items() if key not in ("kind", "best")]).all()
+    assert Run.open("run").load_weights("best")[1]["num_classes"] == CLASSES
+    assert isinstance(found.network(), nn.Module)

@@ -1,0 +1,327 @@
+"""Evaluation against what is known without it: linear models image for image, constant ones, and robust ones."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from little import CLASSES, SHAPE, matcher, net, picture_set, same, state
+from torch import Tensor, nn
+
+from mmard.attacks import Trial, trial
+from mmard.balls import Budget
+from mmard.data import ImageSet
+from mmard.errors import Refused
+from mmard.evaluation.evaluate import Measured, accuracies, evaluate
+from mmard.weights import weights_hash
+
+BUDGET = Budget(0.1)
+SPECS = ("fgsm", "pgd-5", "cw-5")
+
+
+def measure(
+    model: nn.Module, images: ImageSet, specs: tuple[str, ...] = SPECS, budget: Budget = BUDGET, **settings: Any
+) -> dict[str, Measured]:
+    trials = [trial(spec, budget) for spec in specs]
+    found = evaluate(model, images, trials, budget, **{"split": "test", "which": "best", **settings})
+    return {each.score.attack: each for each in found}
+
+
+def grey_set(n: int = 200, seed: int = 0, classes: int = 2) -> ImageSet:
+    """Noise away from black and white, so that the ball never meets the box."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(90, 166, (n, *SHAPE), generator=g, dtype=torch.uint8)
+    return ImageSet(x, torch.randint(classes, (n,), generator=g), tuple("ab"[:classes]), "grey")
+
+
+def linear(seed: int = 0) -> nn.Sequential:
+    """Two classes, weights of both signs and none near zero, in float64 behind a cast."""
+    g = torch.Generator().manual_seed(seed)
+
+    class Exact(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            draw = 2 * torch.rand(2, 16, generator=g, dtype=torch.float64) - 1
+            self.weight = nn.Parameter(draw + 0.1 * draw.sign())
+            self.bias = nn.Parameter(-self.weight.detach().sum(1) / 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.double().flatten(1) @ self.weight.T + self.bias
+
+    return nn.Sequential(Exact())
+
+
+# against closed forms -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("eps", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("spec", ["fgsm", "pgd-20", "cw-20"])
+def test_a_linear_model_falls_where_its_margin_says(eps: float, norm: str, spec: str) -> None:
+    """It survives exactly where the margin exceeds eps times the dual norm of the difference of its weights."""
+    model, images, budget = linear(), grey_set(), Budget(eps, norm)
+    x, y = images.x.double() / 255, images.y
+    with torch.no_grad():
+        z = model(x)
+    margin = z.gather(1, y[:, None])[:, 0] - z.gather(1, 1 - y[:, None])[:, 0]
+    across = (model[0].weight[0] - model[0].weight[1]).detach()
+    reach = eps * (across.abs().sum() if norm == "linf" else across.norm())
+    sure = (margin - reach).abs() > 1e-5  # the images are float32
+    assert sure.double().mean() > 0.9
+    expected = (margin > reach).numpy()
+    assert 0 < expected.sum() < (margin > 0).sum()
+    mask = measure(model, images, (spec,), budget)[spec].mask
+    assert np.array_equal(mask[sure], expected[sure])
+
+
+class Rounding(nn.Module):
+    """Robust by construction: every pixel is taken to black or white before anything is decided."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x + ((x > 0.5).float() - x).detach())
+
+
+def test_a_model_that_is_robust_by_construction_keeps_its_accuracy() -> None:
+    images = picture_set(60)
+    away = images.x.float() / 255
+    x = torch.where(away > 0.5, away.clamp_min(0.65), away.clamp_max(0.35))
+    images = ImageSet((255 * x).round().to(torch.uint8), images.y, images.classes, "away from grey")
+    found = measure(Rounding(matcher(images)), images, ("fgsm", "pgd-10", "cw-10"))
+    assert found["clean"].score.accuracy > 0.9
+    for each in found.values():
+        assert np.array_equal(each.mask, found["clean"].mask)
+
+
+def test_a_constant_model_is_right_on_its_class_under_any_attack() -> None:
+    class Constant(nn.Module):
+        def __init__(self, logits: list[float]) -> None:
+            super().__init__()
+            self.register_buffer("logits", torch.tensor(logits))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.logits + 0 * x.flatten(1)[:, :1]
+
+    images = picture_set(30)
+    for each in measure(Constant([0.0, 1.0, 0.0]), images).values():
+        assert np.array_equal(each.mask, (images.y == 1).numpy())
+    # A tie is no decision.
+    assert measure(Constant([1.0, 1.0, 0.0]), images)["clean"].score.correct == 0
+
+
+def test_a_large_radius_leaves_nothing() -> None:
+    found = measure(matcher(), picture_set(30), ("pgd-20",), Budget(0.9))
+    assert found["clean"].score.accuracy == 1
+    assert found["pgd-20"].score.accuracy == 0
+
+
+# masks ----------------------------------------------------------------------------------------------------------------
+def test_scores_count_their_masks_and_the_worst_is_their_conjunction() -> None:
+    images = picture_set(60, seed=3)
+    found = measure(net(seed=4), images, budget=Budget(0.03))
+    assert list(found) == ["clean", *SPECS, "worst_of_fgsm,pgd-5,cw-5"]
+    for each in found.values():
+        assert each.mask.shape == (60,)
+        assert each.mask.dtype == np.bool_
+        assert each.score.correct == each.mask.sum()
+        assert each.score.n == 60
+        assert not (each.mask & ~found["clean"].mask).any()
+    worst = found["worst_of_fgsm,pgd-5,cw-5"]
+    assert np.array_equal(worst.mask, np.logical_and.reduce([found[spec].mask for spec in SPECS]))
+    assert worst.score.seconds == pytest.approx(sum(found[name].score.seconds for name in ("clean", *SPECS)))
+
+
+def test_one_attack_needs_no_worst() -> None:
+    assert list(measure(matcher(), picture_set(6), ("fgsm",))) == ["clean", "fgsm"]
+    assert list(measure(matcher(), picture_set(6), ())) == ["clean"]
+
+
+def test_an_image_that_is_misread_already_is_not_attacked() -> None:
+    images = grey_set(40)
+    model = linear()
+    attacked: list[Tensor] = []
+
+    def spying(spec: str) -> Trial:
+        real = trial(spec, BUDGET)
+
+        def attack(model: nn.Module, objective: Any, x: Tensor, budget: Budget, **rest: Any) -> Tensor:
+            attacked.append(x)
+            return real.attack(model, objective, x, budget, **rest)
+
+        return Trial(real.spec, real.label, attack, real.loss)  # type: ignore[arg-type]
+
+    clean, _ = evaluate(model, images, [spying("fgsm")], BUDGET, split="test", which="best", batch_size=7)
+    right = torch.from_numpy(clean.mask)
+    assert 0 < right.sum() < 40
+    assert torch.equal(torch.cat(attacked), images.x[right].float() / 255)
+    assert [len(x) for x in attacked][:-1] == [7] * (len(attacked) - 1)
+
+
+def test_a_model_that_is_never_right_is_not_attacked_at_all() -> None:
+    images = picture_set(12)
+    wrong = ImageSet(images.x, (images.y + 1) % CLASSES, images.classes, "relabelled")
+    assert [each.score.correct for each in measure(matcher(), wrong).values()] == [0] * 5
+
+
+# what is left alone ---------------------------------------------------------------------------------------------------
+def test_the_model_is_put_back_as_it_was() -> None:
+    model = net(seed=1, dropout=0.5)
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    before = state(model), [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    generators = torch.get_rng_state()
+    measure(model, picture_set(20))
+    assert same(state(model), before[0])
+    assert [m.training for m in model.modules()] == before[1]
+    assert [p.requires_grad for p in model.parameters()] == before[2]
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), generators)
+
+
+def test_it_is_frozen_and_in_eval_mode_inside_and_after_an_error_as_before() -> None:
+    inside: list[tuple[bool, bool]] = []
+
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = matcher()
+
+        def forward(self, x: Tensor) -> Tensor:
+            inside.append((self.training, self.model[1].weight.requires_grad))
+            if x.requires_grad:
+                raise ZeroDivisionError
+            return self.model(x)
+
+    model = Failing().train()
+    with pytest.raises(ZeroDivisionError):
+        measure(model, picture_set(6))
+    assert inside == [(False, False), (False, False)]
+    assert model.training
+    assert model.model[1].weight.requires_grad
+
+
+# determinism ----------------------------------------------------------------------------------------------------------
+def counting(model: nn.Module, images: ImageSet, **settings: Any) -> list[list[bool]]:
+    found = measure(model, images, ("pgd-2", "cw-2"), Budget(0.05), **settings)
+    return [each.mask.tolist() for each in found.values()]
+
+
+def test_a_seed_decides_everything() -> None:
+    model, images = net(seed=2), picture_set(150, seed=5)
+    assert counting(model, images, seed=3) == counting(model, images, seed=3)
+    assert len({json.dumps(counting(model, images, seed=seed)) for seed in range(5)}) > 1
+
+
+def test_an_attack_does_not_depend_on_the_others_beside_it() -> None:
+    model, images = net(seed=2), picture_set(150, seed=5)
+    alone = measure(model, images, ("pgd-2",), Budget(0.05))["pgd-2"].mask
+    beside = measure(model, images, ("cw-2", "pgd-2"), Budget(0.05))["pgd-2"].mask
+    assert np.array_equal(alone, beside)
+
+
+def test_every_batch_of_every_attack_has_a_random_start_of_its_own() -> None:
+    starts: list[int] = []
+
+    def noting(spec: str) -> Trial:
+        real = trial(spec, BUDGET)
+
+        def attack(
+            model: nn.Module, objective: Any, x: Tensor, budget: Budget, *, generator: torch.Generator
+        ) -> Tensor:
+            starts.append(generator.initial_seed())
+            return x
+
+        return Trial(real.spec, real.label, attack, real.loss)  # type: ignore[arg-type]
+
+    trials = [noting(spec) for spec in ("pgd-2", "cw-2", "pgd-3")]
+    for seed in (0, 1):
+        evaluate(matcher(), picture_set(30), trials, BUDGET, split="test", which="best", seed=seed, batch_size=10)
+    assert len(set(starts)) == len(starts) == 2 * 3 * 3
+
+
+def test_batches_matter_to_random_starts_alone() -> None:
+    """As the docstring has it. FGSM starts at the image and is the same for any batch size."""
+    model, images = net(seed=2).double(), picture_set(150, seed=5)
+
+    class Exact(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x.double())
+
+    for size in (1, 7, 150, 1000):
+        found = measure(Exact(), images, ("fgsm",), Budget(0.05), batch_size=size)
+        assert np.array_equal(found["fgsm"].mask, measure(Exact(), images, ("fgsm",), Budget(0.05))["fgsm"].mask)
+        assert found["fgsm"].score.batch_size == size
+
+
+@given(st.integers(1, 40), st.integers(1, 50))
+def test_every_image_is_looked_at_once(n: int, size: int) -> None:
+    seen: list[tuple[str, int, int]] = []
+    images = picture_set(n)
+    found = measure(
+        matcher(), images, ("fgsm",), Budget(1e-4), batch_size=size, progress=lambda *told: seen.append(told)
+    )
+    clean = [done for name, done, whole in seen if name == "clean" and whole == n]
+    assert clean == [*range(size, n, size), n]
+    right = found["clean"].score.correct
+    assert [done for name, done, whole in seen if name == "fgsm" and whole == right][-1] == right
+
+
+# records and refusals -------------------------------------------------------------------------------------------------
+def test_records_say_what_was_measured() -> None:
+    model, images = matcher(), picture_set(12)
+    found = measure(model, images, ("fgsm", "pgd-5"), seed=4, batch_size=5)
+    for name, each in found.items():
+        record = json.loads(json.dumps(each.score.record()))
+        assert record["weights"] == weights_hash(model)
+        assert record["data"] == images.fingerprint()
+        assert (record["split"], record["which"], record["images"]) == ("test", "best", "pictures")
+        assert (record["seed"], record["batch_size"], record["n"]) == (4, 5, 12)
+        assert (record["norm"], record["eps"]) == ((None, None) if name == "clean" else ("linf", 0.1))
+        assert record["seconds"] >= 0
+    assert found["pgd-5"].score.label == "PGD-5 (CE, step 0.025, uniform start, 1 restart)"
+    assert len({each.score.slug for each in found.values()}) == len(found)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
+    class Broken(nn.Module):
+        """Well behaved in the first eight images."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = matcher()
+            self.seen = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen += len(x)
+            return self.model(x) if self.seen <= 8 else self.model(x) * value
+
+    with pytest.raises(Refused, match="clean, images 8 to 11: expected finite logits, got NaN or infinity"):
+        measure(Broken(), picture_set(12), batch_size=4)
+
+
+def test_validation_sees_both_accuracies() -> None:
+    model, images = net(seed=2), picture_set(150, seed=5)
+    budget = Budget(0.05)
+    found = measure(model, images, ("pgd-2",), budget, seed=3)
+    expected = found["clean"].score.accuracy, found["pgd-2"].score.accuracy
+    assert accuracies(model, images, trial("pgd-2", budget), budget, seed=3) == expected
+    assert 0 < expected[1] < expected[0] < 1
+
+
+def test_weaker_attacks_leave_more() -> None:
+    found = measure(net(seed=2), picture_set(150, seed=5), ("fgsm", "pgd-20", "cw-20"), Budget(0.05))
+    score = {name: each.score.accuracy for name, each in found.items()}
+    worst = score.pop("worst_of_fgsm,pgd-20,cw-20")
+    assert worst <= min(score.values())
+    assert max(score.values()) == score["clean"]

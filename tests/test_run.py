@@ -1,0 +1,183 @@
+"""The run folder: made once, never over something else, and readable after any death."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from little import net, same, state
+
+from mmard.environment import environment, now
+from mmard.errors import Refused
+from mmard.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", {"epochs": 3, "method": "rslad"})
+
+
+# making and opening ---------------------------------------------------------------------------------------------------
+def test_a_new_run_holds_its_config_and_where_it_was_made(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "deep" / "er" / "run", {"epochs": 3})
+    assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "environment.json"]
+    assert Run.open(str(run.path)).config == {"epochs": 3}
+    (here,) = json.loads((run.path / "environment.json").read_text())
+    assert here["versions"]["torch"] == torch.__version__
+    assert not run.has_state
+    assert run.log() == run.score_records() == []
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
+    assert Run.create(tmp_path, {}).config == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("config.json", "expected a new folder, got one that holds a run; resume it with --resume .*run, or choose"),
+        ("thesis.tex", "expected a new or empty folder, got one with other files; choose another --out"),
+        (None, "expected a new or empty folder, got a file; choose another --out"),
+    ],
+)
+def test_a_folder_in_use_is_refused_and_untouched(content: str | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    if content is None:
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / content).write_text("mine")
+    for make in (Run.refuse_taken, lambda path: Run.create(path, {})):
+        with pytest.raises(Refused, match=words):
+            make(path)
+    assert (path if content is None else path / content).read_text() == "mine"
+    assert len(list(tmp_path.rglob("*"))) == (1 if content is None else 2)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="expected to make this folder, got Not a directory"):
+        Run.create(tmp_path / "file" / "run", {})
+
+
+def test_what_is_no_run_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"expected a run folder, got a folder without config\.json; mmard train and"):
+        Run.open(tmp_path)
+    with pytest.raises(Refused, match="expected a run folder, got no such folder"):
+        Run.open(tmp_path / "absent")
+
+
+def test_a_broken_config_is_named(run: Run) -> None:
+    (run.path / "config.json").write_text("[1]")
+    with pytest.raises(Refused, match=r"config\.json: expected an object of settings, got list"):
+        _ = Run.open(run.path).config
+
+
+# environment ----------------------------------------------------------------------------------------------------------
+def test_every_process_is_noted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/mmard", "distill", "--out", "a folder"])
+    run.note_environment()
+    first, second = json.loads((run.path / "environment.json").read_text())
+    assert second["command"] == "mmard distill --out 'a folder'"
+    assert first.keys() == second.keys()
+
+
+def test_the_environment_says_where_a_number_was_made() -> None:
+    here = environment()
+    assert json.loads(json.dumps(here)) == here
+    assert here["threads"] == torch.get_num_threads()
+    assert here["cores"] == os.cpu_count()
+    assert here["commit"] is None or len(here["commit"].removesuffix("+dirty")) == 40
+    assert set(here) >= {"mmard", "python", "versions", "platform", "cpu", "gpus", "written"}
+    assert now() == now()[:19] + "+00:00"
+
+
+# log ------------------------------------------------------------------------------------------------------------------
+def test_events_come_back_in_order(run: Run) -> None:
+    events = [{"kind": "step", "step": n, "epoch": 0, "loss": n / 3} for n in range(5)]
+    for event in events:
+        run.append(event)
+    assert run.log() == events
+
+
+def test_a_torn_last_line_is_dropped_and_what_follows_it_is_read(run: Run) -> None:
+    run.append({"step": 1, "epoch": 0})
+    with run.log_file.open("a") as log:
+        log.write('{"step": 2, "ep')
+    assert run.log() == [{"step": 1, "epoch": 0}]
+    run.rewind_log(1, 0)
+    run.append({"step": 2, "epoch": 0})
+    assert run.log() == [{"step": 1, "epoch": 0}, {"step": 2, "epoch": 0}]
+
+
+def test_rewinding_drops_what_came_later(run: Run) -> None:
+    places = [(0, 0), (3, 0), (3, 1), (4, 1), (6, 1), (6, 2)]
+    for step, epoch in places:
+        run.append({"step": step, "epoch": epoch})
+    for step, epoch in reversed(places):
+        run.rewind_log(step, epoch)
+        kept = [(e["step"], e["epoch"]) for e in run.log()]
+        assert kept == [place for place in places if place <= (step, epoch)]
+    run.rewind_log(-1, -1)
+    assert run.log() == []
+
+
+# weights, state, scores -----------------------------------------------------------------------------------------------
+def test_weights_and_state_come_back(run: Run) -> None:
+    run.save_weights("best", state(net(1)), {"epoch": 2})
+    run.save_weights("last", state(net(2)), {"epoch": 3})
+    run.save_state(state(net(3)), {"position": {"step": 9}})
+    again = Run.open(run.path)
+    assert again.has_state
+    for (tensors, facts), seed, expected in (
+        (again.load_weights("best"), 1, {"epoch": 2}),
+        (again.load_weights("last"), 2, {"epoch": 3}),
+        (again.load_state(), 3, {"position": {"step": 9}}),
+    ):
+        assert same(tensors, state(net(seed)))
+        assert facts == expected
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_weights_that_were_never_saved_are_refused(run: Run, which: str) -> None:
+    with pytest.raises(Refused, match=f"expected {which} weights, got a run without any; has it been trained"):
+        run.load_weights(which)
+
+
+def test_halves_of_files_are_swept_and_nothing_else(run: Run) -> None:
+    run.append({"step": 0})
+    run.save_state({}, {})
+    mine = [run.path / name for name in (".notes.txt", ".state", "state.safetensors.bak")]
+    halves = [run.path / f".{name}.x1y2z3" for name in ("state.safetensors", "best.safetensors", "log.jsonl")]
+    for file in (*mine, *halves):
+        file.write_text("")
+    run.sweep()
+    assert all(file.exists() for file in mine)
+    assert not any(file.exists() for file in halves)
+    assert run.has_state
+    assert run.log() == [{"step": 0}]
+
+
+def test_scores_are_records_with_masks(run: Run) -> None:
+    mask = np.array([True, False, True])
+
+    def write(path: Path) -> None:
+        assert not any(run.scores.glob("a.*")), "the mask first, and under a name that nobody reads"
+        with path.open("wb") as file:
+            np.save(file, mask)
+
+    def fail(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    run.save_score("a", {"attack": "clean", "correct": 3}, write)
+    run.save_score("b", {"attack": "pgd-20", "correct": 2}, lambda path: None)
+    run.save_score("b", {"attack": "pgd-20", "correct": 1}, lambda path: None)
+    with pytest.raises(KeyboardInterrupt):
+        run.save_score("c", {"attack": "cw-30", "correct": 1}, fail)
+    assert run.score_records() == [{"attack": "clean", "correct": 3}, {"attack": "pgd-20", "correct": 1}]
+    assert np.array_equal(np.load(run.scores / "a.npy"), mask)
