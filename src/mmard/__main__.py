@@ -1,0 +1,7 @@
+"""`python -m mmard` is `mmard`."""
+
+from __future__ import annotations
+
+from mmard.cli import main
+
+main()

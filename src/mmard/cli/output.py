@@ -1,0 +1,135 @@
+"""Consoles, and numbers as people read them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from rich.theme import Theme
+
+THEME = Theme({"quiet": "dim", "strong": "bold", "command": "cyan", "good": "green"})
+
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def console() -> Console:
+    """Where results go: standard output. Lines that are no table are never broken when it is not a terminal."""
+    return Console(theme=THEME, highlight=False)
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches standard output in a terminal that can redraw."""
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
+
+
+def watched() -> Console | None:
+    """Where passing progress goes: standard error, if somebody watches it in a terminal that can redraw."""
+    err = Console(theme=THEME, highlight=False, stderr=True)
+    return err if sys.stderr.isatty() and not err.is_dumb_terminal else None
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    print("mmard: " + " ".join(message.split()), file=sys.stderr)
+
+
+def line(out: Console, text: str = "", style: str = "") -> None:
+    """One line, which a file gets whole however long it is, and a terminal folded under its own indent."""
+    if out.is_terminal:
+        indent = len(text) - len(text.lstrip())
+        out.print(Padding(Text(text.strip(), style=style), (0, 0, 0, indent)))
+    else:
+        out.print(Text(text, style=style), soft_wrap=True)
+
+
+def put(out: Console, table: Table, indent: int = 0) -> None:
+    """A table, without blanks at the ends of its lines where they would stay in a file."""
+    padded = Padding(table, (0, 0, 0, indent), expand=False)
+    if out.is_terminal:
+        out.print(padded)
+        return
+    with out.capture() as captured:
+        out.print(padded)
+    for text in captured.get().splitlines():
+        out.print(Text(text.rstrip()), soft_wrap=True)
+
+
+def table(*columns: str, right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
+    """A table without rules: quiet heads, numbers at the right, long text folded."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="quiet", show_edge=False)
+    for name in columns:
+        made.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=name not in fold,
+            overflow="fold" if name in fold else "ellipsis",
+        )
+    return made
+
+
+def commands(out: Console, title: str, lines: Iterable[str]) -> None:
+    """Commands to type next, each on one line that can be copied."""
+    out.print()
+    out.print(Text(title, style="quiet"))
+    for each in lines:
+        out.print(Text("  " + each, style="command"), soft_wrap=True)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as a percentage.
+
+    >>> percent(0.7312)
+    '73.1%'
+    """
+    return f"{100 * share:.1f}%"
+
+
+def points(low: float, high: float) -> str:
+    """An interval of shares in [0, 1], in percent.
+
+    >>> points(0.702, 0.76)
+    '70.2 to 76.0'
+    """
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the two units that matter.
+
+    >>> [duration(s) for s in (0.42, 7.3, 130, 4000, 200_000)]
+    ['0.42 s', '7 s', '2 min 10 s', '1 h 06 min', '2 d 07 h']
+    """
+    if seconds < 1:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
+
+
+def significant(value: float) -> str:
+    """A number with four significant digits.
+
+    >>> significant(0.0001234567), significant(12.5)
+    ('0.0001235', '12.5')
+    """
+    return f"{value:.4g}"
+
+
+def plural(n: int, thing: str) -> str:
+    """A count and its thing.
+
+    >>> plural(1, "epoch"), plural(1200, "image")
+    ('1 epoch', '1,200 images')
+    """
+    return f"{n:,} {thing}" + ("" if n == 1 else "s")

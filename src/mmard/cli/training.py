@@ -1,0 +1,270 @@
+"""`mmard train` and `mmard distill`: from what was said to a run folder, or to the plan of one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mmard.cli.flags import COMMANDS, Said, with_file
+from mmard.cli.live import Watch, watching
+from mmard.cli.output import INTERRUPTED, commands, complain, console, duration, line, percent, plural, watched
+from mmard.config import DistillSettings, Settings
+from mmard.errors import Refused
+
+if TYPE_CHECKING:
+    from mmard.job import Job
+    from mmard.run import Run
+    from mmard.training.checkpoint import Position
+
+
+def train_or_distill(
+    kind: type[Settings],
+    flags: Said,
+    *,
+    out: Path | None,
+    config: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """One call of `mmard train` or `mmard distill`.
+
+    Raises:
+        Refused: for anything wrong; a new run's folder does not exist by then.
+        typer.Exit: with 130 when the user stopped it, with 1 when the loss ceased to be a number.
+    """
+    if resume is not None:
+        _refuse_beside_resume(flags, out, config)
+        run = opened(resume, kind)
+        _go_on(run, kind, dry_run, quiet)
+        return
+    said = with_file(kind, config, flags)
+    if kind is DistillSettings and "teacher" not in said:
+        mend = "train one: mmard train --method trades --model cnn-32 --data digits --out runs/teacher"
+        raise Refused("distill", expected="--teacher with a run folder or a file of weights", got="none", mend=mend)
+    settings = kind.resolve(said)
+    if out is not None:
+        _folder_refused(out)
+    with busy("reading data and networks"):
+        from mmard.job import default_out, prepare
+        from mmard.run import Run
+
+        job = prepare(settings)
+        _check_trackers(settings)
+    if dry_run:
+        _show_plan(job, said)
+        return
+    if out is None:
+        out = _free(Path(default_out(settings, job.method.name)))
+    run = Run.create(out, settings.as_config())
+    _train(job, run, kind, quiet)
+
+
+def _refuse_beside_resume(flags: Said, out: Path | None, config: Path | None) -> None:
+    others = [f"--{name.replace('_', '-')}" if name != "params" else "--param" for name in flags]
+    others += ["--out"] if out is not None else []
+    others += ["--config"] if config is not None else []
+    if others:
+        raise Refused(
+            "--resume",
+            expected="no other setting",
+            got=", ".join(others),
+            mend="a run resumes with the settings it began with",
+        )
+
+
+def opened(path: Path, kind: type[Settings]) -> Run:
+    """The run in a folder, if it is one of this command's.
+
+    Raises:
+        Refused: if there is none, or the other command made it.
+    """
+    from mmard.run import Run
+
+    run = Run.open(path)
+    command = command_of(run.config)
+    if command != COMMANDS[kind]:
+        mend = f"go on with: mmard {command} --resume {shlex.quote(str(path))}"
+        raise Refused(str(path), expected=f"a run of mmard {COMMANDS[kind]}", got=f"one of mmard {command}", mend=mend)
+    return run
+
+
+def command_of(config: dict[str, Any]) -> str:
+    """The command that made a run, by the settings it has."""
+    return "distill" if "student" in config else "train"
+
+
+def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool) -> None:
+    from mmard.job import prepare
+
+    if (position := position_of(run)) is not None and position.finished:
+        if quiet:
+            print(run.path)
+            return
+        out = console()
+        line(out, f"{run.path} is finished: {plural(position.epoch, 'epoch')}.")
+        _next_commands(run)
+        return
+    said = run.config
+    with busy("reading data and networks"):
+        job = prepare(kind.resolve(said))
+        _check_trackers(job.settings)
+    if dry_run:
+        _show_plan(job, said, done=position.epoch if position else 0)
+        return
+    _train(job, run, kind, quiet)
+
+
+def position_of(run: Run) -> Position | None:
+    """Where a run stands; None before its first save."""
+    from mmard.training.checkpoint import Position
+
+    if not run.has_state:
+        return None
+    _, facts = run.load_state()
+    if "position" not in facts:
+        raise Refused(str(run.path), expected="the state of a training", got="a file without counters")
+    return Position(**facts["position"])
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """A passing word on what takes a moment, in a terminal."""
+    err = watched()
+    return err.status(what, spinner="dots", spinner_style="quiet") if err is not None else nullcontext()
+
+
+def _folder_refused(out: Path) -> None:
+    from mmard.run import Run
+
+    Run.refuse_taken(out)
+
+
+def _free(path: Path) -> Path:
+    """This path, or with a number behind it the first that does not exist."""
+    free, n = path, 1
+    while free.exists():
+        n += 1
+        free = path.with_name(f"{path.name}-{n}")
+    return free
+
+
+def _check_trackers(settings: Settings) -> None:
+    if settings.tensorboard:
+        from mmard.training.tensorboard import writer_class
+
+        writer_class()
+
+
+def _show_plan(job: Job, said: Said, done: int = 0) -> None:
+    from mmard.cli.planned import show_plan
+    from mmard import plan as planning
+
+    with busy(f"measuring steps for about {planning.SECONDS:g} s"):
+        made = planning.plan(job, done, planning.SECONDS)
+    show_plan(made, said)
+
+
+def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
+    from mmard.training.fit import Diverged, Interrupted
+
+    again = f"mmard {COMMANDS[kind]} --resume {shlex.quote(str(run.path))}"
+    if not quiet:
+        _introduce(job, run)
+    try:
+        position = _trained(job, run, quiet)
+    except Interrupted:
+        complain(f"saved; go on with: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        complain(f"stopped at once; the last save stands; go on with: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    except Diverged as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
+    if quiet:
+        print(run.path)
+        return
+    _conclude(job, run, position)
+
+
+def _trained(job: Job, run: Run, quiet: bool) -> Position:
+    watch = Watch(job.recipe.epochs, job.batches.steps, validation_label(job))
+    watch.recall(run.log())
+    close: Callable[[], None] = lambda: None  # noqa: E731
+    with watching(watch, quiet) as observers:
+        if job.settings.tensorboard:
+            from mmard.training.tensorboard import TensorBoard
+
+            board = TensorBoard(run.path / "tensorboard")
+            observers, close = [*observers, board], board.close
+        try:
+            return job.train(run, observers)
+        finally:
+            close()
+
+
+def validation_label(job: Job) -> str:
+    """The attack of validation and its budget, e.g. "PGD-10 at linf 8/255"."""
+    from mmard.attacks import trial
+
+    found = trial(job.settings.val_attack, job.step.budget)
+    return f"{found.label.split(' (')[0]} at {job.step.budget}"
+
+
+def _introduce(job: Job, run: Run) -> None:
+    from mmard.balls import as_fraction
+    from mmard.models import parameter_count
+
+    out, settings = console(), job.settings
+    weights = f"{job.facts['network']} with {plural(parameter_count(job.student), 'weight')}"
+    line(out, f"{job.method.name}: {weights}", "strong")
+    shape = "x".join(map(str, job.validation.image_shape))
+    train = f"{len(job.splits.train):,} training, " if job.splits else ""
+    line(out, f"  {settings.data}: {train}{plural(len(job.validation), 'validation image')} of {shape}")
+    attack = f"attack {settings.steps} x {as_fraction(settings.step_size or settings.eps / 4)} at {job.step.budget}"
+    line(out, f"  {plural(job.recipe.epochs, 'epoch')} of {plural(job.batches.steps, 'step')}, {attack}")
+    for note in job.notes:
+        line(out, f"  {note}")
+    line(out, f"  {run.path}")
+    out.print()
+
+
+def _conclude(job: Job, run: Run, position: Position) -> None:
+    out = console()
+    line(out, f"{run.path}: {plural(position.epoch, 'epoch')} in {duration(position.seconds)}", "strong")
+    found = f"{percent(position.best_clean)} clean, {percent(position.best_robust)} under {validation_label(job)}"
+    line(out, f"  best epoch {position.best_epoch}: {found}, {plural(len(job.validation), 'validation image')}")
+    _next_commands(run)
+
+
+def _next_commands(run: Run) -> None:
+    commands(console(), "next", next_commands(run, finished=True))
+
+
+def next_commands(run: Run, finished: bool) -> list[str]:
+    """What to type next about a run."""
+    path, config = shlex.quote(str(run.path)), run.config
+    if not finished:
+        return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
+    lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]
+    if command_of(config) == "train":
+        use = f"--data {config['data']} --eps {_radius(config['eps'])}"
+        if config.get("data_dir"):
+            use += f" --data-dir {shlex.quote(config['data_dir'])}"
+        lines.append(f"mmard distill --teacher {path} --student {_smaller(config['model'])} {use}")
+    return lines
+
+
+def _smaller(model: str) -> str:
+    return "cnn-4" if model.startswith("cnn") else "resnet18"
+
+
+def _radius(eps: float) -> str:
+    from mmard.balls import as_fraction
+
+    return as_fraction(eps)

@@ -1,0 +1,280 @@
+"""What a training would cost, found out by doing a little of it: passes counted, steps timed, nothing written.
+
+Passes are counted by running one step of a method on a toy network whose forwards and backwards are tapped, so the
+figures are of the code that trains and not of a theory about it.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.attacks import PGD, Trial, Untargeted, trial
+from mmard.balls import Budget
+from mmard.config import Settings, preset_values
+from mmard.data import ImageSet
+from mmard.data.batches import Batches
+from mmard.job import Job
+from mmard.method import Method
+from mmard.methods import METHODS, PLUGINS, compose, parameters
+from mmard.models import parameter_count
+from mmard.modes import evaluating, frozen
+from mmard.seeds import generator
+from mmard.training.step import Step
+
+TOY_CLASSES, TOY_SHAPE, TOY_BATCH = 3, (1, 2, 2), 4
+SECONDS = 5.0
+"""Time that is spent on measuring steps."""
+
+
+# passes -------------------------------------------------------------------------------------------
+@dataclass
+class Passes:
+    """Passes of one batch through one network, in one step.
+
+    Attributes:
+        forwards: all of them, those in train mode included.
+        train_forwards: in train mode.
+        input_backwards: gradients taken with respect to the input.
+        weight_backwards: gradients taken with respect to the weights.
+    """
+
+    forwards: int = 0
+    train_forwards: int = 0
+    input_backwards: int = 0
+    weight_backwards: int = 0
+
+
+class _Tap(torch.autograd.Function):
+    """The identity, which tells when a gradient comes back through it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, told: Callable[[], None]) -> Tensor:
+        ctx.told = told
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        ctx.told()
+        return gradients[0], None
+
+
+_tap: Callable[[Tensor, Callable[[], None]], Tensor] = _Tap.apply
+
+
+class _Tapped(nn.Module):
+    """A linear network that counts what passes through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs = torch.Size(TOY_SHAPE).numel()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, TOY_CLASSES * inputs).view(TOY_CLASSES, inputs))
+        self.passes = Passes()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.forwards += 1
+        self.passes.train_forwards += self.training
+        x = _tap(x, lambda: self._add("input_backwards"))
+        return x.flatten(1) @ _tap(self.weight, lambda: self._add("weight_backwards")).T
+
+    def _add(self, what: str) -> None:
+        setattr(self.passes, what, getattr(self.passes, what) + 1)
+
+
+def count_passes(method: Method, steps: int = 10) -> dict[str, Passes]:
+    """Passes in one step of a method whose attack takes `steps` steps, by letter of the network.
+
+    The step is of the last epoch, when every term has set in.
+
+    >>> from mmard.methods import build
+    >>> count_passes(build("pgd_at"), steps=10)["S"]
+    Passes(forwards=11, train_forwards=1, input_backwards=10, weight_backwards=1)
+    """
+    nets = {letter: _Tapped() for letter in method.nets}
+    for letter in method.forwards:
+        nets[letter].train()
+    x = torch.linspace(0.1, 0.9, TOY_BATCH * torch.Size(TOY_SHAPE).numel()).view(TOY_BATCH, *TOY_SHAPE)
+    y = torch.arange(TOY_BATCH) % TOY_CLASSES
+    budget = Budget(0.1)
+    loss, _ = Step(method, nets, PGD(steps, budget.eps / 4, method.start), budget)(x, y)
+    loss.backward()
+    return {letter: net.passes for letter, net in nets.items()}
+
+
+# speed --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Pace:
+    """Measured steps.
+
+    Attributes:
+        steps: how many were timed.
+        images: in all of them.
+        seconds: all of them took, updates included.
+        peak_bytes: most memory that PyTorch held on the GPU meanwhile; None on a CPU.
+    """
+
+    steps: int
+    images: int
+    seconds: float
+    peak_bytes: int | None = None
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean time of a step."""
+        return self.seconds / self.steps
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second."""
+        return self.images / self.seconds
+
+
+def pace(method: Method, step: Step, batches: Batches, *, seconds: float = SECONDS, least: int = 2) -> Pace:
+    """Time real steps on copies of the networks, which themselves stay as they are.
+
+    Args:
+        method: built anew, since a method may remember what it has seen.
+        step: the networks, attack and budget of the training.
+        batches: training batches.
+        seconds: stop after about so long.
+        least: but time so many steps at least, after one that is not timed.
+    """
+    nets = {letter: copy.deepcopy(net) for letter, net in step.nets.items()}
+    copied = Step(method, nets, step.attack, step.budget, step.seed)
+    weights = [p for net in copied.trained.values() for p in net.train().parameters() if p.requires_grad]
+    # At a rate of zero the networks stay as they are at the start, and a step takes as long as any other.
+    optimizer = torch.optim.SGD(weights, lr=0.0, momentum=0.9)
+    device = weights[0].device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    began, done, images = time.perf_counter(), -1, 0
+    for x, y in chain.from_iterable(batches.epoch(epoch) for epoch in count()):
+        optimizer.zero_grad(set_to_none=True)
+        loss, _ = copied(x, y)
+        loss.backward()
+        optimizer.step()
+        _wait(device)
+        done += 1
+        if done == 0:
+            began = time.perf_counter()
+            continue
+        images += len(y)
+        if done >= least and time.perf_counter() - began >= seconds:
+            break
+    spent = time.perf_counter() - began
+    return Pace(done, images, spent, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None)
+
+
+def attack_seconds(network: nn.Module, images: ImageSet, attack: Trial, budget: Budget, most: int = 128) -> float:
+    """Time of attacking these images, extrapolated from one batch in which no image is let off."""
+    some = images.take(slice(0, most))
+    device = next(network.parameters()).device
+    x, y = some.x.to(device).float() / 255, some.y.to(device)
+    with evaluating(network), frozen(network):
+        began = time.perf_counter()
+        with torch.no_grad():
+            network(x)
+        attack.attack(network, Untargeted(y, attack.loss), x, budget, generator=generator(device, 0, "pace"))
+        _wait(device)
+    return (time.perf_counter() - began) * len(images) / len(some)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# settings -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Origin:
+    """A setting, its value, and whether it was "said", comes from the "preset", or is the "default"."""
+
+    name: str
+    value: Any
+    source: str
+
+
+def origins(settings: Settings, said: Mapping[str, Any]) -> list[Origin]:
+    """Every setting with where its value came from; parameters of methods one by one, by full name.
+
+    Args:
+        settings: as they were resolved.
+        said: what was said, on the command line or in a file.
+    """
+    preset = preset_values(settings.preset, settings.host, settings.data)
+    found = []
+    for name, value in settings.as_config().items():
+        if name != "params":
+            found.append(Origin(name, value, "said" if name in said else "preset" if name in preset else "default"))
+    said_params, preset_params = said.get("params", {}), preset.get("params", {})
+    for full, default in method_parameters(settings).items():
+        source = "said" if full in said_params else "preset" if full in preset_params else "default"
+        found.append(Origin(full, settings.params.get(full, default), source))
+    return found
+
+
+def method_parameters(settings: Settings) -> dict[str, Any]:
+    """Parameters of the methods and plug-ins that are named, by full name, with their defaults."""
+    specs = (settings.inner or settings.method, settings.outer or settings.method)
+    names = dict.fromkeys(part.strip() for spec in specs for part in spec.split("+"))
+    known = [name for name in names if name in METHODS or name in PLUGINS]
+    return {f"{name}.{key}": p.default for name in known for key, p in parameters(name).items()}
+
+
+# the plan -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Plan:
+    """What a training is and what it would cost here.
+
+    Attributes:
+        job: the training, as it would run.
+        weights: number of weights of each network, by letter.
+        passes: counted passes of each network in a step, by letter.
+        pace: measured steps.
+        validation: seconds of one validation.
+        done: epochs that a resumed run has behind it.
+    """
+
+    job: Job
+    weights: dict[str, int]
+    passes: dict[str, Passes]
+    pace: Pace
+    validation: float
+    done: int = 0
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of one epoch, validation included."""
+        return self.job.batches.steps * self.pace.step_seconds + self.validation
+
+    @property
+    def seconds(self) -> float:
+        """Seconds to go."""
+        return self.epoch_seconds * (self.job.recipe.epochs - self.done)
+
+
+def plan(job: Job, done: int = 0, seconds: float = SECONDS) -> Plan:
+    """Count, measure and extrapolate. Networks, run folders and random states are left as they are."""
+    settings = job.settings
+
+    def fresh() -> Method:
+        return compose(settings.method, settings.inner, settings.outer, settings.params)
+
+    steps = job.step.attack.steps if isinstance(job.step.attack, PGD) else settings.steps
+    return Plan(
+        job=job,
+        weights={letter: parameter_count(net) for letter, net in job.step.nets.items()},
+        passes=count_passes(fresh(), steps),
+        pace=pace(fresh(), job.step, job.batches, seconds=seconds),
+        validation=attack_seconds(
+            job.student, job.validation, trial(settings.val_attack, job.step.budget), job.step.budget
+        ),
+        done=done,
+    )
