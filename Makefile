@@ -26,7 +26,7 @@ pip = PIP_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet --disable-pip-
 pytest = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo venv dev test test-slow test-gpu lint fix clean
+.PHONY: help demo venv dev test test-slow test-gpu lint fix docs clean
 .DELETE_ON_ERROR:
 
 help:  ## these lines
@@ -56,6 +56,9 @@ lint: $(DEV)  ## ruff and mypy, changing nothing
 fix: $(DEV)  ## what ruff can mend by itself
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(DEV)  ## write the generated tables of README.md and docs/ anew
+	@$(BIN)/python docs/make_tables.py
 
 clean:  ## remove .venv, caches and build output; runs/ stays
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

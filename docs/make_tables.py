@@ -61,11 +61,11 @@ def costs() -> str:
     rows: list[tuple[object, ...]] = []
     for spec in (*METHODS, *(f"rslad+{plugin}" for plugin in PLUGINS)):
         passes = count_passes(build(spec), STEPS)
-        student, teacher = passes.nets["S"], passes.nets.get("T")
-        rows.append(
-            (code(spec), student.forwards, student.backwards, teacher.forwards if teacher else 0, teacher.backwards if teacher else 0)
-        )
-    return table(("method", "student forwards", "student backwards", "teacher forwards", "teacher backwards"), rows)
+        for letter, own in passes.items():
+            counts = (own.forwards, own.train_forwards, own.input_backwards, own.weight_backwards)
+            rows.append((code(spec) if letter == "S" else "", letter, *counts))
+    head = ("method", "net", "forwards", "of them in train mode", "gradients to the input", "to the weights")
+    return table(head, rows)
 
 
 def method_parameters() -> str:

@@ -2,9 +2,9 @@
 
     python studies/digits_defaults.py --runs runs/digits-defaults --results results/digits-defaults.json
 
-One TRADES teacher (cnn-32), students cnn-4 from it, same start for every variant of a seed. Robust accuracy is the worst
-of PGD-40x2 and CW-40x2 on the 500 test images, last weights (no selection). Finished cells are skipped, so it may be
-stopped and started. Every cell leaves a run folder; the results file has one row for each with all that it depends on.
+One TRADES teacher (cnn-32), students cnn-4 from it, same start for every variant of a seed. Robust accuracy is the
+worst of PGD-40x2 and CW-40x2 on the 500 test images, last weights (no selection). Finished cells are skipped, so it may
+be stopped and started. Every cell leaves a run folder; the results file has one row for each.
 """
 
 from __future__ import annotations
@@ -70,6 +70,16 @@ def cell(variant: str, seed: int, teacher: Path, folder: Path) -> dict[str, Any]
     return row
 
 
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | int | None]]:
+    """Mean and standard deviation over seeds, by figure."""
+    found: dict[str, dict[str, float | int | None]] = {}
+    for name in ("clean", "robust", "train_seconds"):
+        values = [row[name] for row in rows]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        found[name] = {"mean": statistics.mean(values), "sd": spread, "n": len(values)}
+    return found
+
+
 def main() -> None:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,17 +100,14 @@ def main() -> None:
         for variant in arguments.only:
             rows.append(cell(variant, seed, teacher, arguments.runs / f"{variant.replace(' ', '_')}-{seed}"))
             print(json.dumps(rows[-1]), flush=True)
-    table = {}
-    for variant in arguments.only:
-        own = [row for row in rows if row["variant"] == variant]
-        table[variant] = {
-            name: {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else None, "n": len(values)}
-            for name in ("clean", "robust", "train_seconds")
-            if (values := [row[name] for row in own])
-        }
+    table = {variant: summary([row for row in rows if row["variant"] == variant]) for variant in arguments.only}
     result = {
         "study": "digits-defaults",
-        "teacher": {"clean": of_teacher[0].accuracy, "robust": of_teacher[-1].accuracy, "weights": of_teacher[0].weights},
+        "teacher": {
+            "clean": of_teacher[0].accuracy,
+            "robust": of_teacher[-1].accuracy,
+            "weights": of_teacher[0].weights,
+        },
         "environment": environment(),
         "table": table,
         "cells": rows,
@@ -108,7 +115,8 @@ def main() -> None:
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     arguments.results.write_text(json.dumps(result, indent=1) + "\n")
     for variant, row in table.items():
-        print(f"{variant:28} clean {row['clean']['mean']:.3f}  robust {row['robust']['mean']:.3f} +- {row['robust']['sd'] or 0:.3f}")
+        clean, robust = row["clean"], row["robust"]
+        print(f"{variant:28} clean {clean['mean']:.3f}  robust {robust['mean']:.3f} +- {robust['sd'] or 0:.3f}")
 
 
 if __name__ == "__main__":

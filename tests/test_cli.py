@@ -174,6 +174,27 @@ def test_the_standard_set_says_what_it_is_not(runs: Path, capsys: pytest.Capture
     assert "not AutoAttack" in done.out
 
 
+def test_a_run_made_of_objects_is_shown_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import mmard
+
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    images = mmard.load("digits", limit_train=128)
+    few = {"epochs": 1, "steps": 1, "val_attack": "pgd-1", "batch_size": 64}
+    mmard.train(net, data=images, method=mmard.pgd_at(), budget=0.1, out="n", **few)
+    done = Typed(capsys, "show", "n")
+    assert done.status == 0
+    assert re.findall("^  (mmard .*)$", done.out, re.MULTILINE) == ["mmard show n"]
+    done = Typed(capsys, "evaluate", "n")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "expected --data, got a run on data that was handed over in Python" in done.err
+    state = Run.open("n").load_state()
+    state[1]["position"]["finished"] = False
+    Run.open("n").save_state(*state)
+    done = Typed(capsys, "train", "--resume", "n")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "this run was made in Python" in done.err
+
+
 # repeat and resume --------------------------------------------------------------------------------
 def test_a_run_is_repeated_from_its_config_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Typed(capsys, "distill", "--config", "s/config.json", "--out", "again").status == 0
@@ -722,3 +743,29 @@ def test_facts_are_those_that_weights_carry() -> None:
     images = load("digits").test
     ours = network_facts("cnn-4", build("cnn-4", num_classes=10, image_shape=(1, 8, 8)), images)
     assert {"network", "normalised", "num_classes", "image_shape"} <= set(ours)
+
+
+def test_a_terminal_sees_rows_and_gets_its_cursor_back() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "mmard", "train", *SMALL, "--model", "cnn-1", "--epochs", "2", "--out", "n"]
+    process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # how Linux tells that the other end is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(ours)
+    assert process.wait(timeout=300) == 0
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen.decode()).replace("\r", "\n")
+    assert re.search(r"epoch +lr +loss +clean +PGD-2 at linf 0.15 +time", text)
+    assert re.search(r"^ +2/2 +\S+ +\S+ +\S+% +\S+% +\S+ s", text, re.MULTILINE)
+    assert "mmard evaluate n" in text
+    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")

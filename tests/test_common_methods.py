@@ -21,6 +21,7 @@ from nets import (
     Params,
     batch_of,
     buffers,
+    build,
     case_id,
     conv,
     images,
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.method import Method, Terms
-from mmard.methods import METHODS, build
+from mmard.methods import METHODS
 
 EVERY = pytest.mark.parametrize(("spec", "params"), CASES, ids=map(case_id, CASES))
 

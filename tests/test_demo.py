@@ -174,7 +174,7 @@ def test_over_seeds_noise_is_twice_the_standard_error() -> None:
 
 def test_verdicts() -> None:
     assert told(Difference(0.031, 0.03, None), 1).startswith(
-        "+3.1 points worst case; on the same images less than 3.0 is noise"
+        "+3.1 points worst case; less than 3.0 is noise of the test images alone"
     )
     assert told(Difference(0.031, 0.03, None), 1).endswith("so beyond it.")
     assert told(Difference(-0.02, 0.03, None), 1).endswith("so within noise.")

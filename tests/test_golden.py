@@ -17,11 +17,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import CASES, Logits, Params, batch_of, case_id, labels, logits, read
+from nets import CASES, Logits, Params, batch_of, build, case_id, labels, logits, read
 from torch import Tensor
 
 from mmard.method import Method
-from mmard.methods import METHODS, PLUGINS, build
+from mmard.methods import METHODS, PLUGINS
 from mmard.methods.mmard import MEASURES
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "formulas.json").read_text(encoding="utf-8"))

@@ -265,7 +265,7 @@ def test_a_plug_in_that_is_named_twice_is_refused(spec: str) -> None:
         ("pgd_at", {"pgd_at.beta": 1.0}, "parameter 'pgd_at.beta'"),
         ("rslad", {"rslad.alpha": "much"}, "rslad.alpha: expected a float, such as 0.8333333333333334, got 'much'"),
         ("rslad", {"rslad.alpha": True}, "expected a float"),
-        ("rslad+mmard", {"mmard.teacher_every": 1.5}, "expected a int, such as 1, got 1.5"),
+        ("rslad+mmard", {"mmard.teacher_every": 1.5}, "expected a int, such as 5, got 1.5"),
         ("rslad+mmard", {"mmard.teacher_every": "two"}, "expected a int"),
         ("rslad+mmard", {"mmard.teacher_every": True}, "expected a int"),
         ("rslad+mmard", {"mmard.bounded": 1}, "expected a bool, such as False"),
@@ -435,7 +435,7 @@ def test_an_unknown_half_is_answered_with_the_nearest(inner: str | None, outer: 
 
 
 def test_the_attack_of_a_plug_in_can_be_taken_without_its_loss() -> None:
-    method: Method = compose("rslad", inner="rslad+mmard")
+    method: Method = compose("rslad", inner="rslad+mmard", params={"mmard.teacher_every": 1})
     b = batch_of(logits(4), labels(4))
     assert set(method.outer(b)) == {"adv", "nat"}
     assert not read(b, "T") - {"x"}

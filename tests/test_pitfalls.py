@@ -16,6 +16,7 @@ from nets import (
     Logits,
     Params,
     batch_of,
+    build,
     case_id,
     conv,
     images,
@@ -32,7 +33,7 @@ from mmard.attacks import PGD, Untargeted, trial
 from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.method import Batch, Method
-from mmard.methods import METHODS, build
+from mmard.methods import METHODS
 from mmard.ops import ce
 
 SCALED = ("ard", "iad_i", "rslad", "adaad", "adaiad")

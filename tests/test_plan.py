@@ -39,7 +39,7 @@ def passes(forwards: int, train: int, x: int, w: int) -> Passes:
         # T(x') at every step with its gradient, and once more in the loss.
         ("adaad", 10, passes(11, 1, 10, 1), passes(11, 0, 10, 0)),
         # The drift costs a forward and a backward of the teacher a step, the triangle T(x') in the loss.
-        ("rslad+mmard", 10, passes(12, 2, 10, 2), passes(12, 0, 10, 0)),
+        ("rslad+mmard", 10, passes(12, 2, 10, 2), passes(4, 0, 2, 0)),
         # The mirror: a view of the student more, and T(x'), T(x - d).
         ("rslad+igdm", 10, passes(13, 3, 10, 3), passes(3, 0, 0, 0)),
     ],
@@ -65,7 +65,8 @@ def test_every_method_can_be_counted(spec: str) -> None:
     # An attack that climbs the teacher alone does not differentiate the student.
     differentiated = {letter for letter, each in counted.items() if each.input_backwards}
     assert differentiated == {"T"} if spec == "kd+mmard" else "S" in differentiated or method.inner is None
-    assert {counted[letter].input_backwards for letter in differentiated} <= {3}
+    assert counted["S"].input_backwards in (0, 3)
+    assert max((each.input_backwards for each in counted.values()), default=0) <= 3
     if "T" in counted:
         assert counted["T"].weight_backwards == counted["T"].train_forwards == 0
 

@@ -10,7 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from nets import ATTACK, BUDGET, Params, buffers, case_id, conv, generator, images, labels, linear, same, state, step_of
+from nets import (
+    ATTACK,
+    BUDGET,
+    Params,
+    buffers,
+    build,
+    case_id,
+    conv,
+    generator,
+    images,
+    labels,
+    linear,
+    same,
+    state,
+    step_of,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +33,7 @@ from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.method import Batch, Method, Net, Point, Terms
-from mmard.methods import METHODS, build
+from mmard.methods import METHODS
 from mmard.modes import evaluating
 from mmard.training.step import Step
 

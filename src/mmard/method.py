@@ -196,6 +196,15 @@ class Method:
         return replace(self, forwards=forwards, quiet=self.quiet | set(extra))
 
 
+def said(*terms: tuple[float, str]) -> str:
+    """A sum as text for `Method.says`: weights before their terms, what weighs nothing left out.
+
+    >>> said((5 / 6, "KL(T(x) || S(x'))"), (0.0, "CE(S(x), y)"), (1.0, "d"))
+    "0.833 KL(T(x) || S(x')) + d"
+    """
+    return " + ".join(text if weight == 1 else f"{weight:.3g} {text}" for weight, text in terms if weight)
+
+
 def halves(inner: Method, outer: Method) -> Method:
     """The attack of one method with the loss of another. What either remembers from step to step goes with it.
 

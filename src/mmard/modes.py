@@ -1,4 +1,4 @@
-"""Train and eval mode, frozen weights, running statistics: changed inside a block and put back exactly, even on error."""
+"""Modes, frozen weights, running statistics: changed inside a block and put back exactly, even on error."""
 
 from __future__ import annotations
 

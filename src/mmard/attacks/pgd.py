@@ -104,7 +104,7 @@ class PGD:
         generator: torch.Generator | None = None,
         trace: list[Tensor] | None = None,
     ) -> Tensor:
-        """The attacked batch (B, ...), without graph; `trace` collects the logits (B, C) at each iterate but the last."""
+        """x_adv (B, ...), without graph; `trace` collects the logits (B, C) at all iterates but the last."""
         self.check(budget)
         x = x.detach()
         if self.restarts == 1:
@@ -151,6 +151,6 @@ def _rank(objective: Objective, logits: Tensor, x_adv: Tensor) -> Tensor:
     fooled = getattr(objective, "fooled", None)
     if fooled is None:
         return rank
-    # arctan keeps the order and is bounded, so that fooled samples rank above all others whatever the objective's scale.
+    # arctan keeps the order and is bounded: fooled samples rank above all others whatever the objective's scale.
     # An objective that is no number ranks lowest among its like; its logits count as fooled already.
     return rank.atan().nan_to_num(nan=-2.0) + 4 * fooled(logits)

@@ -24,7 +24,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms
+from mmard.method import Batch, Method, Terms, said
 from mmard.ops import kl, true_probability
 
 
@@ -54,7 +54,7 @@ def adaad(alpha: float = 1.0, scale: float = 1.0) -> Method:
         _inner,
         outer,
         source="Huang et al., CVPR 2023",
-        says=(_INNER_SAYS, f"{alpha:g} KL(T(x') || S(x')) + {1 - alpha:g} KL(T(x) || S(x))"),
+        says=(_INNER_SAYS, said((alpha, "KL(T(x') || S(x'))"), (1 - alpha, "KL(T(x) || S(x))"))),
         forwards={"S": ("x_adv", "x") if alpha < 1 else ("x_adv",)},
         scale=scale,
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms
+from mmard.method import Batch, Method, Terms, said
 from mmard.ops import ce, kl
 
 
@@ -47,7 +47,7 @@ def ard(alpha: float = 1.0, tau: float = 30.0, scale: float = 1.0, attack_mode: 
         inner,
         outer,
         source="Goldblum et al., AAAI 2020",
-        says=("CE(S(x'), y)", f"{alpha:g} tau^2 KL(T(x) || S(x')) at tau {tau:g} + {1 - alpha:g} CE(S(x), y)"),
+        says=("CE(S(x'), y)", said((alpha, f"tau^2 KL(T(x) || S(x')) at tau {tau:g}"), (1 - alpha, "CE(S(x), y)"))),
         forwards={"S": ("x_adv", "x") if alpha < 1 else ("x_adv",)},
         start="uniform",
         attack_mode=attack_mode,

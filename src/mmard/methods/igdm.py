@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms
+from mmard.method import Batch, Method, Terms, said
 from mmard.ops import kl
 
 
@@ -53,6 +53,6 @@ def igdm(host: Method, alpha: float = 1.0) -> Method:
         name=f"{host.name}+igdm",
         outer=outer,
         source=f"{host.source}; IGDM: Lee et al., ICLR 2025",
-        says=(host.says[0], f"{host.says[1]} + {alpha:g} (e/E) KL(dT || dS), d = across x'"),
+        says=(host.says[0], said((1.0, host.says[1]), (alpha, "(e/E) KL(dT || dS), d = across x'"))),
         nets=tuple(dict.fromkeys((*host.nets, "T"))),
     )

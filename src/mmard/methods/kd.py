@@ -12,7 +12,7 @@ Differences from the paper, which has no code of its own:
 from __future__ import annotations
 
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms
+from mmard.method import Batch, Method, Terms, said
 from mmard.ops import ce, kl
 
 
@@ -36,6 +36,6 @@ def kd(alpha: float = 1.0, tau: float = 4.0) -> Method:
         None,
         outer,
         source="Hinton et al., 2015",
-        says=("none", f"{alpha:g} tau^2 KL(T(x) || S(x)) at tau {tau:g} + {1 - alpha:g} CE(S(x), y)"),
+        says=("none", said((alpha, f"tau^2 KL(T(x) || S(x)) at tau {tau:g}"), (1 - alpha, "CE(S(x), y)"))),
         forwards={"S": ("x",)},
     )

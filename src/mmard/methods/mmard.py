@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from mmard.errors import Refused, require, unknown
-from mmard.method import Batch, Inner, Method, Outer, Terms
+from mmard.method import Batch, Inner, Method, Outer, Terms, said
 from mmard.ops import ce, kl
 
 Edges = tuple[Tensor, Tensor, Tensor]
@@ -142,9 +142,9 @@ def mmard(
     host: Method,
     guide: float = 0.3,
     ramp: float = 0.0,
-    teacher_every: int = 1,
+    teacher_every: int = 5,
     bounded: bool = False,
-    beta: float = 1.0,
+    beta: float = 3.0,
     measure: str = "nce",
     tau: float = 0.2,
 ) -> Method:
@@ -174,8 +174,8 @@ def mmard(
     inner_says, outer_says = host.says
     if guide > 0:
         inner = guided(host.inner, guide, ramp, teacher_every, bounded)
-        term = f"{guide:g} KL(T(x) || T(x'))"
-        inner_says = term if host.inner is None else f"{inner_says} + {term}"
+        drift = f"{'1 - exp of minus ' if bounded else ''}KL(T(x) || T(x'))"
+        inner_says = drift if host.inner is None else said((1.0, inner_says), (guide, drift))
     if beta > 0:
         if inner is None:
             raise Refused(
@@ -186,7 +186,7 @@ def mmard(
             )
         grown = host.with_view("x_adv", "x")
         outer = with_triangle(host.outer, host.scale * beta, measure, tau)
-        outer_says = f"{outer_says} + {beta:g}/3 triangle_{measure}(S(x), S(x'), T)"
+        outer_says = said((1.0, outer_says), (beta, f"triangle_{measure}(S(x), S(x'), T)"))
     changed = guide > 0 or beta > 0
     return replace(
         grown,

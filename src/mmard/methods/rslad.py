@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmard.method import Batch, Method, Terms
+from mmard.method import Batch, Method, Terms, said
 from mmard.ops import kl
 
 
@@ -42,6 +42,6 @@ def rslad(alpha: float = 5 / 6, scale: float = 1.0) -> Method:
         inner,
         outer,
         source="Zi et al., ICCV 2021",
-        says=("KL(T(x) || S(x'))", f"{alpha:.3g} KL(T(x) || S(x')) + {1 - alpha:.3g} KL(T(x) || S(x))"),
+        says=("KL(T(x) || S(x'))", said((alpha, "KL(T(x) || S(x'))"), (1 - alpha, "KL(T(x) || S(x))"))),
         scale=scale,
     )

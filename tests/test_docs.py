@@ -1,0 +1,80 @@
+"""What the pages say works: Python runs, commands parse, links lead somewhere, generated tables are fresh."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+DESTINATIONS = re.compile(r"!?\[[^\]]*\]\((?!https?:)([^)#\s]+)")
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (f"{name(page)}-{number}", body)
+        for page in PAGES
+        for number, (kind, body) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
+        if kind == language
+    ]
+
+
+PYTHON = blocks("python")
+COMMANDS = [
+    (where, line)
+    for where, body in blocks("")
+    for line in body.splitlines()
+    if line.startswith("mmard ") and not line.rstrip().endswith("...")
+]
+
+
+def test_the_pages_hold_examples_of_both_kinds() -> None:
+    assert len(PYTHON) >= 5
+    assert len(COMMANDS) >= 5
+
+
+@pytest.mark.parametrize(("where", "body"), PYTHON, ids=[where for where, _ in PYTHON])
+def test_python_on_a_page_runs(where: str, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "example.py"
+    script.write_text(body, encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@cache
+def help_of(command: str) -> str:
+    call = [sys.executable, "-m", "mmard", command, "--help"]
+    return subprocess.run(call, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{where}: {line[:50]}" for where, line in COMMANDS])
+def test_a_command_on_a_page_has_only_options_that_exist(where: str, line: str) -> None:
+    _, command, *rest = shlex.split(line, comments=True)
+    if command.startswith("--"):
+        return
+    known = set(re.findall(r"--[a-z-]+", help_of(command).replace("--[no-]", "--")))
+    assert {word.split("=")[0] for word in rest if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files_of_this_project(page: Path) -> None:
+    for target in DESTINATIONS.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).resolve().exists(), f"{name(page)} links to {target}"
+
+
+def test_the_generated_tables_are_fresh(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "--check"])
+    runpy.run_path(str(ROOT / "docs" / "make_tables.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("0 of ")
