@@ -8,7 +8,9 @@ A table stands between `<!-- table: NAME (make docs) -->` and `<!-- end -->`.
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +20,8 @@ from mmard.methods import METHODS, PLUGINS, build, parameters
 from mmard.plan import count_passes
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/methods.md", "docs/settings.md")
-BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("README.md", "docs/methods.md", "docs/settings.md", "docs/mmard.md", "docs/results/cifar10-jpeg.md")
+BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
 STEPS = 10
 
 
@@ -109,11 +111,49 @@ def settings() -> str:
     return "\n\n".join(parts)
 
 
+def percent(values: list[float]) -> str:
+    """Mean and standard deviation of fractions, in percent."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def digits_defaults() -> str:
+    """Every variant of the study, and its gain over the host of the same seed."""
+    study = json.loads((ROOT / "results" / "digits-defaults.json").read_text(encoding="utf-8"))
+    host = {cell["seed"]: cell for cell in study["cells"] if cell["variant"] == "rslad"}
+    rows: list[tuple[object, ...]] = []
+    for variant in study["table"]:
+        cells = [cell for cell in study["cells"] if cell["variant"] == variant]
+        gains = [cell["robust"] - host[cell["seed"]]["robust"] for cell in cells]
+        gain = "" if variant == "rslad" else percent(gains)
+        rows.append(
+            (variant, percent([c["clean"] for c in cells]), percent([c["robust"] for c in cells]), gain, len(cells))
+        )
+    return table(("variant", "clean %", "robust %", "gain over the host, paired by seed", "seeds"), rows)
+
+
+def cifar10_jpeg() -> str:
+    """Every record of the CIFAR-10 trial, by network and by set of images."""
+    rows: list[tuple[object, ...]] = []
+    for file in sorted((ROOT / "results" / "cifar10-jpeg").glob("*/scores/*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        low, high = record["interval"]
+        ball = "" if record["eps"] is None else "linf 8/255"
+        shown = f"{record['accuracy']:.1%}".rstrip("%")
+        interval = f"{100 * low:.1f} to {100 * high:.1f}"
+        run, images = file.parent.parent.name, record["images"].split(",")[0]
+        rows.append((run, images, record["n"], record["label"], ball, shown, interval))
+    rows.sort(key=lambda cells: (cells[2], str(cells[1]), str(cells[3]), str(cells[0])))
+    return table(("network", "images", "n", "attack", "ball", "accuracy %", "95 % interval"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "costs": costs,
     "parameters": method_parameters,
     "settings": settings,
+    "digits-defaults": digits_defaults,
+    "cifar10-jpeg": cifar10_jpeg,
 }
 
 

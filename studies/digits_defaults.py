@@ -21,7 +21,8 @@ import torch
 import mmard
 from mmard.environment import environment
 
-OFF: dict[str, Any] = {"mmard.guide": 0.0, "mmard.beta": 0.0}
+OFF: dict[str, Any] = {"mmard.guide": 0.0, "mmard.beta": 0.0, "mmard.teacher_every": 1}
+"""Every variant says what the defaults were before this study chose them, so that it can be repeated."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rslad": ("rslad", {}),
     "guide 0.3": ("rslad+mmard", {**OFF, "mmard.guide": 0.3}),
@@ -33,7 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "match 3": ("rslad+mmard", {**OFF, "mmard.beta": 3.0, "mmard.measure": "match"}),
     "kl 3": ("rslad+mmard", {**OFF, "mmard.beta": 3.0, "mmard.measure": "kl"}),
     "mi 3": ("rslad+mmard", {**OFF, "mmard.beta": 3.0, "mmard.measure": "mi"}),
-    "guide 0.3 + nce 3": ("rslad+mmard", {"mmard.guide": 0.3, "mmard.beta": 3.0}),
+    "guide 0.3 + nce 3": ("rslad+mmard", {**OFF, "mmard.guide": 0.3, "mmard.beta": 3.0}),
     "guide 0.3 every 5 + nce 3": ("rslad+mmard", {"mmard.guide": 0.3, "mmard.beta": 3.0, "mmard.teacher_every": 5}),
     "guide 1 every 5 + nce 3": ("rslad+mmard", {"mmard.guide": 1.0, "mmard.beta": 3.0, "mmard.teacher_every": 5}),
 }

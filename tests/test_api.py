@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import mmard as package
 from mmard.api import Trained, distill, evaluate, train, training_step
 from mmard.attacks import PGD
+from mmard.attacks.apgd import APGD
 from mmard.balls import Budget
 from mmard.data import load
 from mmard.errors import Refused
@@ -169,8 +170,8 @@ def test_tensorboard_sees_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
 
     boards: list[Board] = []
     asked: list[bool] = []
-    monkeypatch.setattr("mmard.api.TensorBoard", Board)
-    monkeypatch.setattr("mmard.api.writer_class", lambda: asked.append(Path("run").exists()))
+    monkeypatch.setattr("mmard.job.TensorBoard", Board)
+    monkeypatch.setattr("mmard.job.writer_class", lambda: asked.append(Path("run").exists()))
     train(net(), data=picture_splits(), budget=BUDGET, out="run", tensorboard=True, **QUICK)
     assert asked == [False], "whether it is there is asked before the folder is made"
     assert boards[0].folder == Path("run/tensorboard")
@@ -294,6 +295,23 @@ def test_evaluation_takes_a_module_a_run_or_a_file() -> None:
         evaluate("run", load("digits").test, ["fgsm"], budget=BUDGET)
     with pytest.raises(Refused, match="attack 'fsgm'"):
         evaluate(found.network(), images, "fsgm", budget=BUDGET)
+
+
+def test_autoattack_goes_on_in_a_run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", **QUICK)
+    images = picture_set(30, 4)
+    module = evaluate(found.network(), images, "fgsm,apgd-ce", budget=BUDGET)
+    assert [score.attack for score in module] == ["clean", "fgsm", "apgd-ce", "worst_of_fgsm,apgd-ce"]
+    assert not found.run.scores.exists()
+    first = evaluate("run", images, "apgd-ce", budget=BUDGET)
+    assert [score.correct for score in first] == [module[0].correct, module[2].correct]
+
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("attacked again")
+
+    monkeypatch.setattr(APGD, "__call__", again)
+    assert [score.correct for score in evaluate("run", images, "apgd-ce", budget=BUDGET)] == [s.correct for s in first]
+    assert found.run.score_records() == []
 
 
 def test_a_seed_and_a_batch_size_are_in_the_record() -> None:

@@ -22,11 +22,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from mmard.balls import Budget
 from mmard.cli import answer
 from mmard.cli.catalogue import argument_sentences
 from mmard.cli.live import Lines, Moving, Watch
 from mmard.cli.output import THEME
 from mmard.config import DistillSettings, TrainSettings
+from mmard.evaluation.ensemble import Ensemble, named, shortened
 from mmard.evaluation.score import Score
 from mmard.methods import METHODS, PLUGINS
 from mmard.models import build
@@ -155,6 +157,17 @@ def test_an_evaluation_may_ask_for_another_budget_and_split(runs: Path, capsys: 
     assert "validation images (clean, pgd-1) chose the best weights" in " ".join(done.out.split())
 
 
+def test_a_limit_on_training_images_binds_no_other_split(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A student of 10,000 images may be measured on a folder that has fewer."""
+    config = json.loads((runs / "s" / "config.json").read_text())
+    (runs / "s" / "config.json").write_text(json.dumps({**config, "limit_train": 10**6}))
+    measured = ("evaluate", "s", "--attack", "pgd-1", "--first", "20", "--split")
+    assert Typed(capsys, *measured, "test").status == 0
+    refused = Typed(capsys, *measured, "train")
+    assert refused.status == 2
+    assert "limit_train" in refused.err
+
+
 def test_a_file_of_weights_is_evaluated_without_its_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = ("--data", "digits", "--eps", "0.15", "--attack", "pgd-1", "--first", "40", "--json")
     of_file = json.loads(Typed(capsys, "evaluate", "s/best.safetensors", *ours).out)
@@ -172,6 +185,40 @@ def test_the_standard_set_says_what_it_is_not(runs: Path, capsys: pytest.Capture
     done = Typed(capsys, "evaluate", "s", "--first", "10")
     assert "PGD-20 (CE" in " ".join(done.out.split())
     assert "not AutoAttack" in done.out
+
+
+def test_autoattack_beside_other_attacks(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def less(spec: str, budget: Budget, num_classes: int) -> Ensemble:
+        whole = named(spec, budget, num_classes)
+        few = shortened(whole, steps=3, queries=5, targets=2)
+        return Ensemble(whole.spec, few.label if spec == "square" else "AutoAttack (made short)", few.attacks)
+
+    monkeypatch.setattr("mmard.evaluation.suite.named", less)
+    typed = ("evaluate", "s", "--attack", "pgd-2,aa,square", "--first", "60", "--eps", "0.05")
+    done = Typed(capsys, *typed)
+    assert (done.status, done.err) == (0, "")
+    records = {r["attack"]: r for r in Run.open("s").score_records()}
+    parts = [f"aa.{name}" for name in ("apgd-ce", "apgd-t", "fab-t", "square")]
+    assert set(records) == {"clean", "pgd-2", *parts, "aa", "square", "worst_of_pgd-2,aa,square"}
+    rows = [line for line in done.out.splitlines() if "linf 0.05" in line]
+    told = [
+        "PGD-2",
+        *["right after"] * 4,
+        "AutoAttack (made short)",
+        "shortened AutoAttack: Square",
+        "right under each",
+    ]
+    assert [row.startswith(words) for row, words in zip(rows, told, strict=True)] == [True] * 8, done.out
+    for row, name in zip(rows[1:6], (*parts, "aa"), strict=True):
+        assert f"{100 * records[name]['accuracy']:.1f}%" in row
+    assert "not AutoAttack" not in done.out
+    kept = {p: p.stat().st_mtime_ns for p in Path("s/scores/aa").rglob("*")}
+    assert {p.name.split("-linf")[0] for p in Path("s/scores/aa").iterdir()} == {"aa", "square"}
+    assert Typed(capsys, *typed).status == 0
+    assert {p: p.stat().st_mtime_ns for p in Path("s/scores/aa").rglob("*")} == kept, "verdicts were made again"
+    assert "AutoAttack (made short)" in Typed(capsys, "show", "s").out
 
 
 def test_a_run_made_of_objects_is_shown_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +367,7 @@ def test_a_dry_run_leaves_nothing_behind(
     assert (done.status, done.err) == (0, "")
     assert everything(runs) == before
     assert re.search(r"student +cnn-4 +4,038 +4 +2 +2 +2\n", done.out), "12 forwards would be of 10 steps, these are 2"
-    assert re.search(r"teacher +t \(best, epoch \d\) +15,554 +4 +0 +2 +0\n", done.out)
+    assert re.search(r"teacher +t \(best, epoch \d\) +15,554 +3 +0 +1 +0\n", done.out), "every fifth step asks it"
     for told in ("images/s", "to go for 7 epochs", "0.3 KL(T(x) || T(x'))", "Nothing was written"):
         assert told in done.out, told
     for row in (r"epochs +7 +said", r"eps +0.15 +preset", r"seed +0 +default", r"mmard.guide +0.3 +default"):
@@ -394,7 +441,9 @@ MINE = (
         ((*TRAIN, "--method", "rslad"), "got one that reads T; use mmard distill --teacher"),
         ((*TRAIN, "--model", "resnet81"), "network 'resnet81': .*; did you mean 'resnet18'\\?"),
         ((*TRAIN, "--val-attack", "pdg-10"), "attack 'pdg': .*; did you mean 'pgd'\\?"),
-        (("evaluate", "s", "--attack", "cv-30"), "attack 'cv': .*; did you mean 'cw'\\?"),
+        (("evaluate", "s", "--attack", "cv-30"), "attack 'cv': .*aa, aa-rand, .*; did you mean 'cw'\\?"),
+        (("evaluate", "s", "--attack", "pgd-2,sqare"), "attack 'sqare': .*; did you mean 'square'\\?"),
+        (("evaluate", "s", "--attack", "apgd-dt"), "attack 'apgd-dt': .*apgd-ce, apgd-t, .*; did you mean 'apgd-t'\\?"),
         ((*TRAIN, "--data", "digts"), "data 'digts': .*; did you mean 'digits'\\?"),
         ((*TRAIN, "--data", "cifar10"), "data 'cifar10': .*--data-dir"),
         ((*TRAIN, "--data", "cifar10", "--data-dir", "."), "get them with: mmard fetch cifar10 --data-dir \\."),
@@ -560,7 +609,7 @@ def test_methods_are_all_in_the_table(capsys: pytest.CaptureFixture[str]) -> Non
     for name in (*METHODS, *PLUGINS):
         assert len(re.findall(rf"^{name} ", out, re.MULTILINE)) == 1, name
     assert re.search(r"^rslad +Zi et al., ICCV 2021 +S +12 +2 +10 +2$", out, re.MULTILINE)
-    assert re.search(r"^mmard .* S +0 +0 +0 +0\n +.* T +11 +0 +10 +0$", out, re.MULTILINE)
+    assert re.search(r"^mmard .* S +0 +0 +0 +0\n +.* T +3 +0 +2 +0$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", [*METHODS, *(f"rslad+{plugin}" for plugin in PLUGINS)])

@@ -265,15 +265,15 @@ def test_batches_matter_to_random_starts_alone() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_every_image_is_looked_at_once(n: int, size: int) -> None:
-    seen: list[tuple[str, int, int]] = []
+    seen: list[tuple[str, int, int, int]] = []
     images = picture_set(n)
     found = measure(
         matcher(), images, ("fgsm",), Budget(1e-4), batch_size=size, progress=lambda *told: seen.append(told)
     )
-    clean = [done for name, done, whole in seen if name == "clean" and whole == n]
-    assert clean == [*range(size, n, size), n]
-    right = found["clean"].score.correct
-    assert [done for name, done, whole in seen if name == "fgsm" and whole == right][-1] == right
+    mask, right = found["clean"].mask, found["clean"].score.correct
+    ends = [*range(size, n, size), n]
+    assert [told for told in seen if told[0] == "clean"] == [("clean", end, n, mask[:end].sum()) for end in ends]
+    assert seen[-1] == ("fgsm", right, right, found["fgsm"].score.correct)
 
 
 # records and refusals -------------------------------------------------------------------------------------------------

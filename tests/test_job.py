@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from little import (
@@ -29,6 +30,7 @@ from mmard.config import DistillSettings, TrainSettings
 from mmard.data import ImageSet, Splits
 from mmard.data.batches import LoaderBatches, SetBatches
 from mmard.errors import Refused
+from mmard.evaluation.evaluate import Measured, evaluate
 from mmard.job import default_out, pick_device, prepare
 from mmard.methods import mmard, pgd_at, rslad
 from mmard.models import Normalised
@@ -269,6 +271,22 @@ def test_a_teacher_without_weights_of_its_own_may_teach() -> None:
             return matcher()(x)
 
     assert "100.0% clean" in gate(Fixed())
+
+
+@pytest.mark.parametrize(("standing", "warned"), [(12, False), (5, False), (4, True), (0, True)])
+def test_a_teacher_that_hardly_holds_is_told(standing: int, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of twelve images are read rightly without an attack; half of them is enough."""
+
+    def stub(*arguments: Any, **named: Any) -> list[Measured]:
+        found = evaluate(*arguments, **named)
+        return [
+            Measured(replace(each.score, correct=right), np.arange(12) < right)
+            for each, right in zip(found, (10, standing), strict=True)
+        ]
+
+    monkeypatch.setattr("mmard.job.evaluate", stub)
+    words = "12 validation images; it hardly holds under attack itself: guidance by such a teacher can hurt"
+    assert (words in gate(matcher())) == warned
 
 
 # refusals -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,21 +164,22 @@ def test_halves_of_files_are_swept_and_nothing_else(run: Run) -> None:
     assert run.log() == [{"step": 0}]
 
 
-def test_scores_are_records_with_masks(run: Run) -> None:
+def test_scores_are_records_with_masks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     mask = np.array([True, False, True])
+    run.save_score("a", {"attack": "clean", "correct": 2}, mask)
+    run.save_score("b", {"attack": "pgd-20", "correct": 3}, ~mask)
+    run.save_score("b", {"attack": "pgd-20", "correct": 1}, ~mask)
+    written: list[Path] = []
 
-    def write(path: Path) -> None:
-        assert not any(run.scores.glob("a.*")), "the mask first, and under a name that nobody reads"
-        with path.open("wb") as file:
-            np.save(file, mask)
-
-    def fail(path: Path) -> None:
+    def dying(opened: Any, _: object) -> None:
+        written.append(Path(opened.name))
         raise KeyboardInterrupt
 
-    run.save_score("a", {"attack": "clean", "correct": 3}, write)
-    run.save_score("b", {"attack": "pgd-20", "correct": 2}, lambda path: None)
-    run.save_score("b", {"attack": "pgd-20", "correct": 1}, lambda path: None)
+    monkeypatch.setattr(np, "save", dying)
     with pytest.raises(KeyboardInterrupt):
-        run.save_score("c", {"attack": "cw-30", "correct": 1}, fail)
-    assert run.score_records() == [{"attack": "clean", "correct": 3}, {"attack": "pgd-20", "correct": 1}]
+        run.save_score("c", {"attack": "cw-30", "correct": 2}, mask)
+    assert [file.name.startswith(".c.npy.") for file in written] == [True], "the mask first, under a name nobody reads"
+    assert not any(run.scores.glob("*c.*"))
+    assert run.score_records() == [{"attack": "clean", "correct": 2}, {"attack": "pgd-20", "correct": 1}]
     assert np.array_equal(np.load(run.scores / "a.npy"), mask)
+    assert np.array_equal(np.load(run.scores / "b.npy"), ~mask)

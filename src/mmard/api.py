@@ -16,13 +16,13 @@ from typing import Any
 
 from torch import nn
 
-from mmard.attacks import PGD, trial
+from mmard.attacks import PGD
 from mmard.balls import Budget, radius
 from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.data import ImageSet, Splits
 from mmard.errors import Refused
-from mmard.evaluation import evaluate as evaluation
 from mmard.evaluation.score import Score
+from mmard.evaluation.suite import measure
 from mmard.job import Job, Loaders, default_out, prepare
 from mmard.method import Method
 from mmard.methods import compose
@@ -30,7 +30,6 @@ from mmard.networks import GIVEN, load_network
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
 from mmard.training.step import Step
-from mmard.training.tensorboard import TensorBoard, writer_class
 from mmard.weights import load_into
 
 Observer = Callable[[Event], None]
@@ -167,19 +166,28 @@ def evaluate(
     """Clean accuracy, accuracy under each attack, and under all of them together.
 
     Args:
-        model: a module that takes images in [0, 1], a run folder, or a file of weights that mmard wrote.
+        model: a module that takes images in [0, 1], a run folder, or a file of weights that mmard wrote. A
+            run folder keeps the verdicts of AutoAttack so far; the same call made again goes on from there.
         images: e.g. `load("digits").test`.
-        attacks: short spellings, e.g. ["pgd-20", "cw-30"] or "pgd-20,cw-30".
+        attacks: short spellings, e.g. ["pgd-20", "cw-30"] or "pgd-20,cw-30"; "aa" is AutoAttack.
         budget: radius as a number or a fraction, or a `Budget`.
         seed, batch_size: what random starts depend on.
     """
-    ball = _budget(budget)
+    folder = None
     if not isinstance(model, nn.Module):
+        folder = Run.open(model).autoattack if Path(model).is_dir() else None
         model = load_network(str(model), num_classes=images.num_classes, image_shape=images.image_shape).module
     specs = attacks.split(",") if isinstance(attacks, str) else attacks
-    trials = [trial(spec, ball) for spec in specs]
-    measured = evaluation.evaluate(
-        model, images, trials, ball, split=images.origin, which="given", seed=seed, batch_size=batch_size
+    measured = measure(
+        model,
+        images,
+        specs,
+        _budget(budget),
+        split=images.origin,
+        which="given",
+        seed=seed,
+        batch_size=batch_size,
+        folder=folder,
     )
     return [m.score for m in measured]
 
@@ -213,8 +221,6 @@ def _go(
         settings = kind.resolve(said)
         out = out or default_out(settings, method if isinstance(method, str) else method.name)
         Run.refuse_taken(out)
-    if settings.tensorboard:
-        writer_class()  # refuses here, and not when the folder has been made
     job = prepare(
         settings,
         data=None if isinstance(data, str) else data,
@@ -224,17 +230,7 @@ def _go(
     if not resume:
         assert out is not None
         run = Run.create(out, settings.as_config())
-    return Trained(run, _trained(job, run, observers), job)
-
-
-def _trained(job: Job, run: Run, observers: Sequence[Observer]) -> Position:
-    if not job.settings.tensorboard:
-        return job.train(run, observers)
-    board = TensorBoard(run.path / "tensorboard")
-    try:
-        return job.train(run, [*observers, board])
-    finally:
-        board.close()
+    return Trained(run, job.train(run, observers), job)
 
 
 def _budget(budget: Budget | str | float) -> Budget:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -132,9 +133,12 @@ class Settings(BaseModel):
             return cls.model_validate(dict(said))
         except ValidationError as error:
             first = error.errors()[0]
-            expected = first["msg"].removeprefix("Value error, ")
+            where, inner = f"setting {first['loc'][0]}", first.get("ctx", {}).get("error")
+            if isinstance(inner, Refused):
+                raise Refused(where, expected=inner.expected, got=inner.got, mend=inner.mend) from None
+            expected = re.split(", (?:unable|got) ", first["msg"].removeprefix("Input should be "))[0]
             got = "nothing" if first["type"] == "missing" else repr(first["input"])
-            raise Refused(f"setting {first['loc'][0]}", expected=expected[:1].lower() + expected[1:], got=got) from None
+            raise Refused(where, expected=expected[:1].lower() + expected[1:], got=got) from None
 
     def as_config(self) -> dict[str, Any]:
         """All settings as JSON holds them; `resolve` gives the same settings back."""

@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from mmard.data import Splits
 from mmard.data.batches import SetBatches
 from mmard.environment import environment
 from mmard.errors import Refused
-from mmard.evaluation.evaluate import Measured, evaluate
+from mmard.evaluation.evaluate import Progress, evaluate
 from mmard.evaluation.score import Z_95, Score
 from mmard.job import prepare
 from mmard.methods import build
@@ -43,7 +43,8 @@ from mmard.training.step import Step
 
 DATA, TEACHER, STUDENT = "digits", "cnn-32", "cnn-4"
 ATTACKS = ("pgd-40", "cw-40")
-WHICH = "best"
+WHICH: Literal["best", "last"] = "last"
+"""Weights that are attacked and that teach. Best and last differ by chance where 130 images choose the best epoch."""
 EPOCHS, QUICK_EPOCHS = 25, 2
 QUICK_IMAGES = 256
 THREADS = (1, 2, 4)
@@ -106,7 +107,7 @@ def stages(out: Path, seed: int, *, quick: bool = False, threads: int = 0) -> li
     if quick:
         every["limit_train"] = QUICK_IMAGES
     teacher = out / f"teacher-{seed}"
-    student = {**every, "student": STUDENT, "teacher": str(teacher)}
+    student = {**every, "student": STUDENT, "teacher": str(teacher), "teacher_which": WHICH}
     plain, grown = "rslad", "rslad+mmard"
     made = [
         Stage(
@@ -169,7 +170,7 @@ def train_stage(stage: Stage, progress: Callable[[float], None]) -> Position:
     return job.train(run, [lambda event: progress(event["step"] / steps)])
 
 
-def attack_stage(stage: Stage, splits: Splits, progress: Callable[[str, int, int], None] | None = None) -> Result:
+def attack_stage(stage: Stage, splits: Splits, progress: Progress | None = None) -> Result:
     """Attack a trained stage on the test images; records that its folder has already are not made again."""
     run = Run.open(stage.path)
     budget = Budget(stage.settings.eps, stage.settings.norm)
@@ -192,21 +193,13 @@ def attack_stage(stage: Stage, splits: Splits, progress: Callable[[str, int, int
         )
         here = environment()
         for each in measured:
-            run.save_score(each.score.slug, each.score.record() | {"environment": here}, _writer(each))
+            run.save_score(each.score.slug, each.score.record() | {"environment": here}, each.mask)
         return Result(
             stage, parameter_count(network.module), tuple(m.score for m in measured), tuple(m.mask for m in measured)
         )
     scores = tuple(_score(known[name]) for name in names)
     masks = tuple(np.load(run.scores / f"{score.slug}.npy", allow_pickle=False) for score in scores)
     return Result(stage, parameter_count(network.module), scores, masks)
-
-
-def _writer(measured: Measured) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, measured.mask)
-
-    return write
 
 
 def _score(record: dict[str, Any]) -> Score:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -32,6 +32,7 @@ from mmard.training.checkpoint import Position
 from mmard.training.fit import Validation, fit
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step
+from mmard.training.tensorboard import TensorBoard, writer_class
 
 GATE_IMAGES = 500
 """Validation images on which a teacher must do clearly better than chance before training starts."""
@@ -67,6 +68,12 @@ class Job:
 
     def train(self, run: Run, observers: Sequence[Callable[[Event], None]] = ()) -> Position:
         """Train to the end, from where the run folder stands."""
+        if not self.settings.tensorboard:
+            return self._fit(run, observers)
+        with closing(TensorBoard(run.path / "tensorboard")) as board:
+            return self._fit(run, [*observers, board])
+
+    def _fit(self, run: Run, observers: Sequence[Callable[[Event], None]]) -> Position:
         return fit(
             self.step,
             self.batches,
@@ -93,6 +100,8 @@ def prepare(
         Refused: for anything that would make the training fail or mean nothing; nothing has been written by then.
     """
     device = pick_device(settings.device)
+    if settings.tensorboard:
+        writer_class()  # refuses here, and not when the folder has been made
     if settings.threads > 0:
         torch.set_num_threads(settings.threads)
     budget = Budget(settings.eps, settings.norm)
@@ -276,4 +285,7 @@ def _pass_gate(teacher: nn.Module, validation: ImageSet, budget: Budget, source:
         )
     accuracy, robust = clean.score.accuracy, attacked.score.accuracy
     ball = f"{budget.norm} {as_fraction(budget.eps)}"
-    return f"teacher {source}: {accuracy:.1%} clean, {robust:.1%} under FGSM at {ball}, {len(some)} validation images"
+    note = f"teacher {source}: {accuracy:.1%} clean, {robust:.1%} under FGSM at {ball}, {len(some)} validation images"
+    if robust < accuracy / 2:
+        note += "; it hardly holds under attack itself: guidance by such a teacher can hurt (docs/mmard.md)"
+    return note

@@ -5,7 +5,8 @@
     log.jsonl          one object a line: steps, epochs, resumptions; a torn last line is dropped on reading
     state.safetensors  where training stands: weights, optimiser, averages, memory; counters as JSON in the header
     last.safetensors   weights at the end of an epoch       best.safetensors   weights that validation liked best
-    scores/            one JSON record and one mask of verdicts for each figure that was measured on these weights
+    scores/            one JSON record and one mask of verdicts for each figure that was measured on these weights;
+                       in scores/aa/ the verdicts so far of AutoAttack, from which a killed evaluation goes on
 
 From it a training resumes and reports are printed.
 """
@@ -13,17 +14,19 @@ From it a training resumes and reports are printed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmard.environment import environment
 from mmard.errors import Refused
-from mmard.storage import append_line, read_json, temporaries, write_json, write_whole
+from mmard.storage import append_line, read_json, temporaries, write_array, write_json, write_whole
 from mmard.weights import load_tensors, save_tensors
 
 Event = dict[str, Any]
@@ -37,6 +40,7 @@ class Run:
         self.path = path
         self.log_file = path / "log.jsonl"
         self.scores = path / "scores"
+        self.autoattack = self.scores / "aa"
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
@@ -172,10 +176,10 @@ class Run:
         return load_tensors(self.path / "state.safetensors")
 
     # scores -----------------------------------------------------------------------------------------------------------
-    def save_score(self, slug: str, record: Mapping[str, Any], mask: Callable[[Path], None]) -> None:
+    def save_score(self, slug: str, record: Mapping[str, Any], mask: NDArray[np.bool_]) -> None:
         """Write one record and its mask; the mask first, so that a record never lacks it."""
         self.scores.mkdir(exist_ok=True)
-        write_whole(self.scores / f"{slug}.npy", mask)
+        write_array(self.scores / f"{slug}.npy", mask)
         write_json(self.scores / f"{slug}.json", dict(record))
 
     def score_records(self) -> list[dict[str, Any]]:

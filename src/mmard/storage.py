@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmard.errors import Refused
 
 
@@ -78,6 +81,17 @@ def read_json(path: Path) -> Any:
         raise Refused(str(path), expected="a JSON file", got=got) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Refused(str(path), expected="JSON", got=str(error), mend="is it another kind of file?") from None
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a .npy file, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        # Through an open file, because np.save would put a suffix behind a name that lacks it.
+        with temporary.open("wb") as opened:
+            np.save(opened, array)
+
+    write_whole(path, write)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ pgd-20@0.003  the same with this step
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -70,11 +70,16 @@ _LOSS_NAMES: dict[Callable[[Tensor, Tensor], Tensor], str] = {ce: "CE", margin: 
 _SPEC = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<steps>\d+))?(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
 
 
-def trial(spec: str, budget: Budget) -> Trial:
+def trial(spec: str, budget: Budget, *, beside: Sequence[str] = ()) -> Trial:
     """Read the short spelling of an attack.
 
     >>> trial("pgd-20", Budget(8 / 255)).label
     'PGD-20 (CE, step 2/255, uniform start, 1 restart)'
+
+    Args:
+        spec: the short spelling.
+        budget: decides the steps.
+        beside: names of other attacks, which a refusal offers as well.
 
     Raises:
         Refused: for a spelling or an attack that is not known, or a step that jumps across the ball.
@@ -84,12 +89,13 @@ def trial(spec: str, budget: Budget) -> Trial:
     if parts is None:
         raise Refused(
             f"attack {spec!r}",
-            expected="a spelling such as fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003",
+            expected=", ".join(("a spelling such as fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003", *beside)),
             got=repr(spec),
+            mend=unknown("attack", text, beside).mend,
         )
     kind = parts["kind"]
     if kind not in ATTACKS:
-        raise unknown("attack", kind, ATTACKS)
+        raise unknown("attack", kind, (*ATTACKS, *beside))
     title, loss = ATTACKS[kind]
     if kind == "fgsm":
         if text != "fgsm":

@@ -155,6 +155,7 @@ def distill(
     epilog="""
     mmard evaluate runs/s
     mmard evaluate runs/s --attack fgsm,pgd-20,cw-30,pgd-100x10 --first 1000
+    mmard evaluate runs/s --attack aa
     mmard evaluate resnet18 --weights their.pt --data cifar10 --data-dir D --eps 8/255
     """,
 )
@@ -167,7 +168,12 @@ def evaluate(
         ),
     ],
     attack: Annotated[
-        str, _option("Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003.", "LIST", shown="pgd-20,cw-30")
+        str,
+        _option(
+            "Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack.",
+            "LIST",
+            shown="pgd-20,cw-30",
+        ),
     ] = "pgd-20,cw-30",
     eps: Annotated[
         str | None, _option("Radius of the ball, in input units: 8/255; the run's if not given.", "X")

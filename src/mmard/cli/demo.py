@@ -139,10 +139,10 @@ class _Shown:
             self.drawn = now
             self.bars.update(self.task, completed=share, note=self._left(share))
 
-    def attacked(self, name: str, done: int, total: int) -> None:
-        """So many images of an attack are done."""
+    def attacked(self, name: str, done: int, of: int, standing: int) -> None:
+        """So many images of an attack are done, and so many of these are still read rightly."""
         if self.bars is not None:
-            self.bars.update(self.task, completed=1.0, note="attacked")
+            self.bars.update(self.task, completed=1.0, note=f"{standing:,}/{done:,} right")
 
     def end(self, result: Result) -> None:
         """A network is trained and attacked."""
@@ -194,7 +194,8 @@ def attacks(result: Result) -> str:
 def _conclude(results: list[list[Result]], images: ImageSet, folder: Path, quick: bool, screen: Console) -> None:
     seeds, n = len(results), len(images)
     what = "95% interval below" if seeds == 1 else f"mean and standard deviation over {seeds} seeds"
-    line(screen, f"Accuracy on {n} test images, {what}; attacks: {attacks(results[0][0])}.")
+    which = results[0][0].scores[0].which
+    line(screen, f"Accuracy on {n} test images, {which} epoch, {what}; attacks: {attacks(results[0][0])}.")
     screen.print()
     put(screen, _table(results))
     screen.print()
@@ -210,8 +211,8 @@ def _conclude(results: list[list[Result]], images: ImageSet, folder: Path, quick
         "next",
         [
             f"mmard show {path}",
-            f"mmard evaluate {path} --attack fgsm,pgd-100x5,cw-100",
-            f"mmard distill --method adaad+mmard --teacher {teacher} --student cnn-8 --data digits --out runs/adaad",
+            f"mmard evaluate {path} --which {which} --attack fgsm,pgd-100x5,cw-100",
+            f"mmard distill --method adaad+mmard --teacher {teacher} --student cnn-4 --data digits --out runs/adaad",
             "mmard train --method trades --model wide_resnet-16-4 --data folder --data-dir YOUR_IMAGES --dry-run",
         ],
     )
@@ -274,6 +275,6 @@ def told(found: Difference, seeds: int) -> str:
     verdict = "within noise" if abs(found.mean) < found.noise else "beyond it"
     gain, noise = f"{100 * found.mean:+.1f} points worst case", f"{100 * found.noise:.1f}"
     if found.spread is None:
-        return f"{gain}; on the same images less than {noise} is noise, so {verdict}."
+        return f"{gain}; less than {noise} is noise of the test images alone, so {verdict}."
     spread = f"standard deviation {100 * found.spread:.1f} over {seeds} seeds"
     return f"{gain}, {spread}; less than {noise} (two standard errors) is noise, so {verdict}."

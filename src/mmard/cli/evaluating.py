@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich import progress as bars
 from rich.table import Table
 from rich.text import Text
 
@@ -21,9 +21,8 @@ from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.errors import Refused, unknown
 
 if TYPE_CHECKING:
-    from mmard.balls import Budget
     from mmard.data import ImageSet
-    from mmard.evaluation.evaluate import Measured
+    from mmard.evaluation.evaluate import Measured, Progress
     from mmard.networks import Network
     from mmard.run import Run
 
@@ -60,38 +59,40 @@ def show_scores(request: Request, as_json: bool) -> None:
     """
     _check(request)
     with busy("reading data and network"):
-        from mmard.attacks import trial
         from mmard.balls import Budget
         from mmard.job import pick_device
 
         run = _run(request.target)
         settings = _settings(request, run)
         budget = Budget(settings.eps, settings.norm)
-        trials = [trial(spec, budget) for spec in request.attacks.split(",") if spec.strip()]
-        if not trials:
-            raise Refused("--attack", expected="attacks such as pgd-20,cw-30", got=repr(request.attacks))
+        specs = [spec for spec in request.attacks.split(",") if spec.strip()]
+        if not specs:
+            raise Refused("--attack", expected="attacks such as pgd-20,cw-30 or aa", got=repr(request.attacks))
         device = pick_device(request.device)
         images = _images(request, settings)
         network = _network(request, images)
-    from mmard.evaluation.evaluate import evaluate
+    from mmard.evaluation.suite import measure
 
+    began = time.monotonic()
     with _progress() as tell:
-        measured = evaluate(
+        measured = measure(
             network.module.to(device),
             images,
-            trials,
+            specs,
             budget,
             split=request.split,
             which=request.which if run is not None else network.source,
             seed=request.seed,
             batch_size=request.batch_size,
             progress=tell,
+            folder=run.autoattack if run is not None else None,
         )
+    spent = time.monotonic() - began
     records = keep(measured, run)
     if as_json:
         print(json.dumps(records, indent=2))
         return
-    _show(request, run, network, images, budget, measured)
+    _show(request, run, network, images, measured, spent)
 
 
 def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
@@ -102,17 +103,8 @@ def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
     records = [each.score.record() | {"environment": here} for each in measured]
     if run is not None:
         for each, record in zip(measured, records, strict=True):
-            run.save_score(each.score.slug, record, _writer(each.mask))
+            run.save_score(each.score.slug, record, each.mask)
     return records
-
-
-def _writer(mask: np.ndarray) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        # Through an open file, because np.save would put a suffix behind a name that lacks it.
-        with path.open("wb") as file:
-            np.save(file, mask)
-
-    return write
 
 
 def _check(request: Request) -> None:
@@ -174,6 +166,9 @@ def _images(request: Request, settings: Settings) -> ImageSet:
 
     if settings.data not in DATA:
         raise unknown("data", settings.data, DATA)
+    if request.split != "train":
+        # How many images trained says nothing about these, and another folder may hold fewer.
+        settings = settings.model_copy(update={"limit_train": None})
     images: ImageSet = getattr(load_splits(settings), request.split)
     if request.first is None or request.first >= len(images):
         return images
@@ -201,26 +196,26 @@ def _network(request: Request, images: ImageSet) -> Network:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Tells how far each attack is, in a terminal."""
+def _progress() -> Iterator[Progress | None]:
+    """Tells how far each attack is and how many images it left so far, in a terminal."""
     err = watched()
     if err is None:
         yield None
         return
     columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(None),
-        TextColumn("{task.completed:,}/{task.total:,} images"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description:<10}"),
+        bars.BarColumn(None),
+        bars.TextColumn("{task.completed:,}/{task.total:,} images, {task.fields[standing]:,} right"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, expand=True) as bars:
+    with bars.Progress(*columns, console=err, transient=True, expand=True) as shown:
         tasks: dict[str, Any] = {}
 
-        def tell(name: str, done: int, total: int) -> None:
+        def tell(name: str, done: int, of: int, standing: int) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
+                tasks[name] = shown.add_task(name, total=of, standing=standing)
+            shown.update(tasks[name], completed=done, total=of, standing=standing)
 
         yield tell
 
@@ -249,7 +244,7 @@ def scores_table(records: Sequence[dict[str, Any]]) -> Table:
 
 
 def _show(
-    request: Request, run: Run | None, network: Network, images: ImageSet, budget: Budget, measured: Sequence[Measured]
+    request: Request, run: Run | None, network: Network, images: ImageSet, measured: Sequence[Measured], spent: float
 ) -> None:
     out = console()
     line(out, network.source, "strong")
@@ -257,12 +252,8 @@ def _show(
     out.print()
     put(out, scores_table([each.score.record() for each in measured]))
     out.print()
-    spent = duration(sum(m.score.seconds for m in measured if not m.score.attack.startswith("worst")))
-    line(
-        out,
-        f"{plural(len(images), 'image')} in {spent}. Intervals are over the choice of images, not over seeds.",
-        "quiet",
-    )
+    took = f"{plural(len(images), 'image')} in {duration(spent)}"
+    line(out, f"{took}. Intervals are over the choice of images, not over seeds.", "quiet")
     if request.attacks == QUICK:
         line(out, "A quick standard set, not AutoAttack: an upper bound of the robust accuracy.", "quiet")
     if run is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,6 @@ def train_or_distill(
         from mmard.run import Run
 
         job = prepare(settings)
-        _check_trackers(settings)
     if dry_run:
         _show_plan(job, said)
         return
@@ -113,7 +111,6 @@ def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool) -> None:
     said = run.config
     with busy("reading data and networks"):
         job = prepare(kind.resolve(said))
-        _check_trackers(job.settings)
     if dry_run:
         _show_plan(job, said, done=position.epoch if position else 0)
         return
@@ -153,16 +150,9 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _check_trackers(settings: Settings) -> None:
-    if settings.tensorboard:
-        from mmard.training.tensorboard import writer_class
-
-        writer_class()
-
-
 def _show_plan(job: Job, said: Said, done: int = 0) -> None:
-    from mmard.cli.planned import show_plan
     from mmard import plan as planning
+    from mmard.cli.planned import show_plan
 
     with busy(f"measuring steps for about {planning.SECONDS:g} s"):
         made = planning.plan(job, done, planning.SECONDS)
@@ -195,17 +185,8 @@ def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
 def _trained(job: Job, run: Run, quiet: bool) -> Position:
     watch = Watch(job.recipe.epochs, job.batches.steps, validation_label(job))
     watch.recall(run.log())
-    close: Callable[[], None] = lambda: None  # noqa: E731
     with watching(watch, quiet) as observers:
-        if job.settings.tensorboard:
-            from mmard.training.tensorboard import TensorBoard
-
-            board = TensorBoard(run.path / "tensorboard")
-            observers, close = [*observers, board], board.close
-        try:
-            return job.train(run, observers)
-        finally:
-            close()
+        return job.train(run, observers)
 
 
 def validation_label(job: Job) -> str:
@@ -247,8 +228,12 @@ def _next_commands(run: Run) -> None:
 
 
 def next_commands(run: Run, finished: bool) -> list[str]:
-    """What to type next about a run."""
+    """What to type next about a run; what was made of Python objects can only be looked at from here."""
+    from mmard.networks import GIVEN
+
     path, config = shlex.quote(str(run.path)), run.config
+    if any(str(config.get(name)).startswith(GIVEN) for name in ("model", "student", "data", "method")):
+        return [f"mmard show {path}"]
     if not finished:
         return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
     lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]

@@ -15,9 +15,9 @@ No attack is trusted: a point counts as adversarial when the network misreads it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,15 +30,12 @@ from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.ensemble import Ensemble, described, standard
-from mmard.evaluation.evaluate import Measured
+from mmard.evaluation.evaluate import Measured, Progress
 from mmard.evaluation.folding import folded
 from mmard.evaluation.score import Mask, Score
 from mmard.modes import evaluating, frozen
-from mmard.storage import read_json, write_json, write_whole
+from mmard.storage import read_json, write_array, write_json
 from mmard.weights import weights_hash
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with (attack, images it is done with, images it was given, images still standing)."""
 
 FOLD_CHECK = 32  # images on which a folded network must agree
 
@@ -165,15 +162,16 @@ def _stage(
             verdicts[batch] = np.where(right.cpu().numpy(), STANDING, FALLEN)
             journal.write(name, verdicts, earlier + time.monotonic() - began)
         if progress is not None:
-            progress(name, first + len(batch), len(who), int((verdicts[who] != FALLEN).sum()))
+            done = who[: first + len(batch)]
+            progress(name, len(done), len(who), int((verdicts[done] == STANDING).sum()))
     return verdicts == STANDING, earlier + time.monotonic() - began
 
 
 def _inputs(model: nn.Module, images: ImageSet, which: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """Inputs in [0, 1] and labels where the network is; in double for a network in double."""
-    parameter, rows = next(model.parameters()), torch.from_numpy(which)
-    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    return images.x[rows].to(parameter.device).to(dtype) / 255, images.y[rows].to(parameter.device)
+    state, rows = next(chain(model.parameters(), model.buffers()), torch.empty(0)), torch.from_numpy(which)
+    dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
+    return images.x[rows].to(state.device).to(dtype) / 255, images.y[rows].to(state.device)
 
 
 def _read_rightly(
@@ -238,9 +236,4 @@ class _Journal:
             return
         file = self._folder / f"{attack}.npy"
         write_json(file.with_suffix(".json"), {"seconds": seconds})
-
-        def save(temporary: Path) -> None:
-            with temporary.open("wb") as opened:
-                np.save(opened, verdicts)
-
-        write_whole(file, save)
+        write_array(file, verdicts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -20,8 +20,8 @@ from mmard.evaluation.score import Mask, Score
 from mmard.modes import evaluating, frozen
 from mmard.weights import weights_hash
 
-Progress = Callable[[str, int, int], None]
-"""Called with (attack, images done, images in all)."""
+Progress = Callable[[str, int, int, int], None]
+"""Called with (attack, images it is done with, images it was given, images still read rightly of those it did)."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,22 @@ def evaluate(
             mask = _standing(model, images, np.flatnonzero(clean), batch_size, device, attack, progress, trial.spec)
             results.append(measured(trial.spec, trial.label, mask, time.monotonic() - began, budget))
     if len(trials) > 1:
-        worst = np.logical_and.reduce([m.mask for m in results])
-        specs = [t.spec for t in trials]
-        seconds = sum(m.score.seconds for m in results)
-        label = "right under each of " + ", ".join(specs)
-        results.append(measured("worst_of_" + ",".join(specs), label, worst, seconds, budget))
+        results.append(together(*results))
     return results
+
+
+def together(clean: Measured, *each: Measured) -> Measured:
+    """Right without an attack and under each of these attacks: "worst_of_..."."""
+    specs = [m.score.attack for m in each]
+    mask = np.logical_and.reduce([clean.mask, *(m.mask for m in each)])
+    score = replace(
+        each[0].score,
+        attack="worst_of_" + ",".join(specs),
+        label="right under each of " + ", ".join(specs),
+        correct=int(mask.sum()),
+        seconds=round(sum(m.score.seconds for m in (clean, *each)), 3),
+    )
+    return Measured(score, mask)
 
 
 def _standing(
@@ -135,7 +145,7 @@ def _standing(
             raise Refused(where, expected="finite logits", got="NaN or infinity")
         mask[rows.numpy()] = (~Untargeted(y, _never).fooled(logits)).cpu().numpy()
         if progress is not None:
-            progress(name, first + len(rows), len(who))
+            progress(name, first + len(rows), len(who), int(mask.sum()))
     return mask
 
 
