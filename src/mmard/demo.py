@@ -45,7 +45,7 @@ DATA, TEACHER, STUDENT = "digits", "cnn-32", "cnn-4"
 ATTACKS = ("pgd-40", "cw-40")
 WHICH: Literal["best", "last"] = "last"
 """Weights that are attacked and that teach. Best and last differ by chance where 130 images choose the best epoch."""
-EPOCHS, QUICK_EPOCHS = 25, 2
+TEACHER_EPOCHS, STUDENT_EPOCHS, QUICK_EPOCHS = 25, 30, 2
 QUICK_IMAGES = 256
 THREADS = (1, 2, 4)
 """Thread counts that are tried: networks this small gain little from many, and lose much on a busy machine."""
@@ -101,11 +101,12 @@ def stages(out: Path, seed: int, *, quick: bool = False, threads: int = 0) -> li
     every: dict[str, Any] = {
         "data": DATA,
         "seed": seed,
-        "epochs": QUICK_EPOCHS if quick else EPOCHS,
+        "epochs": QUICK_EPOCHS if quick else STUDENT_EPOCHS,
         "threads": threads,
     }
     if quick:
         every["limit_train"] = QUICK_IMAGES
+    of_teacher = {**every, "epochs": QUICK_EPOCHS if quick else TEACHER_EPOCHS}
     teacher = out / f"teacher-{seed}"
     student = {**every, "student": STUDENT, "teacher": str(teacher), "teacher_which": WHICH}
     plain, grown = "rslad", "rslad+mmard"
@@ -113,7 +114,7 @@ def stages(out: Path, seed: int, *, quick: bool = False, threads: int = 0) -> li
         Stage(
             "teacher",
             "teacher, TRADES",
-            TrainSettings.resolve({**every, "method": "trades", "model": TEACHER}),
+            TrainSettings.resolve({**of_teacher, "method": "trades", "model": TEACHER}),
             teacher,
         ),
         Stage(
@@ -238,10 +239,10 @@ def estimate(planned: Sequence[Stage], splits: Splits) -> Estimate:
         measured = {stage.name: _measured(stage, splits, threads) for stage in planned}
     finally:
         torch.set_num_threads(began_with)
-    epochs = planned[0].settings.epochs
+    epochs = {stage.name: stage.settings.epochs for stage in planned}
     return Estimate(
         threads,
-        {name: epochs * (step + validation) for name, (step, validation, _) in measured.items()},
+        {name: epochs[name] * (step + validation) for name, (step, validation, _) in measured.items()},
         {name: attacking for name, (_, _, attacking) in measured.items()},
     )
 
