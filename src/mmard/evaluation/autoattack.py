@@ -30,12 +30,11 @@ from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.ensemble import Ensemble, described, standard
-from mmard.evaluation.evaluate import Measured, Progress
+from mmard.evaluation.evaluate import Measured, Progress, Subject
 from mmard.evaluation.folding import folded
-from mmard.evaluation.score import Mask, Score
+from mmard.evaluation.score import Mask
 from mmard.modes import evaluating, frozen
 from mmard.storage import read_json, write_array, write_json
-from mmard.weights import weights_hash
 
 FOLD_CHECK = 32  # images on which a folded network must agree
 
@@ -86,7 +85,8 @@ def auto_attack(
         Refused: if logits are not finite, or `folder` holds another evaluation.
     """
     ensemble = ensemble or standard(budget, images.num_classes)
-    hashes = {"weights": weights_hash(model), "data": images.fingerprint()}
+    subject = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size)
+    measured = subject.measured
     plan = {
         "attacks": {
             name: {"kind": type(attack).__name__, **asdict(attack)} for name, attack in ensemble.attacks.items()
@@ -96,27 +96,10 @@ def auto_attack(
         "seed": seed,
         "batch_size": batch_size,
         "fold": fold,
-        **hashes,
+        "weights": subject.weights,
+        "data": subject.data,
     }
     journal = _Journal(folder, plan, len(images))
-
-    def measured(attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None) -> Measured:
-        score = Score(
-            attack=attack,
-            label=label,
-            norm=ball.norm if ball else None,
-            eps=ball.eps if ball else None,
-            split=split,
-            n=len(images),
-            correct=int(mask.sum()),
-            seconds=round(seconds, 3),
-            seed=seed,
-            batch_size=batch_size,
-            which=which,
-            images=images.origin,
-            **hashes,
-        )
-        return Measured(score, mask)
 
     with evaluating(model), frozen(model):
         mask, seconds = _stage(model, images, "clean", None, None, budget, seed, batch_size, journal, progress)

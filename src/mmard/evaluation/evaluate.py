@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -30,6 +30,39 @@ class Measured:
 
     score: Score
     mask: Mask
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What every figure of one evaluation shares; its fields are those of `Score`."""
+
+    split: str
+    n: int
+    seed: int
+    batch_size: int
+    weights: str
+    data: str
+    which: str
+    images: str
+
+    @classmethod
+    def of(cls, model: nn.Module, images: ImageSet, *, split: str, which: str, seed: int, batch_size: int) -> Subject:
+        """These weights on these images."""
+        hashes = (weights_hash(model), images.fingerprint())
+        return cls(split, len(images), seed, batch_size, *hashes, which, images.origin)
+
+    def measured(self, attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None) -> Measured:
+        """The figure that a mask of verdicts (n,) comes to; no ball without an attack."""
+        score = Score(
+            attack=attack,
+            label=label,
+            norm=ball.norm if ball else None,
+            eps=ball.eps if ball else None,
+            correct=int(mask.sum()),
+            seconds=round(seconds, 3),
+            **asdict(self),
+        )
+        return Measured(score, mask)
 
 
 def evaluate(
@@ -68,25 +101,7 @@ def evaluate(
     """
     state = next(chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if state is None else state.device
-    hashes = {"weights": weights_hash(model), "data": images.fingerprint()}
-
-    def measured(attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None) -> Measured:
-        score = Score(
-            attack=attack,
-            label=label,
-            norm=ball.norm if ball else None,
-            eps=ball.eps if ball else None,
-            split=split,
-            n=len(images),
-            correct=int(mask.sum()),
-            seconds=round(seconds, 3),
-            seed=seed,
-            batch_size=batch_size,
-            which=which,
-            images=images.origin,
-            **hashes,
-        )
-        return Measured(score, mask)
+    measured = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size).measured
 
     with evaluating(model), frozen(model):
         began = time.monotonic()
