@@ -66,7 +66,9 @@ def test_every_method_can_be_counted(spec: str) -> None:
     differentiated = {letter for letter, each in counted.items() if each.input_backwards}
     assert differentiated == {"T"} if spec == "kd+mmard" else "S" in differentiated or method.inner is None
     assert counted["S"].input_backwards in (0, 3)
-    assert max((each.input_backwards for each in counted.values()), default=0) <= 3
+    # A host that differentiates the teacher at every step pays for the drift's one refresh besides.
+    besides = 1 if spec in ("adaad+mmard", "adaiad+mmard") else 0
+    assert max(each.input_backwards for each in counted.values()) <= 3 + besides
     if "T" in counted:
         assert counted["T"].weight_backwards == counted["T"].train_forwards == 0
 
