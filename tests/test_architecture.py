@@ -24,10 +24,10 @@ FLOORS = {
     0: ("_version.py", "errors.py", "ops.py", "balls.py", "modes.py", "seeds.py"),
     1: ("models/", "data/", "attacks/"),
     2: ("method.py", "methods/"),
-    3: ("training/", "evaluation/", "run.py", "weights.py", "storage.py", "environment.py", "networks.py"),
-    4: ("config.py", "job.py", "api.py", "plan.py", "demo.py", "cli/", "__init__.py", "__main__.py"),
+    3: ("engine/", "training/", "evaluation/", "run.py", "weights.py", "storage.py", "environment.py", "networks.py"),
+    4: ("config.py", "job.py", "api.py", "plan.py", "demo.py", "report/", "cli/", "__init__.py", "__main__.py"),
 }
-MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "run.py")
+MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "run.py")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "base"}
 LONGEST = 400
 OPTIONAL = (
