@@ -1,0 +1,261 @@
+"""One training on several processes, which together compute what one process would compute on the same batch.
+
+Attacks and forwards are what costs, so they are shared out: each process has its rows of the global batch. Predictions
+are small, so they are gathered, and every process evaluates the outer formula on the whole batch. A formula that
+couples samples, or that remembers something from step to step, therefore means the same on any number of processes,
+and what it remembers is equal on all of them. What differs from one process is BatchNorm alone: each process normalises
+by its own rows (or by all of them with SyncBatchNorm), and the running statistics are averaged after each step.
+
+Started by PyTorch's own launcher, on one machine or many:
+
+    torchrun --nproc-per-node 8 -m mmard distill ...
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmard.errors import Refused
+from mmard.modes import quiet_statistics
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for one that is alive and silent; one that died is noticed at once."""
+
+
+class Lost(Refused):
+    """Another process of this training died or fell silent."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of one training.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        local: number of this process on its machine, which is the number of its GPU.
+        group: carries the gathering of predictions, beside the one in which gradients are averaged, so that the order
+            of either does not depend on the other.
+        words: carries flags and words between CPUs, also where tensors live on GPUs.
+    """
+
+    rank: int
+    size: int
+    local: int
+    group: Any
+    words: Any
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def shares(self, n: int) -> list[int]:
+        """Rows of each process in a batch of n, in the order of the ranks; they differ by one at most.
+
+        >>> Ranks(0, 3, 0, None, None).shares(8)
+        [3, 3, 2]
+        """
+        whole, rest = divmod(n, self.size)
+        return [whole + (rank < rest) for rank in range(self.size)]
+
+    def rows(self, n: int) -> slice:
+        """This process's rows of a batch of n.
+
+        >>> Ranks(1, 3, 0, None, None).rows(8)
+        slice(3, 6, None)
+        """
+        shares = self.shares(n)
+        begin = sum(shares[: self.rank])
+        return slice(begin, begin + shares[self.rank])
+
+    def gathered(self, local: Tensor, n: int) -> Tensor:
+        """The rows of all processes, (n, ...), from this one's (its share of n, ...).
+
+        A gradient that comes back is the sum of what the processes send, each of which has the whole loss: after the
+        averaging of gradients over processes it is the gradient of one process with all rows.
+        """
+        return _Gathered.apply(local, self, n)
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so in any process."""
+        flag = torch.tensor(float(mine))
+        with told_if_lost(self):
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.words)
+        return bool(flag.item())
+
+    def summed(self, mine: Tensor) -> Tensor:
+        """The sum over processes; on any device."""
+        total = mine.detach().clone()
+        with told_if_lost(self):
+            dist.all_reduce(total, group=self.group)
+        return total
+
+    def told(self, what: Any) -> Any:
+        """What the first process says, in every process."""
+        box = [what]
+        with told_if_lost(self):
+            dist.broadcast_object_list(box, src=0, group=self.words)
+        return box[0]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.any(False)
+
+    def refuse_unequal(self, name: str, fact: str) -> None:
+        """Refuse to go on unless the processes agree on a fact.
+
+        Raises:
+            Refused: naming what the first process has and what this one has.
+        """
+        found: list[str] = [""] * self.size
+        with told_if_lost(self):
+            dist.all_gather_object(found, fact, group=self.words)
+        if len(set(found)) > 1:
+            other = next(rank for rank, text in enumerate(found) if text != found[0])
+            raise Refused(
+                f"{name} in process {other} of {self.size}",
+                expected=f"{found[0]}, as in process 0",
+                got=found[other],
+                mend="do all machines have the same files and versions?",
+            )
+
+    def average_statistics(self, module: nn.Module) -> None:
+        """Give every process the mean of their running statistics, so that all evaluate and save one network."""
+        moving = [b for b in module.buffers() if b.is_floating_point()]
+        if not moving:
+            return
+        with torch.no_grad(), told_if_lost(self):
+            flat = torch.cat([b.reshape(-1).double() for b in moving])
+            dist.all_reduce(flat, group=self.group)
+            for buffer, mean in zip(moving, flat.div_(self.size).split([b.numel() for b in moving]), strict=True):
+                buffer.copy_(mean.view_as(buffer))
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows of all processes, and back the gradient of one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, ranks: Ranks, n: int) -> Tensor:
+        ctx.ranks, ctx.n = ranks, n
+        shares = ranks.shares(n)
+        padded = local.new_zeros(max(shares), *local.shape[1:])
+        padded[: len(local)] = local
+        pieces = [torch.empty_like(padded) for _ in shares]
+        with told_if_lost(ranks):
+            dist.all_gather(pieces, padded, group=ranks.group)
+        return torch.cat([piece[:rows] for piece, rows in zip(pieces, shares, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        total = gradients[0].contiguous().clone()
+        with told_if_lost(ctx.ranks):
+            dist.all_reduce(total, group=ctx.ranks.group)
+        return total[ctx.ranks.rows(ctx.n)], None, None
+
+
+class Forwards(nn.Module):
+    """All forwards of a trained network in a step as one call, as PyTorch's engine asks for it.
+
+    Two calls before one backward would fail: the second changes BatchNorm's buffers, which the first one's backward
+    reads.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Sequence[Tensor], quiet: Sequence[bool]) -> list[Tensor]:
+        """Logits (B, C) at each of the inputs (B, C, H, W), in order; the quiet ones move no running statistics."""
+        logits = []
+        for x, still in zip(inputs, quiet, strict=True):
+            with quiet_statistics(self.module) if still else ExitStack():
+                logits.append(self.module(x))
+        return logits
+
+
+def wrapped(module: nn.Module, ranks: Ranks) -> DistributedDataParallel:
+    """The forwards of a network whose gradients are averaged over processes as they come.
+
+    Buffers are not broadcast: `Ranks.average_statistics` keeps them equal.
+    """
+    parameter = next(module.parameters())
+    where = [parameter.device.index] if parameter.is_cuda else None
+    known = inspect.signature(DistributedDataParallel).parameters
+    # Newer versions of PyTorch call it by the second name and warn of the first.
+    still = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(Forwards(module), device_ids=where, **still)
+
+
+def synchronised(module: nn.Module) -> nn.Module:
+    """The network with SyncBatchNorm, which normalises by the rows of all processes. In place where it can.
+
+    Raises:
+        Refused: on a CPU, where PyTorch has none.
+    """
+    if not next(module.parameters()).is_cuda:
+        mend = "leave --sync-bn out: each process then normalises by its own rows"
+        raise Refused("--sync-bn", expected="GPUs", got="a CPU", mend=mend)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+@contextmanager
+def told_if_lost(ranks: Ranks) -> Iterator[None]:
+    """Say what happened when another process has gone, instead of what the transport says of it.
+
+    Raises:
+        Lost: for the transport's errors; any other error passes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        signs = ("gloo", "NCCL", "nccl", "Connection", "connection", "Timed out", "timeout", "peer", "Broken pipe")
+        if isinstance(error, Refused) or not any(sign in text for sign in signs):
+            raise
+        raise Lost(
+            f"process {ranks.rank} of {ranks.size}",
+            expected="the other processes at their work",
+            got=f"one that has gone ({text.strip().splitlines()[0][:120]})",
+            mend="see why it died; the run is saved as of its last save, go on with --resume",
+        ) from error
+
+
+def asked_for() -> bool:
+    """Whether PyTorch's launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+@contextmanager
+def joined(on_gpus: bool) -> Iterator[Ranks | None]:
+    """This process among the others, or None if the launcher started only this one or none did.
+
+    Args:
+        on_gpus: whether the networks live on GPUs, which talk by NCCL; on CPUs it is gloo.
+    """
+    if not asked_for():
+        yield None
+        return
+    here = not dist.is_initialized()
+    if here:
+        if on_gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    group = dist.new_group(timeout=PATIENCE)
+    words = dist.new_group(backend="gloo", timeout=PATIENCE) if on_gpus else group
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), group, words)
+    finally:
+        if here:
+            dist.destroy_process_group()
