@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,7 +86,8 @@ class Ranks:
         A gradient that comes back is the sum of what the processes send, each of which has the whole loss: after the
         averaging of gradients over processes it is the gradient of one process with all rows.
         """
-        return _Gathered.apply(local, self, n)
+        gathered: Callable[[Tensor, Ranks, int], Tensor] = _Gathered.apply
+        return gathered(local, self, n)
 
     def any(self, mine: bool) -> bool:
         """Whether it is so in any process."""
@@ -194,7 +195,7 @@ def wrapped(module: nn.Module, ranks: Ranks) -> DistributedDataParallel:
     where = [parameter.device.index] if parameter.is_cuda else None
     known = inspect.signature(DistributedDataParallel).parameters
     # Newer versions of PyTorch call it by the second name and warn of the first.
-    still = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    still: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
     return DistributedDataParallel(Forwards(module), device_ids=where, **still)
 
 
