@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -27,10 +27,41 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmard.errors import Refused
+from mmard.method import Net, Point
 from mmard.modes import quiet_statistics
+from mmard.run import Event, Run
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for one that is alive and silent; one that died is noticed at once."""
+
+
+class Silent(Run):
+    """A run folder as the processes see it that write nothing: the first one writes for all."""
+
+    def lock(self) -> AbstractContextManager[object]:
+        """No lock; the first process has it."""
+        return nullcontext()
+
+    def note_environment(self) -> None:
+        """Nothing."""
+
+    def note_engine(self, record: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def sweep(self) -> None:
+        """Nothing."""
+
+    def append(self, event: Event) -> None:
+        """Nothing."""
+
+    def rewind_log(self, step: int, epoch: int) -> None:
+        """Nothing."""
+
+    def save_weights(self, which: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Nothing."""
 
 
 class Lost(Refused):
@@ -89,19 +120,28 @@ class Ranks:
         gathered: Callable[[Tensor, Ranks, int], Tensor] = _Gathered.apply
         return gathered(local, self, n)
 
-    def any(self, mine: bool) -> bool:
-        """Whether it is so in any process."""
-        flag = torch.tensor(float(mine))
+    def total(self, mine: int) -> int:
+        """Rows of a batch of which this process has so many."""
+        count = torch.tensor(mine)
         with told_if_lost(self):
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.words)
-        return bool(flag.item())
+            dist.all_reduce(count, group=self.words)
+        return int(count.item())
 
-    def summed(self, mine: Tensor) -> Tensor:
-        """The sum over processes; on any device."""
-        total = mine.detach().clone()
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Put the mean over processes into the tensors, in place."""
+        tensors = list(tensors)
+        with torch.no_grad(), told_if_lost(self):
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            dist.all_reduce(flat, group=self.group)
+            for tensor, mean in zip(tensors, flat.div_(self.size).split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
+    def largest(self, *mine: float) -> list[float]:
+        """The largest of each number over processes; of flags, whether it is up in any."""
+        numbers = torch.tensor(mine, dtype=torch.float64)
         with told_if_lost(self):
-            dist.all_reduce(total, group=self.group)
-        return total
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.words)
+        return numbers.tolist()
 
     def told(self, what: Any) -> Any:
         """What the first process says, in every process."""
@@ -112,7 +152,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Until every process is here."""
-        self.any(False)
+        self.largest(0.0)
 
     def refuse_unequal(self, name: str, fact: str) -> None:
         """Refuse to go on unless the processes agree on a fact.
@@ -134,14 +174,9 @@ class Ranks:
 
     def average_statistics(self, module: nn.Module) -> None:
         """Give every process the mean of their running statistics, so that all evaluate and save one network."""
-        moving = [b for b in module.buffers() if b.is_floating_point()]
-        if not moving:
-            return
-        with torch.no_grad(), told_if_lost(self):
-            flat = torch.cat([b.reshape(-1).double() for b in moving])
-            dist.all_reduce(flat, group=self.group)
-            for buffer, mean in zip(moving, flat.div_(self.size).split([b.numel() for b in moving]), strict=True):
-                buffer.copy_(mean.view_as(buffer))
+        moving = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        if moving:
+            self.average(moving)
 
 
 class _Gathered(torch.autograd.Function):
@@ -166,6 +201,24 @@ class _Gathered(torch.autograd.Function):
         return total[ctx.ranks.rows(ctx.n)], None, None
 
 
+class Everywhere(Net):
+    """A network as the outer formula sees it on several processes: at a point, the logits of the rows of all."""
+
+    def __init__(self, here: Net, ranks: Ranks, n: int) -> None:
+        super().__init__(here.module, here.sealed)
+        self.here, self.ranks, self.n = here, ranks, n
+
+    def __call__(self, point: Point) -> Tensor:
+        """Logits (n, classes)."""
+        if point not in self._seen:
+            self._seen[point] = self.ranks.gathered(self.here(point), self.n)
+        return self._seen[point]
+
+    def slope(self, point: Point, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """As in `Net`, for all rows; every process computes it for all, since `pick` may look at any row."""
+        return self.here.slope(Point(point.name, self.ranks.gathered(point.value, self.n)), pick)
+
+
 class Forwards(nn.Module):
     """All forwards of a trained network in a step as one call, as PyTorch's engine asks for it.
 
@@ -186,17 +239,17 @@ class Forwards(nn.Module):
         return logits
 
 
-def wrapped(module: nn.Module, ranks: Ranks) -> DistributedDataParallel:
+def wrapped(forwards: Forwards, ranks: Ranks) -> DistributedDataParallel:
     """The forwards of a network whose gradients are averaged over processes as they come.
 
     Buffers are not broadcast: `Ranks.average_statistics` keeps them equal.
     """
-    parameter = next(module.parameters())
+    parameter = next(forwards.parameters())
     where = [parameter.device.index] if parameter.is_cuda else None
     known = inspect.signature(DistributedDataParallel).parameters
     # Newer versions of PyTorch call it by the second name and warn of the first.
     still: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-    return DistributedDataParallel(Forwards(module), device_ids=where, **still)
+    return DistributedDataParallel(forwards, device_ids=where, **still)
 
 
 def synchronised(module: nn.Module) -> nn.Module:
@@ -212,7 +265,7 @@ def synchronised(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def told_if_lost(ranks: Ranks) -> Iterator[None]:
+def told_if_lost(ranks: Ranks | None) -> Iterator[None]:
     """Say what happened when another process has gone, instead of what the transport says of it.
 
     Raises:
@@ -223,7 +276,7 @@ def told_if_lost(ranks: Ranks) -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         signs = ("gloo", "NCCL", "nccl", "Connection", "connection", "Timed out", "timeout", "peer", "Broken pipe")
-        if isinstance(error, Refused) or not any(sign in text for sign in signs):
+        if ranks is None or isinstance(error, Refused) or not any(sign in text for sign in signs):
             raise
         raise Lost(
             f"process {ranks.rank} of {ranks.size}",
