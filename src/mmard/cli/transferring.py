@@ -1,0 +1,143 @@
+"""`mmard transfer`: a matrix of networks, each under the examples that were made on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from mmard.cli.evaluating import Request, _check, _images, _progress, _settings, keep
+from mmard.cli.output import console, line, percent, plural, put, table
+from mmard.cli.training import busy
+from mmard.errors import Refused
+
+if TYPE_CHECKING:
+    from mmard.attacks import Trial
+    from mmard.balls import Budget
+    from mmard.data import ImageSet
+    from mmard.evaluation.evaluate import Measured
+    from mmard.evaluation.score import Score
+    from mmard.evaluation.transfer_matrix import Matrix, Member
+    from mmard.run import Run
+
+
+def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None:
+    """Make the matrix, print it, and keep its figures in the folders of those networks that are runs.
+
+    Args:
+        targets: runs, files or names.
+        request: everything else; its target is the first of them, whose data and budget count where nothing is said.
+
+    Raises:
+        Refused: for anything wrong, before the first attack.
+    """
+    _check(request)
+    if len(targets) < 2:
+        raise Refused("transfer", expected="two networks or more", got=str(len(targets)))
+    with busy("reading data and networks"):
+        from mmard.balls import Budget
+        from mmard.evaluation.transfer import read_attacks
+        from mmard.evaluation.transfer_matrix import transfer_matrix
+        from mmard.job import pick_device
+        from mmard.run import Run
+
+        runs = [Run.open(target) if Path(target).is_dir() else None for target in targets]
+        settings = _settings(request, runs[0])
+        budget = Budget(settings.eps, settings.norm)
+        specs = [spec for spec in request.attacks.split(",") if spec.strip()]
+        if len(specs) != 1:
+            raise Refused("--attack", expected="one attack for a matrix, e.g. pgd-20", got=repr(request.attacks))
+        (attack,) = read_attacks(specs, budget)
+        device = pick_device(request.device)
+        images = _images(request, settings)
+        members = [_member(target, request, images, device) for target in targets]
+
+    def kept(j: int, measured: Measured) -> None:
+        keep([measured], runs[j])
+
+    def known(j: int, score: Score) -> Measured | None:
+        return _known(runs[j], score)
+
+    with _progress() as tell:
+        matrix = transfer_matrix(
+            members,
+            images,
+            attack,
+            budget,
+            split=request.split,
+            seed=request.seed,
+            batch_size=request.batch_size,
+            progress=tell,
+            known=known,
+            keep=kept,
+        )
+    if as_json:
+        found = [{"made_on": i, "scored_on": j, **cell.score.record()} for (i, j), cell in sorted(matrix.cells.items())]
+        clean = [each.score.record() for each in matrix.clean]
+        print(json.dumps({"networks": [m.name for m in members], "clean": clean, "cells": found}, indent=2))
+        return
+    _show(members, matrix, attack, budget, images, any(runs))
+
+
+def _member(target: str, request: Request, images: ImageSet, device: Any) -> Member:
+    from mmard.evaluation.transfer_matrix import Member
+    from mmard.networks import load_network
+
+    found = load_network(target, num_classes=images.num_classes, image_shape=images.image_shape, which=request.which)
+    which = request.which if Path(target).is_dir() else found.source
+    return Member(found.source, found.module.to(device), which)
+
+
+def _known(run: Run | None, score: Score) -> Measured | None:
+    """The figure of an earlier call, if it is on the same weights."""
+    import numpy as np
+
+    from mmard.evaluation.evaluate import Measured
+    from mmard.storage import read_json
+
+    file = None if run is None else run.scores / f"{score.slug}.json"
+    if file is None or not file.is_file() or not file.with_suffix(".npy").is_file():
+        return None
+    record = read_json(file)
+    if record["weights"] != score.weights:
+        return None
+    mask = np.load(file.with_suffix(".npy"), allow_pickle=False)
+    return Measured(replace(score, correct=record["correct"], seconds=record["seconds"]), mask)
+
+
+def _show(
+    members: Sequence[Member], matrix: Matrix, attack: Trial, budget: Budget, images: ImageSet, kept: bool
+) -> None:
+    out = console()
+    title = f"Accuracy under {attack.label} at {budget}, made on the row's network, scored on the column's."
+    line(out, title, "strong")
+    line(out, f"  {images.origin}, {plural(len(images), 'image')}")
+    out.print()
+    heads = [str(j + 1) for j in range(len(members))]
+    found = table("", "made on", *heads, right=("", *heads), fold=("made on",))
+    hidden = set(matrix.hidden())
+    found.add_row("", Text("no attack", "quiet"), *(percent(each.score.accuracy) for each in matrix.clean))
+    for i, member in enumerate(members):
+        cells = []
+        for j in range(len(members)):
+            cell = matrix.cells.get((i, j))
+            style = "bold red" if (i, j) in hidden else "strong" if i == j else ""
+            cells.append(Text("-" if cell is None else percent(cell.score.accuracy), style))
+        found.add_row(str(i + 1), member.name, *cells)
+    put(out, found)
+    out.print()
+    widest = max((high - low) / 2 for low, high in (c.score.interval for c in matrix.cells.values()))
+    text = f"Diagonal: each network's own examples. 95% intervals over images are ±{100 * widest:.1f} points at most."
+    line(out, text, "quiet")
+    for i, j in sorted(hidden):
+        text = f"examples of {i + 1} fool {j + 1} more often than its own do: its gradient may mislead"
+        line(out, f"note: {text}")
+    blind = [str(i + 1) for i in range(len(members)) if (i, i) not in matrix.cells]
+    if blind:
+        line(out, f"note: {', '.join(blind)} has no gradient, so nothing can be made on it")
+    if kept:
+        line(out, "Records are in the folders of the runs that were scored.", "quiet")

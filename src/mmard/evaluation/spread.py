@@ -1,0 +1,142 @@
+"""What a figure may be off by: over the choice of images, and over the seeds of training.
+
+One trained network has an interval over images (`score.wilson`). Networks trained with several seeds have a standard
+deviation over seeds, and their mean an interval by Student's t. The two say different things and neither covers the
+other: all seeds are measured on the same images, and one network says nothing about the next.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmard.evaluation.score import Z_95, Mask
+
+# The 97.5 % points of Student's t with 1 to 10 degrees of freedom; beyond, the expansion in 1 / degrees holds to 1e-3.
+_T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+
+
+def t_95(degrees: int) -> float:
+    """Half-width of a 95 % interval in standard errors, with a deviation of so many degrees of freedom.
+
+    >>> round(t_95(1), 2), round(t_95(2), 2), round(t_95(1000), 2)
+    (12.71, 4.3, 1.96)
+    """
+    assert degrees >= 1, "one value has no deviation"
+    if degrees <= len(_T_95):
+        return _T_95[degrees - 1]
+    z = Z_95
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation with n - 1 in the denominator; None for one value."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean that these values are drawn around, by Student's t; of two values or more.
+
+    >>> tuple(round(v, 3) for v in mean_interval([0.50, 0.52, 0.54]))
+    (0.47, 0.57)
+    """
+    half = t_95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean accuracy of one configuration minus that of another, on the same images.
+
+    Attributes:
+        mean: of the difference, as a share in [-1, 1].
+        over_images: half of its 95 % interval over the choice of images, paired image by image; None without masks.
+        over_seeds: half of its 95 % interval over the seeds of training, by Student's t; None where one of the two has
+            a single seed.
+        paired: whether seeds are paired: the two share at least two, and the others are left out.
+        seeds: how many seeds of either are in it.
+    """
+
+    mean: float
+    over_images: float | None
+    over_seeds: float | None
+    paired: bool
+    seeds: tuple[int, int]
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is beyond both kinds of noise, both of which must be known."""
+        halves = (self.over_images, self.over_seeds)
+        return all(half is not None and abs(self.mean) > half for half in halves)
+
+
+def difference(
+    ours: Mapping[int, float],
+    theirs: Mapping[int, float],
+    our_masks: Mapping[int, Mask] | None = None,
+    their_masks: Mapping[int, Mask] | None = None,
+) -> Difference:
+    """Compare two configurations.
+
+    Args:
+        ours, theirs: accuracy by seed.
+        our_masks, their_masks: verdicts (n,) by seed, on the same images in the same order.
+
+    >>> a, b = np.arange(100) < 60, np.arange(100) < 50
+    >>> found = difference({0: 0.6}, {0: 0.5}, {0: a}, {0: b})
+    >>> round(found.mean, 3), round(found.over_images, 3), found.over_seeds
+    (0.1, 0.059, None)
+    """
+    assert ours, "a difference needs a figure on both sides"
+    assert theirs, "a difference needs a figure on both sides"
+    shared = sorted(ours.keys() & theirs.keys())
+    paired = len(shared) > 1 or (len(shared) == 1 and len(ours) == len(theirs) == 1)
+    mine, other = (shared, shared) if paired else (sorted(ours), sorted(theirs))
+    a, b = [ours[seed] for seed in mine], [theirs[seed] for seed in other]
+    return Difference(
+        mean=statistics.fmean(a) - statistics.fmean(b),
+        over_images=_over_images(mine, other, our_masks, their_masks),
+        over_seeds=_over_seeds(a, b, paired),
+        paired=paired,
+        seeds=(len(a), len(b)),
+    )
+
+
+def _over_seeds(a: Sequence[float], b: Sequence[float], paired: bool) -> float | None:
+    if len(a) < 2 or len(b) < 2:
+        return None
+    if paired:
+        gains = [p - q for p, q in zip(a, b, strict=True)]
+        return t_95(len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+    # Welch: the two need not spread alike. The degrees of freedom are rounded down, which widens the interval.
+    first, second = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
+    if first + second == 0:
+        return 0.0
+    degrees = (first + second) ** 2 / (first**2 / (len(a) - 1) + second**2 / (len(b) - 1))
+    return t_95(max(1, int(degrees))) * math.sqrt(first + second)
+
+
+def _over_images(
+    mine: Sequence[int],
+    other: Sequence[int],
+    our_masks: Mapping[int, Mask] | None,
+    their_masks: Mapping[int, Mask] | None,
+) -> float | None:
+    """Every image has a share of our networks that read it rightly, and one of theirs; what varies is which images."""
+    if (
+        our_masks is None
+        or their_masks is None
+        or not (set(mine) <= our_masks.keys() and set(other) <= their_masks.keys())
+    ):
+        return None
+    a = np.mean([our_masks[seed].astype(float) for seed in mine], axis=0)
+    b = np.mean([their_masks[seed].astype(float) for seed in other], axis=0)
+    return Z_95 * float((a - b).std(ddof=1)) / math.sqrt(len(a)) if len(a) > 1 else None

@@ -1,0 +1,254 @@
+"""Adversarial examples made on one network and shown to another.
+
+What transfers is a lower bound of what an attacker can do who does not have the network, and an upper bound of nothing:
+a network on which examples of others work better than its own hides its gradient.
+
+Every image is attacked, whatever either network makes of it, so one set of examples serves every network that it is
+shown to. An image that a network misreads without an attack counts as misread, as everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmard import seeds
+from mmard.attacks import Trial, Untargeted, trial
+from mmard.balls import Budget
+from mmard.data.image_set import ImageSet
+from mmard.errors import Refused
+from mmard.evaluation.black_box import is_black_box
+from mmard.evaluation.ensemble import SPECS
+from mmard.evaluation.evaluate import Measured, Progress, Subject, evaluate, together
+from mmard.evaluation.score import Score
+from mmard.modes import evaluating, frozen
+from mmard.ops import margin
+from mmard.weights import weights_hash
+
+
+@dataclass(frozen=True)
+class Transferred(Score):
+    """A figure under examples that were made on another network.
+
+    Attributes:
+        made_on: a line on the other network: a run folder and which weights, a file, or a name.
+        made_on_weights: SHA-256 of its weights.
+    """
+
+    made_on: str
+    made_on_weights: str
+
+    @property
+    def slug(self) -> str:
+        """As that of any score; two networks of one name have two."""
+        rest = hashlib.sha256(f"{super().slug} {self.made_on_weights}".encode()).hexdigest()
+        return f"{super().slug[:-8]}{rest[:8]}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that examples are made on.
+
+    Attributes:
+        module: inputs (B, C, H, W) in [0, 1] to logits (B, classes), with a gradient.
+        name: a line on where it comes from, for records.
+
+    Raises:
+        Refused: if it has no gradient.
+    """
+
+    module: nn.Module
+    name: str
+
+    def __post_init__(self) -> None:
+        if is_black_box(self.module):
+            mend = "make them on the run that it was exported from, or on another network"
+            raise Refused(
+                f"examples made on {self.name}", expected="a network with a gradient", got="one without", mend=mend
+            )
+
+
+def read_attacks(specs: Sequence[str], budget: Budget) -> list[Trial]:
+    """The attacks whose examples are shown to other networks.
+
+    Raises:
+        Refused: for an unknown attack, and for those that stop at the edge of the first network's mistake: what they
+            find is no more than needed there, and hardly ever enough elsewhere.
+    """
+    for spec in specs:
+        if spec.strip().lower() in SPECS:
+            mend = "use pgd-20, pgd-100 or cw-30"
+            raise Refused(f"attack {spec!r}", expected="one that goes on after its first success", got=spec, mend=mend)
+    return [trial(spec, budget) for spec in specs]
+
+
+def transfer(
+    targets: Mapping[str, nn.Module],
+    source: Source,
+    images: ImageSet,
+    attack: Trial,
+    budget: Budget,
+    *,
+    split: str,
+    which: Mapping[str, str],
+    seed: int = 0,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> dict[str, Measured]:
+    """Make one set of adversarial examples and show it to several networks.
+
+    All networks are in eval mode inside and are put back as they were; each may be on a device of its own.
+
+    Args:
+        targets: the networks that read the examples, by any name.
+        source: the network that they are made on.
+        images: the images to attack.
+        attack: how.
+        budget: where adversarial examples may be.
+        split: what the images are, for the records.
+        which: what each target's weights are, for the records.
+        seed: of the random starts.
+        batch_size: images attacked at once; random starts depend on it.
+        progress: told how far it is, and how many images the first target still reads rightly.
+
+    Returns:
+        For each target who is right before and after: "transfer-<attack>".
+
+    Raises:
+        Refused: if logits are not finite.
+    """
+    subjects = {
+        name: Subject.of(module, images, split=split, which=which[name], seed=seed, batch_size=batch_size)
+        for name, module in targets.items()
+    }
+    masks = {name: np.zeros(len(images), dtype=np.bool_) for name in targets}
+    made_on_weights = weights_hash(source.module)
+    name = f"transfer-{attack.spec}"
+    began = time.monotonic()
+    with evaluating(source.module, *targets.values()), frozen(source.module, *targets.values()):
+        for rows, x, x_adv in _examples(source.module, images, attack, budget, seed, batch_size):
+            y = images.y[rows]
+            for each, module in targets.items():
+                clean, attacked = (_read_rightly(module, batch, y, f"{each}, {name}") for batch in (x, x_adv))
+                masks[each][rows.numpy()] = (clean & attacked).numpy()
+            if progress is not None and masks:
+                progress(name, int(rows[-1]) + 1, len(images), int(next(iter(masks.values())).sum()))
+    seconds = round(time.monotonic() - began, 3)
+    return {
+        each: Measured(
+            _score(subject, source, made_on_weights, attack, budget, int(masks[each].sum()), seconds), masks[each]
+        )
+        for each, subject in subjects.items()
+    }
+
+
+def planned(
+    module: nn.Module, source: Source, images: ImageSet, attack: Trial, budget: Budget, **every: Any
+) -> Transferred:
+    """The score that `transfer` would give but for its count and seconds: its slug tells whether it is there already.
+
+    Args:
+        module: the target.
+        every: split, which, seed and batch_size, as in `transfer`, `which` being that of this target.
+    """
+    subject = Subject.of(module, images, **every)
+    return _score(subject, source, weights_hash(source.module), attack, budget, 0, 0.0)
+
+
+def _score(
+    subject: Subject, source: Source, made_on_weights: str, attack: Trial, budget: Budget, correct: int, seconds: float
+) -> Transferred:
+    return Transferred(
+        attack=f"transfer-{attack.spec}",
+        label=f"{attack.label} made on {source.name}",
+        norm=budget.norm,
+        eps=budget.eps,
+        correct=correct,
+        seconds=seconds,
+        **asdict(subject),
+        made_on=source.name,
+        made_on_weights=made_on_weights,
+    )
+
+
+def measure_transfer(
+    model: nn.Module,
+    source: Source,
+    images: ImageSet,
+    specs: Sequence[str],
+    budget: Budget,
+    *,
+    split: str,
+    which: str,
+    seed: int = 0,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> list[Measured]:
+    """One network under attacks made on another; arguments as in `suite.measure` and `transfer`.
+
+    Returns:
+        "clean", one "transfer-..." for each spec, and, with more than one, "worst_of_...".
+
+    Raises:
+        Refused: before the first attack for one that is unknown or does not transfer; later if logits are not finite.
+    """
+    attacks = read_attacks(specs, budget)
+    (clean,) = evaluate(
+        model, images, [], budget, split=split, which=which, seed=seed, batch_size=batch_size, progress=progress
+    )
+    found = [
+        transfer(
+            {"": model},
+            source,
+            images,
+            attack,
+            budget,
+            split=split,
+            which={"": which},
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )[""]
+        for attack in attacks
+    ]
+    if len(found) == 1:
+        return [clean, *found]
+    worst = together(clean, *found)
+    label = f"{worst.score.label} made on {source.name}"
+    return [clean, *found, Measured(replace(worst.score, label=label), worst.mask)]
+
+
+def _examples(
+    source: nn.Module, images: ImageSet, attack: Trial, budget: Budget, seed: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of (which images, inputs, adversarial inputs), the inputs on the CPU."""
+    device = _device(source)
+    for batch, first in enumerate(range(0, len(images), batch_size)):
+        rows = torch.arange(first, min(first + batch_size, len(images)))
+        x = images.x[rows].float() / 255
+        generator = seeds.generator(device, seed, "evaluate", attack.spec, batch)
+        objective = Untargeted(images.y[rows].to(device), attack.loss)
+        x_adv = attack.attack(source, objective, x.to(device), budget, generator=generator)
+        yield rows, x, x_adv.detach().cpu()
+
+
+def _read_rightly(module: nn.Module, x: Tensor, y: Tensor, where: str) -> Tensor:
+    """Which of a batch are read rightly, (B,) bool on the CPU; a tie with the true class is no right reading."""
+    with torch.no_grad():
+        logits = module(x.to(_device(module))).cpu()
+    if not torch.isfinite(logits).all():
+        raise Refused(where, expected="finite logits", got="NaN or infinity")
+    return margin(logits, y) < 0
+
+
+def _device(module: nn.Module) -> torch.device:
+    state = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if state is None else state.device

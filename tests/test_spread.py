@@ -1,0 +1,96 @@
+"""What a figure may be off by, against closed forms and against SciPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmard.evaluation.spread import deviation, difference, mean_interval, t_95
+
+SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 5, 9, 10, 11, 15, 30, 100, 1000])
+def test_t_is_that_of_student(degrees: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert t_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-4)
+
+
+@given(SHARES)
+def test_the_interval_of_a_mean_is_that_of_a_t_test(values: list[float]) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    low, high = mean_interval(values)
+    scale = stats.sem(values)
+    if scale > 1e-12:
+        expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=scale)
+        assert (low, high) == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+@given(SHARES, st.floats(-0.3, 0.3))
+def test_a_shift_of_every_seed_has_no_spread(values: list[float], shift: float) -> None:
+    found = difference({i: v + shift for i, v in enumerate(values)}, dict(enumerate(values)))
+    assert found.mean == pytest.approx(shift, abs=1e-12)
+    assert found.over_seeds == pytest.approx(0, abs=1e-12)
+    assert found.paired
+
+
+@given(SHARES, SHARES)
+def test_other_seeds_are_compared_by_welch(a: list[float], b: list[float]) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    found = difference(dict(enumerate(a)), {100 + i: v for i, v in enumerate(b)})
+    assert not found.paired
+    assert found.seeds == (len(a), len(b))
+    scale = math.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b))
+    if scale > 1e-9:
+        exact = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+        half = (exact.high - exact.low) / 2
+        # Rounding the degrees of freedom down may widen it, and never narrows it.
+        assert found.over_seeds is not None
+        assert half * 0.999 <= found.over_seeds <= 13 * scale
+
+
+def test_two_shared_seeds_are_paired_and_the_rest_left_out() -> None:
+    found = difference({0: 0.5, 1: 0.6, 2: 0.9}, {0: 0.4, 1: 0.5})
+    assert found.paired
+    assert found.seeds == (2, 2)
+    assert found.mean == pytest.approx(0.1)
+
+
+def test_one_seed_against_several_has_no_interval_over_seeds() -> None:
+    found = difference({0: 0.5}, {0: 0.4, 1: 0.5})
+    assert found.over_seeds is None
+    assert not found.paired
+    assert found.mean == pytest.approx(0.05)
+
+
+def test_pairing_by_image_is_the_interval_of_the_mean_difference() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.random(400) < 0.6, generator.random(400) < 0.5
+    found = difference({0: a.mean()}, {0: b.mean()}, {0: a}, {0: b})
+    gains = a.astype(float) - b.astype(float)
+    assert found.over_images == pytest.approx(1.959964 * gains.std(ddof=1) / 20, rel=1e-5)
+    same = difference({0: a.mean()}, {0: a.mean()}, {0: a}, {0: a})
+    assert same.over_images == 0
+    assert not same.clear
+
+
+def test_the_interval_over_images_covers_the_truth() -> None:
+    """Of 400 draws of 200 images from a known world, about 95 % cover its difference of 0.1."""
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        hard = generator.random(200)
+        a, b = hard < 0.6, hard + 0.3 * (generator.random(200) - 0.5) < 0.5
+        found = difference({0: a.mean()}, {0: b.mean()}, {0: a}, {0: b})
+        assert found.over_images is not None
+        covered += abs(found.mean - 0.1) <= found.over_images
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_one_value_has_no_deviation() -> None:
+    assert deviation([0.5]) is None
+    assert deviation([0.4, 0.6]) == pytest.approx(math.sqrt(0.02))
