@@ -1,0 +1,62 @@
+"""Clean against robust accuracy: a dot for each run, larger ones for means over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from mmard.report.charts import LETTER, frame, percentages, spread, ticks
+from mmard.report.drawing import LETTERS, canvas
+from mmard.report.palette import mark, marker, series
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row of the results stands: (clean, robust) of its mean and of each seed, shares in [0, 1]."""
+
+    index: int
+    name: str
+    mean: tuple[float, float]
+    seeds: Sequence[tuple[float, float]]
+
+
+def trade_off(slug: str, alt: str, places: Sequence[Place], *, x: str, y: str) -> Markup:
+    """The scatter, each place named beside its dot where there is room for names."""
+    direct = len(places) <= 8
+    with canvas(slug, alt, height=250, left=34, right=14) as made:
+        axes = made.axes
+        for place in places:
+            look: dict[str, Any] = {
+                "color": mark(series(place.index)),
+                "marker": marker(place.index),
+                "linestyle": "none",
+            }
+            for seed in place.seeds if len(place.seeds) > 1 else ():
+                axes.plot([seed[0]], [seed[1]], alpha=0.45, markersize=3.2, markeredgewidth=0, **look)
+                axes.plot(*zip(place.mean, seed, strict=True), color=look["color"], alpha=0.3, linewidth=0.8)
+            x_mean, y_mean = place.mean
+            axes.plot([x_mean], [y_mean], markersize=7.5, markeredgewidth=1, markeredgecolor=mark("page"), **look)
+        axes.margins(0.14, 0.12)
+        axes.grid(visible=True, axis="both")
+        ticks(axes, n=4, fractions=True, x_text=percentages)
+        frame(made, x, y)
+        if direct:
+            made.figure.draw_without_rendering()
+            box = axes.get_window_extent()
+            dots = [axes.transData.transform(place.mean) for place in places]
+            names = [place.name if len(place.name) <= 20 else place.name[:19] + "…" for place in places]
+            # A name stands behind its dot, or before it where it would leave the plot.
+            ends = [dot[0] + 9 + LETTER * len(name) for dot, name in zip(dots, names, strict=True)]
+            before = [bool(end > box.x1 + 12) for end in ends]
+            for side in (False, True):
+                own = [i for i, left in enumerate(before) if left is side]
+                heights = spread([dots[i][1] for i in own], 13, box.y0, box.y1 + 6)
+                for i, height in zip(own, heights, strict=True):
+                    made.figure.text(
+                        (dots[i][0] + (-9 if side else 9)) / made.width, height / made.height, names[i],
+                        fontsize=LETTERS, va="center_baseline", ha="right" if side else "left",
+                    )  # fmt: skip
+    return made.svg
