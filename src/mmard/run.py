@@ -1,12 +1,16 @@
 """The run folder: all that a training leaves on disk.
 
     config.json        every setting, defaults included; a run can be repeated from this file alone
+    engine.json        what stood for each network in the attack, in which precision; a resumed run takes the same
     environment.json   versions, commit, hardware and command of every process that worked on the run
     log.jsonl          one object a line: steps, epochs, resumptions; a torn last line is dropped on reading
     state.safetensors  where training stands: weights, optimiser, averages, memory; counters as JSON in the header
     last.safetensors   weights at the end of an epoch       best.safetensors   weights that validation liked best
+                       last-P, best-P and so on: of the same epochs, networks that are trained beside the student
     scores/            one JSON record and one mask of verdicts for each figure that was measured on these weights;
                        in scores/aa/ the verdicts so far of AutoAttack, from which a killed evaluation goes on
+    findings/          what else an evaluation found: curves, classes, calibration, images; one JSON record each, arrays
+                       beside it
 
 From it a training resumes and reports are printed.
 """
@@ -26,7 +30,7 @@ from torch import Tensor
 
 from mmard.environment import environment
 from mmard.errors import Refused
-from mmard.storage import append_line, read_json, temporaries, write_array, write_json, write_whole
+from mmard.storage import append_line, read_json, temporaries, write_array, write_arrays, write_json, write_whole
 from mmard.weights import load_tensors, save_tensors
 
 Event = dict[str, Any]
@@ -41,6 +45,7 @@ class Run:
         self.log_file = path / "log.jsonl"
         self.scores = path / "scores"
         self.autoattack = self.scores / "aa"
+        self.findings_folder = path / "findings"
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> Run:
@@ -91,6 +96,8 @@ class Run:
         loaded = read_json(self.path / "config.json")
         if not isinstance(loaded, dict):
             raise Refused(str(self.path / "config.json"), expected="an object of settings", got=type(loaded).__name__)
+        if "method" in loaded:
+            loaded.setdefault("engine", "plain")  # a run from before there was this setting
         return loaded
 
     def note_environment(self) -> None:
@@ -98,6 +105,16 @@ class Run:
         file = self.path / "environment.json"
         earlier = read_json(file) if file.exists() else []
         write_json(file, [*earlier, environment()])
+
+    @property
+    def engine(self) -> dict[str, Any] | None:
+        """What stood for each network in the attack, by letter; None for a run that has not said."""
+        file = self.path / "engine.json"
+        return read_json(file) if file.exists() else None
+
+    def note_engine(self, record: Mapping[str, Any]) -> None:
+        """Keep what stands for each network, so that the run goes on with the same."""
+        write_json(self.path / "engine.json", dict(record))
 
     def lock(self) -> AbstractContextManager[object]:
         """Taken here, given back by `with`: two processes never write one run. The system lets go if the process dies.
@@ -114,7 +131,8 @@ class Run:
 
     def sweep(self) -> None:
         """Remove the halves of files that a killed process left. Only for who holds the lock."""
-        for name in ("state.safetensors", "last.safetensors", "best.safetensors", self.log_file.name):
+        weights = ("last.safetensors", "best.safetensors", "last-*.safetensors", "best-*.safetensors")
+        for name in ("state.safetensors", *weights, self.log_file.name):
             for half in self.path.glob(temporaries(name)):
                 half.unlink(missing_ok=True)
 
@@ -178,13 +196,35 @@ class Run:
     # scores -----------------------------------------------------------------------------------------------------------
     def save_score(self, slug: str, record: Mapping[str, Any], mask: NDArray[np.bool_]) -> None:
         """Write one record and its mask; the mask first, so that a record never lacks it."""
-        self.scores.mkdir(exist_ok=True)
+        self.scores.mkdir(parents=True, exist_ok=True)
         write_array(self.scores / f"{slug}.npy", mask)
         write_json(self.scores / f"{slug}.json", dict(record))
 
     def score_records(self) -> list[dict[str, Any]]:
         """All records, by file name."""
         return [read_json(file) for file in sorted(self.scores.glob("*.json"))]
+
+    # findings ---------------------------------------------------------------------------------------------------------
+    def save_finding(
+        self, slug: str, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        """Write one finding, and the arrays that it speaks of first, so that a record never lacks them."""
+        self.findings_folder.mkdir(parents=True, exist_ok=True)
+        if arrays:
+            write_arrays(self.findings_folder / f"{slug}.npz", arrays)
+        write_json(self.findings_folder / f"{slug}.json", dict(record))
+
+    def findings(self) -> list[dict[str, Any]]:
+        """All findings, by file name, each with its "slug"."""
+        return [read_json(file) | {"slug": file.stem} for file in sorted(self.findings_folder.glob("*.json"))]
+
+    def finding_arrays(self, slug: str) -> dict[str, NDArray[Any]]:
+        """The arrays beside a finding, by name; none where it has none."""
+        file = self.findings_folder / f"{slug}.npz"
+        if not file.is_file():
+            return {}
+        with np.load(file, allow_pickle=False) as held:
+            return dict(held)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

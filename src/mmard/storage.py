@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,16 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         # Through an open file, because np.save would put a suffix behind a name that lacks it.
         with temporary.open("wb") as opened:
             np.save(opened, array)
+
+    write_whole(path, write)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a compressed .npz file of arrays by name, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as opened:
+            np.savez_compressed(opened, **arrays)
 
     write_whole(path, write)
 

@@ -7,29 +7,53 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.table import Table
 from rich.text import Text
+from typer import Exit
 
-from mmard.cli.output import commands, console, duration, line, percent, plural, points, put, table, watched
+from mmard.cli.elsewhere import numbers, record_folder, source_of
+from mmard.cli.findings import show_every_check, show_findings
+from mmard.cli.output import (
+    INTERRUPTED,
+    commands,
+    complain,
+    console,
+    duration,
+    line,
+    percent,
+    plural,
+    points,
+    put,
+    table,
+    watched,
+)
 from mmard.cli.training import busy
 from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.errors import Refused, unknown
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mmard.balls import Budget
     from mmard.data import ImageSet
     from mmard.evaluation.evaluate import Measured, Progress
+    from mmard.evaluation.keeping import Keeper
+    from mmard.evaluation.wanted import Wanted
     from mmard.networks import Network
     from mmard.run import Run
 
 SPLITS = ("test", "val", "train")
 WHICH = ("best", "last")
-QUICK = "pgd-20,cw-30"
-"""Attacks of a quick look, which is less than AutoAttack."""
+QUICK = ("quick", "pgd-20,cw-30")
+"""How the attacks of a quick look, which is less than AutoAttack, may be said."""
+MOST_BARS = 8
+"""Attacks whose progress is shown at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,14 @@ class Request:
     batch_size: int
     seed: int
     device: str
+    made_on: str | None = None
+    made_on_weights: Path | None = None
+    out: Path | None = None
+    also: str = ""
+    teacher: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    processes: int = 1
 
 
 def show_scores(request: Request, as_json: bool) -> None:
@@ -60,51 +92,66 @@ def show_scores(request: Request, as_json: bool) -> None:
     _check(request)
     with busy("reading data and network"):
         from mmard.balls import Budget
+        from mmard.evaluation.columns import spelled
         from mmard.job import pick_device
 
         run = _run(request.target)
         settings = _settings(request, run)
         budget = Budget(settings.eps, settings.norm)
-        specs = [spec for spec in request.attacks.split(",") if spec.strip()]
-        if not specs:
-            raise Refused("--attack", expected="attacks such as pgd-20,cw-30 or aa", got=repr(request.attacks))
+        specs = spelled(request.attacks, budget)
         device = pick_device(request.device)
         images = _images(request, settings)
         network = _network(request, images)
-    from mmard.evaluation.suite import measure
+        source = source_of(request, images, device)
+        which = request.which if run is not None else network.source
+        module = network.module.to(device)
+        look = _look(request, run, settings, module, images, specs, budget, device)
+        run = run if request.out is None else record_folder(request.out, run, network, settings)
+    from mmard.evaluation.examine import examine, examine_transfer
+    from mmard.evaluation.keeping import Keeper
 
     began = time.monotonic()
-    with _progress() as tell:
-        measured = measure(
-            network.module.to(device),
-            images,
-            specs,
-            budget,
-            split=request.split,
-            which=request.which if run is not None else network.source,
-            seed=request.seed,
-            batch_size=request.batch_size,
-            progress=tell,
-            folder=run.autoattack if run is not None else None,
-        )
-    spent = time.monotonic() - began
-    records = keep(measured, run)
+    keep = Keeper(run)
+    try:
+        with _progress() as tell:
+            every: dict[str, Any] = {
+                "split": request.split,
+                "which": which,
+                "seed": request.seed,
+                "batch_size": request.batch_size,
+                "progress": tell,
+            }
+            if source is not None:
+                measured = examine_transfer(module, source, images, specs, budget, keep, **every)
+            else:
+                folder = run.autoattack if run is not None else None
+                shared: dict[str, Any] = {"folder": folder, "processes": request.processes}
+                measured = examine(module, images, specs, budget, look, keep, **every, **shared)
+    except KeyboardInterrupt:
+        complain(_interrupted(keep))
+        raise Exit(INTERRUPTED) from None
     if as_json:
-        print(json.dumps(records, indent=2))
+        print(json.dumps({"scores": keep.scores, "findings": keep.findings}, indent=2))
         return
-    _show(request, run, network, images, measured, spent)
+    _show(request, look, keep, network, images, measured, time.monotonic() - began)
+
+
+def _interrupted(keep: Keeper) -> str:
+    """What is left of an evaluation that was stopped."""
+    got = f"{plural(len(keep.scores), 'figure')} and {plural(len(keep.findings), 'finding')}"
+    if keep.run is None:
+        return f"interrupted after {got}, which are lost; --out FOLDER keeps them"
+    return f"interrupted; {got} were finished and are in {keep.run.path}"
 
 
 def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
     """The records of some figures; with a run, written into its folder with their masks."""
-    from mmard.environment import environment
+    from mmard.evaluation.keeping import Keeper
 
-    here = environment()
-    records = [each.score.record() | {"environment": here} for each in measured]
-    if run is not None:
-        for each, record in zip(measured, records, strict=True):
-            run.save_score(each.score.slug, record, each.mask)
-    return records
+    keeper = Keeper(run)
+    for each in measured:
+        keeper.score(each)
+    return keeper.scores
 
 
 def _check(request: Request) -> None:
@@ -112,7 +159,8 @@ def _check(request: Request) -> None:
         raise unknown("split", request.split, SPLITS)
     if request.which not in WHICH:
         raise unknown("which", request.which, WHICH)
-    for name, value in (("--first", request.first), ("--batch-size", request.batch_size)):
+    counts = (("--first", request.first), ("--batch-size", request.batch_size), ("--processes", request.processes))
+    for name, value in counts:
         if value is not None and value < 1:
             raise Refused(name, expected="at least 1", got=str(value))
 
@@ -162,14 +210,14 @@ def _settings(request: Request, run: Run | None) -> Settings:
 
 def _images(request: Request, settings: Settings) -> ImageSet:
     from mmard.data import DATA
-    from mmard.job import load_splits
+    from mmard.job import load_images
 
     if settings.data not in DATA:
         raise unknown("data", settings.data, DATA)
     if request.split != "train":
         # How many images trained says nothing about these, and another folder may hold fewer.
         settings = settings.model_copy(update={"limit_train": None})
-    images: ImageSet = getattr(load_splits(settings), request.split)
+    images = load_images(settings, request.split)
     if request.first is None or request.first >= len(images):
         return images
     return images.take(slice(0, request.first), f"the first {request.first:,} of {images.origin}")
@@ -192,7 +240,52 @@ def _network(request: Request, images: ImageSet) -> Network:
         image_shape=images.image_shape,
         which=request.which,
         weights=weights,
+        mean=numbers(request.mean),
+        std=numbers(request.std),
     )
+
+
+def _look(
+    request: Request,
+    run: Run | None,
+    settings: Settings,
+    module: nn.Module,
+    images: ImageSet,
+    specs: Sequence[str],
+    budget: Budget,
+    device: torch.device,
+) -> Wanted:
+    """What to find beside accuracies, and the networks and images that this takes."""
+    from mmard.evaluation.wanted import Wanted, read_also, wanted
+    from mmard.pair import pair_of
+
+    names, everything = read_also(request.also)
+    if request.made_on is not None:
+        if names:
+            mend = "leave --also out, or look without --from"
+            raise Refused("--also", expected="attacks on the network itself", got="--from", mend=mend)
+        return Wanted()
+    pair = pair_of(
+        run,
+        module,
+        images,
+        request.teacher,
+        names,
+        must="boundary" in names and not everything,
+        said={"data": settings.data, "data_dir": settings.data_dir},
+        device=device,
+    )
+    look = wanted(
+        names,
+        module,
+        specs,
+        budget,
+        images.num_classes,
+        teacher=pair.teacher,
+        own=pair.own,
+        everything=everything,
+    )
+    return replace(look, left_out=(*look.left_out, *pair.notes))
 
 
 @contextmanager
@@ -214,6 +307,8 @@ def _progress() -> Iterator[Progress | None]:
 
         def tell(name: str, done: int, of: int, standing: int) -> None:
             if name not in tasks:
+                for earlier in list(tasks.values())[: 1 - MOST_BARS]:
+                    shown.update(earlier, visible=False)
                 tasks[name] = shown.add_task(name, total=of, standing=standing)
             shown.update(tasks[name], completed=done, total=of, standing=standing)
 
@@ -244,18 +339,35 @@ def scores_table(records: Sequence[dict[str, Any]]) -> Table:
 
 
 def _show(
-    request: Request, run: Run | None, network: Network, images: ImageSet, measured: Sequence[Measured], spent: float
+    request: Request,
+    look: Wanted,
+    keep: Keeper,
+    network: Network,
+    images: ImageSet,
+    measured: Sequence[Measured],
+    spent: float,
 ) -> None:
-    out = console()
+    out, run = console(), keep.run
+    folder = run.findings_folder if run is not None else None
     line(out, network.source, "strong")
     line(out, f"  {images.origin}")
     out.print()
     put(out, scores_table([each.score.record() for each in measured]))
+    checks = [record for record in keep.findings if record["kind"] == "checks"]
+    if "checks" in look.also:
+        for record in checks:
+            show_every_check(out, record)
+        show_findings(out, [record for record in keep.findings if record["kind"] != "checks"], look.left_out, folder)
+    else:
+        show_findings(out, keep.findings, look.left_out, folder)
     out.print()
     took = f"{plural(len(images), 'image')} in {duration(spent)}"
     line(out, f"{took}. Intervals are over the choice of images, not over seeds.", "quiet")
-    if request.attacks == QUICK:
+    if request.attacks in QUICK:
         line(out, "A quick standard set, not AutoAttack: an upper bound of the robust accuracy.", "quiet")
     if run is not None:
-        line(out, f"Records are in {run.scores}.", "quiet")
-        commands(out, "next", [f"mmard show {shlex.quote(str(run.path))}"])
+        line(out, f"Records are in {run.scores} and {run.findings_folder}.", "quiet")
+        path = shlex.quote(str(run.path))
+        trained = "method" in run.config
+        told = [f"mmard show {path}" if trained else f"mmard compare {path} RUN"]
+        commands(out, "next", [*told, f"mmard report {path}"])

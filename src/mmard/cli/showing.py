@@ -13,6 +13,7 @@ from mmard.cli.output import commands, console, duration, line, percent, plural,
 from mmard.cli.planned import value_text
 from mmard.cli.training import command_of, next_commands, position_of
 from mmard.config import DistillSettings, Settings, TrainSettings
+from mmard.errors import Refused
 
 if TYPE_CHECKING:
     from mmard.run import Run
@@ -31,6 +32,9 @@ def show_run(path: Path, as_json: bool) -> None:
     from mmard.run import Run
 
     run = Run.open(path)
+    if "method" not in run.config:
+        got = f"records of {run.config.get('network', 'a network')}"
+        raise Refused(str(path), expected="a run that was trained", got=got, mend=f"mmard compare {path} shows them")
     position = position_of(run)
     events = [event for event in run.log() if event["kind"] == "epoch"]
     if as_json:
@@ -51,6 +55,10 @@ def show_run(path: Path, as_json: bool) -> None:
         out.print()
         line(out, title, "strong")
         put(out, scores_table(records), 2)
+    kinds = sorted({f.get("over", f["kind"]) for f in run.findings()})
+    if kinds:
+        out.print()
+        line(out, f"also found: {', '.join(kinds)}; mmard report draws them", "quiet")
     for warning in warnings(run, position, events):
         out.print()
         line(out, f"note: {warning}")
@@ -68,6 +76,7 @@ def facts(run: Run, position: Position | None, events: list[dict[str, Any]]) -> 
         "position": asdict(position) if position is not None else None,
         "epochs": events,
         "scores": run.score_records(),
+        "findings": run.findings(),
         "warnings": warnings(run, position, events),
     }
 
@@ -91,6 +100,13 @@ def warnings(run: Run, position: Position | None, events: list[dict[str, Any]]) 
         if best is not None and best["robust"] == 0:
             found.append("no validation image survived the attack in any epoch")
     stale = [r["attack"] for r in run.score_records() if r["split"] == "val"]
+    for record in run.findings():
+        found += [
+            f"suspicious at {record['norm']} {record['eps']:.4g}, {record['which']} weights: {f['check']}: {f['says']}"
+            f" (docs/checks.md#{f['check']})"
+            for f in record.get("findings", ())
+            if f["verdict"] == "suspicious"
+        ]
     if stale:
         found.append(f"figures on validation images ({', '.join(stale)}) chose the best weights and flatter them")
     return found

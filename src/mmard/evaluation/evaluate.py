@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +16,16 @@ from mmard.attacks import Trial, Untargeted
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
+from mmard.evaluation.journal import Journal
 from mmard.evaluation.score import Mask, Score
 from mmard.modes import evaluating, frozen
 from mmard.weights import weights_hash
 
 Progress = Callable[[str, int, int, int], None]
 """Called with (attack, images it is done with, images it was given, images still read rightly of those it did)."""
+
+Witness = Callable[[str, Tensor, Tensor, Tensor], None]
+"""Called with (attack or "clean", rows (B,) of the set on the CPU, inputs that the network saw, its logits (B, C))."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 250,
     progress: Progress | None = None,
+    witness: Witness | None = None,
+    finished: Callable[[Measured], None] | None = None,
+    folder: Path | None = None,
 ) -> list[Measured]:
     """Clean accuracy, accuracy under each attack alone, and under all of them together.
 
@@ -92,6 +99,10 @@ def evaluate(
         seed: of the random starts.
         batch_size: images attacked at once; random starts depend on it.
         progress: told how far the evaluation is.
+        witness: shown every batch, clean and attacked.
+        finished: told the clean figure and that of each attack as soon as they are known.
+        folder: where verdicts are kept after every batch, to go on from, and to be shared by processes that make the
+            same call; not with a witness, which must see all.
 
     Returns:
         "clean", one for each trial, and, with more than one trial, "worst_of_...": right under every attack.
@@ -101,21 +112,34 @@ def evaluate(
     """
     state = next(chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if state is None else state.device
-    measured = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size).measured
+    subject = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size)
+    plan = {"norm": budget.norm, "eps": budget.eps, "seed": seed, "batch_size": batch_size}
+    plan |= {"weights": subject.weights, "data": subject.data}
+    journal = Journal(folder if witness is None else None, plan, len(images))
+
+    def stage(name: str, who: np.ndarray, attack: Callable[[Tensor, Tensor, int], Tensor] | None) -> tuple[Mask, float]:
+        def judge(batch: np.ndarray, number: int) -> Mask:
+            rows, first = torch.from_numpy(batch), number * batch_size
+            where = f"{name}, images {first} to {first + len(batch) - 1}"
+            return _standing(model, images, rows, number, device, attack, name, where, witness)
+
+        return journal.judged(name, who, batch_size, judge, progress)
 
     with evaluating(model), frozen(model):
-        began = time.monotonic()
-        clean = _standing(model, images, np.arange(len(images)), batch_size, device, None, progress, "clean")
-        results = [measured("clean", "no attack", clean, time.monotonic() - began, None)]
+        clean, seconds = stage("clean", np.arange(len(images)), None)
+        results = [subject.measured("clean", "no attack", clean, seconds, None)]
+        if finished is not None:
+            finished(results[0])
         for trial in trials:
-            began = time.monotonic()
 
             def attack(x: Tensor, y: Tensor, batch: int, trial: Trial = trial) -> Tensor:
                 generator = seeds.generator(x.device, seed, "evaluate", trial.spec, batch)
                 return trial.attack(model, Untargeted(y, trial.loss), x, budget, generator=generator)
 
-            mask = _standing(model, images, np.flatnonzero(clean), batch_size, device, attack, progress, trial.spec)
-            results.append(measured(trial.spec, trial.label, mask, time.monotonic() - began, budget))
+            mask, seconds = stage(trial.spec, np.flatnonzero(clean), attack)
+            results.append(subject.measured(trial.spec, trial.label, mask, seconds, budget))
+            if finished is not None:
+                finished(results[-1])
     if len(trials) > 1:
         results.append(together(*results))
     return results
@@ -138,30 +162,26 @@ def together(clean: Measured, *each: Measured) -> Measured:
 def _standing(
     model: nn.Module,
     images: ImageSet,
-    who: np.ndarray,
-    batch_size: int,
+    rows: Tensor,
+    batch: int,
     device: torch.device,
     attack: Callable[[Tensor, Tensor, int], Tensor] | None,
-    progress: Progress | None,
     name: str,
+    where: str,
+    witness: Witness | None,
 ) -> Mask:
-    """Which of the images `who` are classified rightly, after the attack if there is one; the others are not."""
-    mask = np.zeros(len(images), dtype=np.bool_)
-    for batch, first in enumerate(range(0, len(who), batch_size)):
-        rows = torch.from_numpy(who[first : first + batch_size])
-        x = images.x[rows].to(device).float() / 255
-        y = images.y[rows].to(device)
-        if attack is not None:
-            x = attack(x, y, batch)
-        with torch.no_grad():
-            logits = model(x)
-        if not torch.isfinite(logits).all():
-            where = f"{name}, images {first} to {first + len(rows) - 1}"
-            raise Refused(where, expected="finite logits", got="NaN or infinity")
-        mask[rows.numpy()] = (~Untargeted(y, _never).fooled(logits)).cpu().numpy()
-        if progress is not None:
-            progress(name, first + len(rows), len(who), int(mask.sum()))
-    return mask
+    """Which images of a batch are classified rightly, after the attack if there is one."""
+    x = images.x[rows].to(device).float() / 255
+    y = images.y[rows].to(device)
+    if attack is not None:
+        x = attack(x, y, batch)
+    with torch.no_grad():
+        logits = model(x)
+    if not torch.isfinite(logits).all():
+        raise Refused(where, expected="finite logits", got="NaN or infinity")
+    if witness is not None:
+        witness(name, rows, x, logits)
+    return (~Untargeted(y, _never).fooled(logits)).cpu().numpy()
 
 
 def _never(logits: Tensor, y: Tensor) -> Tensor:

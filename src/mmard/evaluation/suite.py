@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from torch import nn
 
@@ -12,9 +15,13 @@ from mmard._version import __version__
 from mmard.attacks import Trial, trial
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
+from mmard.errors import require
 from mmard.evaluation.autoattack import auto_attack
-from mmard.evaluation.ensemble import SPECS, Ensemble, named
-from mmard.evaluation.evaluate import Measured, Progress, evaluate, together
+from mmard.evaluation.black_box import refuse_white_box
+from mmard.evaluation.columns import spelled
+from mmard.evaluation.ensemble import SPECS, Ensemble, is_named, named
+from mmard.evaluation.evaluate import Measured, Progress, Witness, evaluate, together
+from mmard.evaluation.processes import shared_work
 from mmard.weights import weights_hash
 
 
@@ -30,41 +37,63 @@ def measure(
     batch_size: int = 250,
     progress: Progress | None = None,
     folder: Path | None = None,
+    processes: int = 1,
+    witness: Witness | None = None,
+    finished: Callable[[Measured], None] | None = None,
 ) -> list[Measured]:
     """Clean accuracy, accuracy under each attack, and under all of them together.
 
     Args:
         model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
         images: the images to attack.
-        specs: spellings of `mmard.attacks.trial` and names of `ensemble.SPECS`, e.g. ["pgd-20", "aa"].
+        specs: spellings of `mmard.attacks.trial`, names of `ensemble.SPECS` and of `columns.GROUPS`, e.g.
+            ["pgd-20", "aa"].
         budget: where adversarial examples may be.
         split: what the images are, for the records.
         which: what the weights are, for the records.
         seed: of the random starts.
         batch_size: images attacked at once; random starts depend on it.
         progress: told how far the evaluation is.
-        folder: where an ensemble keeps its verdicts after every batch, in a folder for each evaluation; the same call
-            made again goes on from there. None keeps nothing.
+        folder: where verdicts are kept after every batch, in a folder for each evaluation; the same call made again
+            goes on from there, and made by several processes at once it is shared. None keeps nothing.
+        processes: how many take part, this one and others that are spawned.
+        witness: shown every batch, clean and under the attacks that are no ensembles. These are then neither kept nor
+            shared, for a witness must see all.
+        finished: told each figure as soon as it is known, so that an interrupted evaluation keeps what it has.
 
     Returns:
         "clean", the attacks in their order, each ensemble after its attacks, and, with more than one spec,
         "worst_of_...".
 
     Raises:
-        Refused: before the first attack for a spec that is not known; later if logits are not finite.
+        Refused: before the first attack for a spec that is not known, or one that needs a gradient which the model has
+            not; later if logits are not finite.
     """
-    attacks = [_read(spec, budget, images.num_classes) for spec in specs]
+    specs = spelled(specs, budget)
+    attacks = read(specs, budget, images.num_classes)
+    refuse_white_box(model, specs, attacks)
+    require(processes >= 1, "processes", expected="at least 1", got=processes)
+    settings: dict[str, Any] = {"split": split, "which": which, "seed": seed, "batch_size": batch_size}
+    if processes > 1:
+        given: dict[str, Any] = {"progress": progress, "witness": witness, "finished": finished}
+        # Who has a witness sees to its attacks alone; what others would do of them is for nothing.
+        shared = [s for s, a in zip(specs, attacks, strict=True) if witness is None or isinstance(a, Ensemble)]
+        with TemporaryDirectory() as passing, ExitStack() as company:
+            place = folder or Path(passing)
+            if shared:
+                company.enter_context(shared_work(processes, model, images, shared, budget, settings, place))
+            return measure(model, images, specs, budget, **settings, **given, folder=place)
     trials = [attack for attack in attacks if isinstance(attack, Trial)]
     clean, *rest = evaluate(
         model,
         images,
         trials,
         budget,
-        split=split,
-        which=which,
-        seed=seed,
-        batch_size=batch_size,
+        **settings,
         progress=progress,
+        witness=witness,
+        finished=finished,
+        folder=folder and folder / _name("each", "", model, images, budget, seed, batch_size),
     )
     results, wholes, alone = [clean], list[Measured](), iter(rest)
     for attack in attacks:
@@ -76,26 +105,39 @@ def measure(
                 images,
                 budget,
                 ensemble=attack,
-                split=split,
-                which=which,
-                seed=seed,
-                batch_size=batch_size,
+                **settings,
                 progress=progress,
-                folder=folder and folder / _name(attack, model, images, budget, seed, batch_size),
+                folder=folder and folder / _name(attack.spec, attack.label, model, images, budget, seed, batch_size),
             )
+            if finished is not None:
+                for each in found:
+                    finished(each)
         results += found
         wholes.append(found[-1])
-    return [*results, together(clean, *wholes)] if len(wholes) > 1 else results
+    if len(wholes) > 1:
+        results.append(together(clean, *wholes))
+        if finished is not None:
+            finished(results[-1])
+    return results
+
+
+def read(specs: Sequence[str], budget: Budget, num_classes: int) -> list[Trial | Ensemble]:
+    """Attacks by their short spellings.
+
+    Raises:
+        Refused: for a spelling that is not known, or an attack that so few classes do not have.
+    """
+    return [_read(spec, budget, num_classes) for spec in specs]
 
 
 def _read(spec: str, budget: Budget, num_classes: int) -> Trial | Ensemble:
-    if spec.strip().lower() in SPECS:
+    if is_named(spec):
         return named(spec, budget, num_classes)
     return trial(spec, budget, beside=SPECS)
 
 
-def _name(ensemble: Ensemble, model: nn.Module, images: ImageSet, budget: Budget, seed: int, batch_size: int) -> str:
+def _name(spec: str, label: str, model: nn.Module, images: ImageSet, budget: Budget, seed: int, batch_size: int) -> str:
     """A folder that no other evaluation has, one by another version of this package included."""
-    facts = (weights_hash(model), images.fingerprint(), budget.eps, batch_size, ensemble.label, __version__)
+    facts = (weights_hash(model), images.fingerprint(), budget.eps, batch_size, label, __version__)
     rest = hashlib.sha256(" ".join(map(str, facts)).encode()).hexdigest()
-    return f"{ensemble.spec}-{budget.norm}-{budget.eps:.5f}-seed{seed}-{rest[:8]}"
+    return f"{spec}-{budget.norm}-{budget.eps:.5f}-seed{seed}-{rest[:8]}"

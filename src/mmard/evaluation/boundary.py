@@ -1,0 +1,173 @@
+"""How near images and adversarial examples lie to the decision boundaries of a student and of its teacher.
+
+Claim 2 of Wang et al. 2025 (arXiv:2503.06559) is that the examples of existing methods lie far from the teacher's
+boundary. Four numbers tell, for either network, so that nearness to the teacher's boundary is not bought by a weak
+attack on the student:
+
+    m(x)       = log p(y|x) - max over other classes of log p(.|x)     its mean, and the share of images with m <= 0
+    H(x)       = entropy of p(.|x)
+    |m(x)| / ||grad m(x)||, in the dual norm                            the distance if m were linear
+    the distance to the nearest point found with another prediction     on a sample (`nearest.py`)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmard import seeds
+from mmard.evaluation.evaluate import Progress
+from mmard.evaluation.finding import counts
+from mmard.evaluation.nearest import METHOD, distance_to_boundary
+from mmard.modes import evaluating, frozen
+from mmard.ops import entropy, margin
+
+SAMPLE = 256
+"""Images on which the nearest point is looked for."""
+BINS = 40
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+"""Order of the norm in which a gradient is measured when distances are in the norm of this name."""
+
+
+@dataclass(frozen=True)
+class Proximity:
+    """What one network says of a set of inputs, (n,) each.
+
+    Attributes:
+        margin: log-probability of the true class minus the largest other.
+        entropy: of the prediction, in nats.
+        slope: dual norm of the margin's gradient by the input.
+        nearest: distance to the nearest point with another prediction, for a sample; infinite where none was found.
+    """
+
+    margin: Tensor
+    entropy: Tensor
+    slope: Tensor
+    nearest: Tensor
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it. Where the gradient is zero there is no first-order distance; `flat` counts those."""
+        sloping = self.slope > 0
+        linear = (self.margin.abs() / self.slope)[sloping]
+        found = self.nearest[self.nearest.isfinite()]
+        return {
+            "mean_margin": float(self.margin.mean()),
+            "wrong": float((self.margin <= 0).double().mean()),
+            "entropy": float(self.entropy.mean()),
+            "distance_first_order": float(linear.mean()) if len(linear) else None,
+            "distance_first_order_median": float(linear.median()) if len(linear) else None,
+            "flat": int((~sloping).sum()),
+            "distance_minimal": float(found.mean()) if len(found) else None,
+            "n_minimal": len(found),
+        }
+
+
+def proximity(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    sample: Tensor,
+    *,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+    name: str = "boundary",
+) -> Proximity:
+    """How near inputs are to the boundary of one network, which is in eval mode inside.
+
+    Args:
+        model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
+        x: inputs (n, C, H, W) in [0, 1], on the CPU.
+        y: labels (n,).
+        norm: in which distances are.
+        sample: rows for which the nearest point is looked for.
+        batch_size: inputs asked at once.
+        progress: told how far it is.
+        name: what progress is told.
+    """
+    state = next(chain(model.parameters(), model.buffers()), None)
+    device = torch.device("cpu") if state is None else state.device
+    x = x.to(torch.float64) if state is not None and state.dtype == torch.float64 else x
+    margins, entropies, slopes, nearest = [], [], [], []
+    total = len(x) + len(sample)
+    with evaluating(model), frozen(model):
+        for first in range(0, len(x), batch_size):
+            at = x[first : first + batch_size].to(device).requires_grad_()
+            with torch.enable_grad():
+                logits = model(at)
+                m = -margin(logits, y[first : first + batch_size].to(device))
+                (gradient,) = torch.autograd.grad(m.sum(), at)
+            margins.append(m.detach().cpu())
+            entropies.append(entropy(logits.detach()).cpu())
+            slopes.append(torch.linalg.vector_norm(gradient.flatten(1), DUAL[norm], dim=1).cpu())
+            if progress is not None:
+                progress(name, min(first + batch_size, len(x)), total, int((torch.cat(margins) > 0).sum()))
+        for first in range(0, len(sample), batch_size):
+            rows = sample[first : first + batch_size]
+            nearest.append(distance_to_boundary(model, x[rows].to(device), norm).cpu())
+            if progress is not None:
+                progress(name, len(x) + first + len(rows), total, int((torch.cat(margins) > 0).sum()))
+    empty = torch.empty(0)
+    return Proximity(torch.cat(margins), torch.cat(entropies), torch.cat(slopes), torch.cat(nearest or [empty]))
+
+
+def sampled(n: int, seed: int) -> Tensor:
+    """Rows of the sample, ascending: the same for both networks and for clean and attacked inputs."""
+    order = torch.randperm(n, generator=seeds.generator("cpu", seed, "boundary", n))
+    return order[:SAMPLE].sort().values
+
+
+def boundary(
+    student: nn.Module,
+    teacher: nn.Module,
+    source: str,
+    clean: Tensor,
+    attacked: Tensor,
+    y: Tensor,
+    norm: str,
+    *,
+    seed: int,
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Proximity of clean and attacked inputs to both boundaries.
+
+    Args:
+        student, teacher: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
+        source: a line on where the teacher comes from.
+        clean, attacked: inputs (n, C, H, W) in [0, 1], on the CPU.
+        y: labels (n,).
+        norm: in which distances are.
+        seed: of the sample.
+        batch_size, progress: as in `proximity`.
+
+    Returns:
+        The body of a finding "boundary".
+    """
+    sample = sampled(len(y), seed)
+    found: dict[str, Proximity] = {}
+    for name, inputs in (("clean", clean), ("attacked", attacked)):
+        for who, model in (("teacher", teacher), ("student", student)):
+            found[f"{who}_{name}"] = proximity(
+                model, inputs, y, norm, sample, batch_size=batch_size, progress=progress, name=f"{who}, {name}"
+            )
+    all_margins = torch.cat([each.margin for each in found.values()]).double().numpy()
+    low, high = np.quantile(all_margins, (0.005, 0.995))
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    return {
+        "teacher": source,
+        **{
+            name: {who: found[f"{who}_{name}"].record() for who in ("teacher", "student")}
+            for name in ("clean", "attacked")
+        },
+        "minimal_by": METHOD,
+        "histograms": {
+            "edges": edges.tolist(),
+            **{name: counts(each.margin.double().numpy(), edges) for name, each in found.items()},
+        },
+    }
