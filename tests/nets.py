@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -13,14 +14,23 @@ from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.method import Batch, Method, Net, Point
-from mmard.methods import METHODS
+from mmard.methods import METHODS, PLUGINS
 from mmard.training.step import Step
 
 CLASSES = 3
 SHAPE = (2, 3, 3)
 BUDGET = Budget(8 / 255)
 ATTACK = PGD(steps=3, step_size=2 / 255, start="gaussian")
-PLUGINS = ("", "+igdm", "+mmard", "+igdm+mmard", "+mmard+igdm")
+PLUGGED = ("", *(f"+{name}" for name in PLUGINS))
+PAIRS = tuple(f"+{one}+{other}" for one, other in permutations(PLUGINS, 2))
+PAIRED = ("rslad", "mtard")
+"""Hosts on which every pair of plug-ins is tried, in both orders: one without a memory, one that has a memory, couples
+its batch and reads two teachers."""
+SLOPE = 0.7
+"""What `Spy` says of every gradient by the input."""
+LETTERS = ("S", "T", "T_nat", "P", "T_tuned")
+NONE = ("natural", "kd")
+"""Methods that make no adversarial examples."""
 
 
 def build(spec: str, params: Mapping[str, Any] | None = None) -> Method:
@@ -29,7 +39,10 @@ def build(spec: str, params: Mapping[str, Any] | None = None) -> Method:
     What is tested here are the formulas; the defaults are chosen by measurement and may change.
     """
     plain = {"mmard.beta": 1.0, "mmard.teacher_every": 1} if "mmard" in spec.split("+") else {}
-    return methods.build(spec, {**plain, **(params or {})})
+    made = methods.build(spec, {**plain, **(params or {})})
+    if made.memory is not None:
+        made.memory.double()
+    return made
 
 
 def generator(seed: int) -> torch.Generator:
@@ -99,32 +112,55 @@ class Spy(Net):
         self.read.add(point.name)
         return super().__call__(point)
 
+    def slope(self, point: Point, pick: Any) -> tuple[Tensor, Tensor]:
+        """A gradient that is the same everywhere, so that a formula with slopes can be written down too."""
+        return pick(self(point)), torch.full_like(point.value, SLOPE)
+
 
 Logits = dict[str, Tensor]
 """Predictions by network and point, e.g. "S.x_adv" -> (B, C)."""
 
 
 def logits(n: int = 5, seed: int = 0, classes: int = CLASSES, spread: float = 1.5) -> Logits:
-    """Random predictions of both networks at all points; those of the student ask for gradient."""
+    """Random predictions of all networks at all points; those of networks that are trained ask for gradient."""
     g = generator(seed)
     return {
         f"{letter}.{point}": (spread * torch.randn(n, classes, generator=g, dtype=torch.float64)).requires_grad_(
-            letter == "S"
+            letter in ("S", "P", "T_tuned")
         )
-        for letter in "ST"
+        for letter in LETTERS
         for point in ("x", "x_adv", "x_mirror")
     }
 
 
 def batch_of(views: Mapping[str, Tensor], y: Tensor, progress: float = 1.0) -> Batch:
-    """A batch in which every prediction is given, so that a formula is a function of logits."""
+    """A batch in which every prediction is given, so that a formula is a function of logits.
+
+    The attack's trace is the student's predictions at x and at x'.
+    """
     x = torch.zeros(len(y), 1, dtype=torch.float64)
-    nets = {letter: Spy(letter) for letter in "ST"}
+    nets = {letter: Spy(letter) for letter in LETTERS}
     batch = Batch(Point("x", x), Point("x_adv", x + 0.1), y, nets, progress)
+    batch.trace.extend(views[name].detach() for name in ("S.x", "S.x_adv"))
     for name, value in views.items():
         letter, point = name.split(".")
         nets[letter].put(batch.point(point), value)
     return batch
+
+
+def warm(spec: str, params: Mapping[str, Any] | None = None) -> Method:
+    """A method that remembers something: it has seen a batch, the end of an epoch, and a batch."""
+    method = build(spec, params)
+    method.outer(batch_of(logits(9, seed=50), labels(9, seed=50)))
+    method.epoch_end()
+    method.outer(batch_of(logits(9, seed=51), labels(9, seed=51)))
+    return method
+
+
+def trained(method: Method) -> list[str]:
+    """The predictions that carry gradient to weights, as `Logits` name them."""
+    own = [f"{letter}.{point}" for letter, points in method.forwards.items() for point in points]
+    return own + [f"{letter}_tuned.{point}" for letter, tuning in method.tunes.items() for point in tuning.points]
 
 
 def read(batch: Batch, letter: str) -> set[str]:
@@ -134,9 +170,9 @@ def read(batch: Batch, letter: str) -> set[str]:
 
 
 def specs() -> Iterator[str]:
-    """Every method with every plug-in and both plug-ins in both orders, as far as they go together."""
+    """Every method with every plug-in, and pairs of plug-ins in both orders on some, as far as they go together."""
     for host in METHODS:
-        for plugins in PLUGINS:
+        for plugins in PLUGGED + (PAIRS if host in PAIRED else ()):
             try:
                 build(host + plugins)
             except Refused:
@@ -155,6 +191,18 @@ VARIANTS: tuple[tuple[str, Params], ...] = (
     ("iad_i", {"iad_i.weigh_teacher": False}),
     ("adaad", {"adaad.alpha": 0.5, "adaad.scale": 0.1}),
     ("adaiad", {"adaiad.weigh_teacher": True, "adaiad.tau": 3.0}),
+    ("akd2", {"akd2.scale": 0.1, "akd2.tau": 1.0}),
+    ("iad_ii", {"iad_ii.scale": 0.1, "iad_ii.tau": 2.0}),
+    ("mtard", {"mtard.scale": 0.1, "mtard.cool_at": ""}),
+    ("b_mtard", {"b_mtard.scale": 0.1, "b_mtard.tau_adv": 2.0, "b_mtard.tau_nat": 3.0}),
+    ("absld", {"absld.scale": 0.1, "absld.alpha": 0.5}),
+    ("peeraid", {"peeraid.label": 0.5, "peeraid.own": 0.0, "peeraid.scale": 0.1}),
+    ("dgad", {"dgad.alpha": 0.5, "dgad.mu": 0.0, "dgad.scale": 0.1}),
+    ("ciard", {"ciard.bounded": False, "ciard.balanced": True, "ciard.scale": 0.1}),
+    ("ciard", {"ciard.push": 0.0, "ciard.lr_teacher": 0.0}),
+    ("saad", {"saad.beta": 0.5, "saad.alpha": 0.0, "saad.order": 2.0, "saad.scale": 0.1}),
+    ("saad", {"saad.beta": 0.5, "saad.lam": 0.5, "saad.quiet_mirror": False}),
+    ("ard+fair", {"fair.beta": 1.0}),
     ("rslad+mmard", {"mmard.measure": "mi"}),
     ("rslad+mmard", {"mmard.measure": "match"}),
     ("rslad+mmard", {"mmard.measure": "kl"}),
@@ -165,6 +213,11 @@ VARIANTS: tuple[tuple[str, Params], ...] = (
 """What the defaults leave out: every branch of every formula is in `SPECS` or here."""
 
 CASES: tuple[tuple[str, Params], ...] = (*((spec, {}) for spec in SPECS), *VARIANTS)
+
+
+def some_of(cases: tuple[tuple[str, Params], ...]) -> tuple[tuple[str, Params], ...]:
+    """All methods, and plug-ins on two of them, for what does not look into formulas."""
+    return tuple(case for case in cases if "+" not in case[0] or case[0].split("+")[0] in ("rslad", "adaad"))
 
 
 def case_id(case: tuple[str, Params]) -> str:
@@ -183,11 +236,15 @@ class Jittered:
     def __init__(self, steps: int = 2, step_size: float = 3 / 255) -> None:
         self.steps, self.step_size = steps, step_size
 
-    def __call__(self, model: nn.Module, objective: Any, x: Tensor, budget: Budget, **_: Any) -> Tensor:
+    def __call__(
+        self, model: nn.Module, objective: Any, x: Tensor, budget: Budget, *, trace: list[Tensor], **_: Any
+    ) -> Tensor:
         x_adv = budget.project(x + jitter(x, budget.eps), x)
         for _step in range(self.steps):
             x_adv = x_adv.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(model(x_adv), x_adv).sum(), x_adv)
+            said = model(x_adv)
+            trace.append(said.detach())
+            (gradient,) = torch.autograd.grad(objective(said, x_adv).sum(), x_adv)
             x_adv = budget.project(x_adv.detach() + self.step_size * budget.steepest(gradient), x)
         return x_adv.detach()
 
@@ -195,8 +252,14 @@ class Jittered:
 def step_of(
     method: Method | str, student: nn.Module, teacher: nn.Module | None = None, attack: Any = ATTACK, **settings: Any
 ) -> Step:
-    """A step with the teacher in eval mode, as a user would set it up."""
+    """A step with the teachers in eval mode and the peer in train mode, as a user would set it up."""
     if isinstance(method, str):
         method = build(method)
     teacher = conv(seed=99, width=5).eval() if teacher is None else teacher
-    return Step(method, {"S": student, "T": teacher}, attack, BUDGET, **settings)
+    nets = {
+        "S": student,
+        "T": teacher,
+        "T_nat": conv(seed=98, width=3).eval(),
+        "P": conv(seed=97, batch_norm=bool(buffers(student))),
+    }
+    return Step(method, nets, attack, BUDGET, **settings)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from nets import batch_of, labels, logits
+from nets import NONE, batch_of, labels, logits
 
 from mmard.config import DistillSettings, Settings, preset_values
 from mmard.job import recipe_of
@@ -50,7 +50,9 @@ def test_the_schedule_is_that_of_the_released_code(row: dict[str, Any]) -> None:
     settings = settled(row["method"], row["preset"], row["data"])
     recipe = recipe_of(settings)
     assert recipe.epochs == row["epochs"]
-    for epoch in range(recipe.epochs):
+    for epoch, rate in row.get("curve", ()):
+        assert recipe.lr_at(int(epoch), int(391 * (epoch % 1)), 391) == pytest.approx(rate, rel=2e-3), epoch
+    for epoch in range(recipe.epochs if row["lr"] else 0):
         expected = next(rate for first, rate in reversed(row["lr"]) if epoch >= first)
         for step in (0, 390):
             assert recipe.lr_at(epoch, step, 391) == pytest.approx(expected, rel=1e-9), epoch
@@ -59,7 +61,9 @@ def test_the_schedule_is_that_of_the_released_code(row: dict[str, Any]) -> None:
     assert settings.eps == pytest.approx(row.get("eps", 8 / 255))
     assert (settings.step_size or settings.eps / 4) == pytest.approx(row.get("step_size", 2 / 255))
     assert (recipe.momentum, recipe.nesterov, recipe.warmup, recipe.grad_clip) == (0.9, False, 0, 0)
-    assert (settings.steps, recipe.average, settings.norm) == (10, "none", "linf")
+    assert (settings.steps, settings.norm) == (10, "linf")
+    assert recipe.average == ("swa" if "swa" in row else "none")
+    assert "swa" not in row or recipe.swa_epoch() == row["swa"]
 
 
 def test_every_preset_of_every_method_is_in_the_table() -> None:
@@ -78,6 +82,12 @@ def test_every_preset_of_every_method_is_in_the_table() -> None:
 def test_a_shorter_run_keeps_its_drops_by_share(row: dict[str, Any]) -> None:
     recipe = recipe_of(settled(row["method"], row["preset"], row["data"], epochs=20))
     assert recipe.epochs == 20
+    if not row["lr"]:
+        whole = recipe_of(settled(row["method"], row["preset"], row["data"]))
+        for epoch in range(20):
+            expected = whole.lr_at(0, 0, 1) if epoch == 0 else whole.lr_at(0, epoch * whole.epochs, 20)
+            assert recipe.lr_at(epoch, 0, 10**6) == pytest.approx(expected, abs=0.05 * recipe.lr)
+        return
     shares = [first / row["epochs"] for first, _ in row["lr"]]
     for epoch in range(20):
         expected = next(
@@ -137,6 +147,13 @@ def test_ramps_are_whole_in_the_last_epoch(epochs: int) -> None:
         ("trades", "cifar10", 1.0),
         ("mart", "cifar10", 1.0),
         ("pgd_at", "cifar10", 1.0),
+        ("mtard", "cifar10", 0.1),
+        ("b_mtard", "cifar10", 0.1),
+        ("absld", "cifar10", 0.1),
+        ("dgad", "cifar10", 1.0),
+        ("saad", "cifar10", 1.0),
+        ("akd2", "cifar10", 1.0),
+        ("iad_ii", "cifar10", 1.0),
     ],
 )
 def test_official_losses_are_the_unified_ones_at_the_tabulated_scale(method: str, data: str, ratio: float) -> None:
@@ -167,7 +184,12 @@ def test_the_official_teacher_of_iad_is_not_weighed() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_only_replicas_of_old_scripts_attack_in_train_mode(preset: str) -> None:
     in_train_mode = {host for host in hosts(preset) if made(settled(host, preset)).attack_mode == "train"}
-    assert in_train_mode == (set() if preset == "unified" else {"ard", "iad_i"})
+    known = {
+        "unified": set(),
+        "replica": {"ard", "iad_i", "iad_ii"},
+        "official": {"ard", "iad_i", "iad_ii", "akd2", "n_fgsm"},
+    }
+    assert in_train_mode == known[preset]
 
 
 def test_plug_ins_speak_in_the_unit_of_their_host() -> None:
@@ -187,7 +209,7 @@ def test_every_preset_can_be_built_for_every_host_and_plug_in(preset: str) -> No
         tables = [PRESETS[preset].get(t, {}) for t in ("every", host)]
         for data in {"cifar10", *(data for table in tables for data in table.get("on", {}))}:
             for plugin in ("", *(f"+{name}" for name in PLUGINS)):
-                if host == "kd" and plugin == "+igdm":
+                if host in NONE and plugin in ("+igdm", "+fair"):
                     continue
                 settings = settled(host + plugin, preset, data)
                 assert made(settings).name == host + plugin

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks import STARTS
+from mmard.attacks import STARTS, TrainingAttack, pgd
 from mmard.errors import Refused, unknown
 
 Terms = dict[str, Tensor]
@@ -32,6 +31,7 @@ class Point:
 
     def __init__(self, name: str, value: Tensor) -> None:
         self.name, self.value = name, value
+        self.mirror: Point | None = None
 
 
 class Net:
@@ -61,12 +61,28 @@ class Net:
         self._seen[point] = logits
         return point
 
+    def known(self, point: Point) -> Tensor | None:
+        """The logits (B, classes) at a point if they have been made or given, without making them."""
+        return self._seen.get(point)
+
     def slope(self, point: Point, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Value (B,) of pick(logits) at a point and its gradient by the input (B, C, H, W), both constant."""
-        at = point.value.detach().requires_grad_()
+        """Value (B,) of pick(logits) at a point and its gradient by the input (B, C, H, W), both constant.
+
+        A prediction that is known already and carries gradient to the point is used; one that had to be made serves as
+        the constant prediction at the point from then on.
+        """
+        seen = self._seen.get(point)
         with torch.enable_grad():
-            value = pick(self.module(at))
+            if seen is not None and seen.requires_grad and point.value.requires_grad:
+                value = pick(seen)
+                (gradient,) = torch.autograd.grad(value.sum(), point.value, retain_graph=True)
+                return value.detach(), gradient
+            at = point.value.detach().requires_grad_()
+            logits = self.module(at)
+            value = pick(logits)
             (gradient,) = torch.autograd.grad(value.sum(), at)
+        if seen is None and not self.sealed and not point.value.requires_grad:
+            self._seen[point] = logits.detach()
         return value.detach(), gradient
 
 
@@ -82,6 +98,7 @@ class Batch:
         attack_step: number of the attack's iterate that `inner` is asked about, from 0.
         trace: the student's logits (B, classes) at each iterate of the attack, in order.
         notes: what an inner objective keeps from one iterate to the next; empty at the start of every attack.
+        weight: factor (B,) that plug-ins around a method will give its terms, for methods that look at means of losses.
     """
 
     x: Point
@@ -92,6 +109,7 @@ class Batch:
     attack_step: int = 0
     trace: list[Tensor] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    weight: Tensor | float = 1.0
 
     @property
     def S(self) -> Net:
@@ -103,10 +121,29 @@ class Batch:
         """The robust teacher."""
         return self._net("T")
 
+    @property
+    def T_nat(self) -> Net:
+        """The natural teacher, accurate and not robust."""
+        return self._net("T_nat")
+
+    @property
+    def T_tuned(self) -> Net:
+        """The robust teacher with graph to its weights, at the points that `Method.tunes` declares."""
+        return self._net("T_tuned")
+
+    @property
+    def P(self) -> Net:
+        """The peer: a network that is trained from scratch beside the student."""
+        return self._net("P")
+
     def _net(self, letter: str) -> Net:
         if letter not in self.nets:
             raise KeyError(f"a formula reads network {letter}, this run has {', '.join(sorted(self.nets))}")
         return self.nets[letter]
+
+    def mean(self, term: Tensor) -> Tensor:
+        """Mean of a term (B,) over the batch as it will count in the loss, constant."""
+        return (self.weight * term).detach().mean()
 
     @property
     def adv(self) -> Point:
@@ -114,10 +151,12 @@ class Batch:
         assert self.x_adv is not None, "a formula reads x_adv, but its method makes none"
         return self.x_adv
 
-    @cached_property
+    @property
     def x_mirror(self) -> Point:
         """The mirror image x - delta of x_adv = x + delta, not clamped to [0, 1] so that delta stays symmetric."""
-        return Point("x_mirror", 2 * self.x.value - self.adv.value)
+        if self.adv.mirror is None:
+            self.adv.mirror = Point("x_mirror", 2 * self.x.value - self.adv.value)
+        return self.adv.mirror
 
     def point(self, name: str) -> Point:
         """The point that `Method.forwards` calls by this name: "x", "x_adv" or "x_mirror"."""
@@ -131,6 +170,34 @@ class Batch:
 
 Inner = Callable[[Batch], Tensor]
 Outer = Callable[[Batch], Terms]
+
+
+class Around(Protocol):
+    """Where beside the weights a loss is descended: (progress, weights, gradients) -> what to add to which weights.
+
+    `weights` are the student's by name; `gradients()` runs the outer formula once more and returns those of the loss by
+    the weights, under the same names. Weights that are not among what is returned stay where they are.
+    """
+
+    def __call__(
+        self, progress: float, weights: Mapping[str, Tensor], gradients: Callable[[], Mapping[str, Tensor]], /
+    ) -> Mapping[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a method goes on training a network that it was given: in eval mode, at a rate of its own.
+
+    Attributes:
+        points: where it is asked with graph to its weights.
+        lr: progress -> learning rate.
+        momentum, weight_decay: of its SGD.
+    """
+
+    points: tuple[str, ...]
+    lr: Callable[[float], float]
+    momentum: float = 0.0
+    weight_decay: float = 0.0
 
 
 def nothing() -> None:
@@ -150,13 +217,18 @@ class Method:
         forwards: the trained networks, and for each the points it is run on in train mode, in this order. The order is
             part of a method, because each forward moves BatchNorm's running statistics.
         quiet: points of those forwards that must not move running statistics (a plug-in's own views).
-        nets: letters of the networks that the formulas read.
+        nets: letters of the networks that the formulas read: S the student, T and T_nat teachers, P a peer.
+        tunes: networks that are given and trained further, by letter. Formulas read them as constants under their own
+            letter, and with graph to their weights under the letter with "_tuned".
         start: where the attack starts, "gaussian" (standard deviation 0.001), "uniform" in the ball, or "none".
+        attack: how the attack is made where the user names none.
+        around: where beside the weights the outer terms are descended, or None for at the weights.
         attack_mode: mode of the trained networks while x_adv is made. Every preset but the authors' replicas says
             "eval".
         memory: buffers that outlive a step; they ride in the checkpoint.
         epoch_end: called once after every epoch, for memories that change with it.
         couples_batch: a sample's terms depend on the other samples of its batch.
+        inner_couples: so does what a sample's attack climbs, which therefore cannot be made in slices of the batch.
         scale: what one nat of KL weighs in this method's loss; plug-ins speak in this unit.
     """
 
@@ -168,11 +240,15 @@ class Method:
     forwards: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"S": ("x_adv", "x")})
     quiet: frozenset[str] = frozenset()
     nets: tuple[str, ...] = ("S", "T")
+    tunes: Mapping[str, Tuning] = field(default_factory=dict)
     start: str = "gaussian"
+    attack: TrainingAttack = pgd
+    around: Around | None = None
     attack_mode: str = "eval"
     memory: nn.Module | None = None
     epoch_end: Callable[[], None] = nothing
     couples_batch: bool = False
+    inner_couples: bool = False
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -182,9 +258,23 @@ class Method:
             raise unknown("start", self.start, STARTS)
 
     @property
+    def teachers(self) -> tuple[str, ...]:
+        """Letters of the networks that must be given."""
+        return tuple(letter for letter in self.nets if letter.startswith("T"))
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Letters of the networks that are made anew and trained beside the student."""
+        return tuple(letter for letter in self.nets if letter != "S" and letter not in self.teachers)
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether a formula reads T."""
-        return "T" in self.nets
+        """Whether a formula reads a network that must be given."""
+        return bool(self.teachers)
+
+    def remembering(self, memory: nn.Module, epoch_end: Callable[[], None] = nothing) -> Method:
+        """This method with a further memory beside the one that it may have."""
+        return replace(self, memory=_together(self.memory, memory), epoch_end=_both(self.epoch_end, epoch_end))
 
     def with_view(self, *points: str) -> Method:
         """This method with further views of the student, which leave its running statistics alone.
@@ -209,12 +299,16 @@ def halves(inner: Method, outer: Method) -> Method:
     """The attack of one method with the loss of another. What either remembers from step to step goes with it.
 
     Raises:
-        Refused: if the first makes no adversarial examples.
+        Refused: if the first makes no adversarial examples, or asks a peer that the second does not train.
     """
     if inner.inner is None:
         raise Refused(
             f"inner {inner.name!r}", expected="a method that makes adversarial examples", got="one that makes none"
         )
+    untrained = [letter for letter in inner.peers if letter not in outer.forwards]
+    if untrained:
+        expected = f"an outer method that trains the network {untrained[0]}, which this attack asks"
+        raise Refused(f"inner {inner.name!r}", expected=expected, got=repr(outer.name))
     return replace(
         outer,
         name=f"{inner.name}/{outer.name}",
@@ -223,7 +317,9 @@ def halves(inner: Method, outer: Method) -> Method:
         source=f"inner: {inner.source}; outer: {outer.source}",
         nets=tuple(dict.fromkeys((*inner.nets, *outer.nets))),
         start=inner.start,
+        attack=inner.attack,
         attack_mode=inner.attack_mode,
+        inner_couples=inner.inner_couples,
         memory=_together(inner.memory, outer.memory),
         epoch_end=_both(inner.epoch_end, outer.epoch_end),
     )

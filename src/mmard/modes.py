@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -59,3 +60,24 @@ def quiet_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for m, momentum in zip(tracking, kept, strict=True):
             m.momentum, m.track_running_stats = momentum, True
+
+
+@contextmanager
+def kept_state(module: nn.Module | None) -> Iterator[None]:
+    """Whatever is written into the buffers of a module inside, they are outside what they were; None is no module.
+
+    Buffers that are replaced inside by others are put back as well.
+    """
+    kept = [
+        (m, name, value, value.clone())
+        for m in (module.modules() if module is not None else ())
+        for name, value in m._buffers.items()
+        if value is not None
+    ]
+    try:
+        yield
+    finally:
+        for m, name, value, before in kept:
+            if m._buffers[name] is not value or not torch.equal(value, before):
+                value.copy_(before)
+                m._buffers[name] = value

@@ -53,3 +53,22 @@ def entropy(logits: Tensor) -> Tensor:
     """Shannon entropy of softmax(logits), (B, C) -> (B,), in nats."""
     log_p = logits.log_softmax(1)
     return -(log_p.exp() * log_p).sum(1)
+
+
+def soft_ce(p: Tensor, q: Tensor, tau: float = 1.0) -> Tensor:
+    """Cross-entropy of softmax(q / tau) with the target softmax(p / tau), (B, C) and (B, C) -> (B,), in nats.
+
+    It is `kl` plus the entropy of the target, which has no gradient where the target is constant.
+    """
+    return -((p / tau).softmax(1) * (q / tau).log_softmax(1)).sum(1)
+
+
+def renyi_entropy(logits: Tensor, order: float) -> Tensor:
+    """Entropy of this order (Renyi, 1961) of softmax(logits), (B, C) -> (B,), in nats; Shannon's for the order 1.
+
+    >>> renyi_entropy(torch.zeros(1, 4), 2.0).exp()
+    tensor([4.])
+    """
+    if order == 1:
+        return entropy(logits)
+    return (order * logits.log_softmax(1)).logsumexp(1) / (1 - order)

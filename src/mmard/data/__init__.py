@@ -33,8 +33,9 @@ from mmard.data.svhn import read_svhn
 from mmard.data.tiny_imagenet import read_tiny_imagenet
 from mmard.errors import Refused, unknown
 
-__all__ = ["DATA", "ImageSet", "Source", "Splits", "load"]
+__all__ = ["DATA", "SPLITS", "ImageSet", "Source", "Splits", "load", "load_split"]
 
+SPLITS = ("test", "val", "train")
 _VAL_SHARE, _VAL_MOST = 0.1, 5000
 
 
@@ -100,6 +101,64 @@ def load(
         Refused: for an unknown name, absent or damaged files, settings that do not fit, and data that `ImageSet` or
             `Splits` refuses. Nothing is ever fetched here: the message has the command that does.
     """
+    root, train, test = _parts(name, data_dir, on_disk, image_size)
+    order, front, end = _cut(train, val_share, split_seed, limit_train)
+    every = np.arange(len(test))
+    if on_disk:
+        cache = _cache(root, cache_dir)
+        # The whole training part is written, in this order, so that other limits and shares reuse the file.
+        x = onto_disk(train, order, cache, f"mmard-{name}-train")
+        x_test = onto_disk(test, every, cache, f"mmard-{name}-test")
+    else:
+        x, x_test = into_memory(train, np.concatenate([front, end])), into_memory(test, every)
+    return Splits(
+        train=_image_set(x[: len(front)], train, front, _note("train", train, front, split_seed), on_disk),
+        val=_image_set(x[len(x) - len(end) :], train, end, _note("val", train, end, split_seed), on_disk),
+        test=_image_set(x_test, test, every, _note("test", test, every, split_seed), on_disk),
+    )
+
+
+def load_split(
+    name: str,
+    split: str,
+    data_dir: str | Path | None = None,
+    *,
+    val_share: float | None = None,
+    split_seed: int = 0,
+    limit_train: int | None = None,
+    on_disk: bool = False,
+    cache_dir: str | Path | None = None,
+    image_size: int | None = None,
+) -> ImageSet:
+    """One of the splits of `load`, without reading the images of the others.
+
+    Args:
+        split: "train", "val" or "test".
+        name, data_dir, val_share, split_seed, limit_train, on_disk, cache_dir, image_size: as in `load`.
+
+    Raises:
+        Refused: as `load`, or for an unknown split.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    root, train, test = _parts(name, data_dir, on_disk, image_size)
+    cache = _cache(root, cache_dir)
+    if split == "test":
+        rows = np.arange(len(test))
+        x = onto_disk(test, rows, cache, f"mmard-{name}-test") if on_disk else into_memory(test, rows)
+        return _image_set(x, test, rows, _note(split, test, rows, split_seed), on_disk)
+    order, front, end = _cut(train, val_share, split_seed, limit_train)
+    rows = front if split == "train" else end
+    if on_disk:
+        x = onto_disk(train, order, cache, f"mmard-{name}-train")
+        x = x[: len(front)] if split == "train" else x[len(x) - len(end) :]
+    else:
+        x = into_memory(train, rows)
+    return _image_set(x, train, rows, _note(split, train, rows, split_seed), on_disk)
+
+
+def _parts(name: str, data_dir: str | Path | None, on_disk: bool, image_size: int | None) -> tuple[Path, Part, Part]:
+    """Where a set is, and its two parts as the source found them."""
     if name not in DATA:
         raise unknown("data", name, DATA)
     source = DATA[name]
@@ -108,27 +167,28 @@ def load(
         able = ", ".join(key for key, each in DATA.items() if each.resizes)
         raise Refused("image_size", expected=f"one of the sources that resize ({able})", got=name)
     train, test = (checked(part) for part in source.read(root, image_size))
+    return root, train, test
+
+
+def _cut(
+    train: Part, val_share: float | None, split_seed: int, limit_train: int | None
+) -> tuple[Rows, Rows, Rows]:
+    """The stratified order of a training part, its front to train on and its end to validate on."""
     order = balanced_order(train.y, seeds.generator("cpu", split_seed, "split"))
     n_val = _val_count(len(train), val_share)
     n_train = _train_count(len(train) - n_val, limit_train)
-    front, end, every = order[:n_train], order[len(order) - n_val :], np.arange(len(test))
-    if on_disk:
-        cache = _cache(root, cache_dir)
-        # The whole training part is written, in this order, so that other limits and shares reuse the file.
-        x = onto_disk(train, order, cache, f"mmard-{name}-train")
-        x_test = onto_disk(test, every, cache, f"mmard-{name}-test")
-    else:
-        x, x_test = into_memory(train, np.concatenate([front, end])), into_memory(test, every)
+    return order, order[:n_train], order[len(order) - n_val :]
 
-    def image_set(x: Tensor, part: Part, rows: Rows, note: str) -> ImageSet:
-        return ImageSet(x, torch.from_numpy(part.y[rows]), part.classes, f"{part.origin}, {note}", on_disk)
 
-    of = f"of {len(train):,} images, split seed {split_seed}"
-    return Splits(
-        train=image_set(x[:n_train], train, front, f"{n_train:,} {of}"),
-        val=image_set(x[len(x) - n_val :], train, end, f"{n_val:,} {of}, to validate"),
-        test=image_set(x_test, test, every, f"all {len(test):,} images"),
-    )
+def _image_set(x: Tensor, part: Part, rows: Rows, note: str, on_disk: bool) -> ImageSet:
+    return ImageSet(x, torch.from_numpy(part.y[rows]), part.classes, f"{part.origin}, {note}", on_disk)
+
+
+def _note(split: str, part: Part, rows: Rows, split_seed: int) -> str:
+    if split == "test":
+        return f"all {len(part):,} images"
+    note = f"{len(rows):,} of {len(part):,} images, split seed {split_seed}"
+    return note + (", to validate" if split == "val" else "")
 
 
 def _root(name: str, source: Source, data_dir: str | Path | None, on_disk: bool) -> Path:

@@ -7,12 +7,14 @@ predictions, say) can know the view before the pixels exist: pad 4 with flips ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmard.data.strong import shapes, strong, weak
 from mmard.errors import Refused, unknown
 
 _GRID = 2**16  # centres of holes are drawn as fractions of the side, in these steps
@@ -35,6 +37,24 @@ class Views:
     flip: Tensor
     hole_y: Tensor
     hole_x: Tensor
+
+    def take(self, rows: slice) -> Views:
+        """What was drawn for some of the images."""
+        return replace(self, **{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+
+
+class Augmenting(Protocol):
+    """What batches need of an augmentation. The views are its own kind, with a `take` of rows."""
+
+    @property
+    def distinct(self) -> int | None:
+        """How many views of an image there are; None if they are not counted."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Any:
+        """Views for n images, from a generator on the CPU."""
+
+    def apply(self, x: Tensor, views: Any) -> Tensor:
+        """The views of the images, (B, C, H, W) -> (B, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,17 @@ class Augmentation:
         crop = views.dy * (2 * self.pad + 1) + views.dx
         return crop * (1 + self.flip) + views.flip.long()
 
+    def numbered(self, number: Tensor) -> Views:
+        """The views with these numbers, int64 (B,): the inverse of `number`.
+
+        >>> augmentation = Augmentation(pad=4)
+        >>> augmentation.number(augmentation.numbered(torch.tensor([0, 83, 161])))
+        tensor([  0,  83, 161])
+        """
+        crop, flip = number // (1 + self.flip), number % (1 + self.flip)
+        nowhere = torch.zeros_like(number)
+        return Views(crop // (2 * self.pad + 1), crop % (2 * self.pad + 1), flip > 0, nowhere, nowhere)
+
     def draw(self, n: int, generator: torch.Generator) -> Views:
         """Views for n images, uniform over all there are, from a generator on the CPU."""
 
@@ -113,16 +144,20 @@ def _eighth(side: int) -> int:
     return max(1, round(side / 8))
 
 
-AUGMENTATIONS: dict[str, Callable[[int], Augmentation | None]] = {
+AUGMENTATIONS: dict[str, Callable[[int], Augmenting | None]] = {
     "none": lambda side: None,
     "crop": lambda side: Augmentation(_eighth(side), flip=False),
     "crop-flip": lambda side: Augmentation(_eighth(side), flip=True),
     "crop-flip-cutout": lambda side: Augmentation(_eighth(side), flip=True, cutout=side // 2),
+    "idbh-weak": weak,
+    "idbh-strong": strong,
+    "idbh-shape": shapes,
 }
-"""By name, for images of a given side: padding is an eighth of it (4 at 32 pixels, 8 at 64), a hole half of it."""
+"""By name, for images of a given side: padding is an eighth of it (4 at 32 pixels, 8 at 64), a hole half of it.
+The recipe idbh is in `mmard.data.strong`."""
 
 
-def augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmentation | None:
+def augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmenting | None:
     """The named augmentation for images (C, H, W), or None for none.
 
     >>> augmentation("crop-flip", (3, 32, 32))

@@ -7,7 +7,7 @@ gives from there on what it would have given.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmard import seeds
-from mmard.data.augment import Augmentation, Views
+from mmard.data.augment import Augmenting
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 
@@ -72,6 +72,7 @@ class SetBatches:
         augmentation: drawn anew for every image and epoch, or None.
         shuffle: a new order in each epoch.
         drop_last: leave out the images that do not fill a batch.
+        share: rows of a batch of n that are wanted here, where several processes share a batch; all if not given.
 
     Raises:
         Refused: for a batch size below 1 or above the size of the set.
@@ -83,15 +84,16 @@ class SetBatches:
         batch_size: int,
         device: torch.device | str,
         seed: int,
-        augmentation: Augmentation | None = None,
+        augmentation: Augmenting | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
+        share: Callable[[int], slice] | None = None,
     ) -> None:
         n = len(image_set)
         if not 1 <= batch_size <= n:
             raise Refused("batch_size", expected=f"1 to {n}, the images in {image_set.origin}", got=str(batch_size))
         self.device, self.seed, self.augmentation, self.shuffle = torch.device(device), seed, augmentation, shuffle
-        self._n, self._batch_size = n, batch_size
+        self._n, self._batch_size, self._share = n, batch_size, share
         self._stays = image_set.on_disk
         self._x = image_set.x if self._stays else image_set.x.to(self.device)
         self._y = image_set.y.to(self.device)
@@ -111,7 +113,7 @@ class SetBatches:
             return torch.arange(self._n)
         return torch.randperm(self._n, generator=seeds.generator("cpu", self.seed, "order", epoch))
 
-    def rows(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Views | None]]:
+    def rows(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Any]]:
         """For each batch from step `start` on: its rows of the set, int64 (B,), and its views; both on the CPU."""
         order = self.order(epoch)
         for step in range(start, self._steps):
@@ -121,9 +123,12 @@ class SetBatches:
             if self.augmentation is not None:
                 generator = seeds.generator("cpu", self.seed, "augment", epoch, step)
                 views = self.augmentation.draw(len(rows), generator)
+            if self._share is not None:
+                mine = self._share(len(rows))
+                rows, views = rows[mine], views and views.take(mine)
             yield rows, views
 
-    def batch(self, rows: Tensor, views: Views | None) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: Tensor, views: Any) -> tuple[Tensor, Tensor]:
         """The images at these rows in these views, and their labels, on the device."""
         there = rows.to(self.device, non_blocking=True)
         # Whole images are copied; `x[rows]`, which is ten times slower on a CPU, would gather pixel by pixel.

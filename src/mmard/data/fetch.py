@@ -82,7 +82,7 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     for record in wanted:
         path = folder / record.rfilename
-        if path.is_file() and _wrong(path, record) is None:
+        if path.is_file() and differs(path, record) is None:
             tell(f"{record.rfilename}: already there")
             continue
         # The hub's client trusts its own note of a finished download over the file, so a damaged one has to go first.
@@ -94,7 +94,7 @@ def fetch(
             )
         except Exception as error:
             raise _unreachable(name, folder, error) from error
-        wrong = _wrong(path, record)
+        wrong = differs(path, record)
         if wrong is not None:
             path.unlink(missing_ok=True)
             expected, got = wrong
@@ -103,8 +103,8 @@ def fetch(
     return folder
 
 
-def _wrong(path: Path, record: Any) -> tuple[str, str] | None:
-    """What was expected and met, where a file differs from the hub's record of it."""
+def differs(path: Path, record: Any) -> tuple[str, str] | None:
+    """What was expected and met, where a file differs from the hub's record of it; None where it does not."""
     if not path.is_file():
         return "a file", "none"
     size = path.stat().st_size

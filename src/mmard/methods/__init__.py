@@ -13,34 +13,60 @@ from typing import Any
 
 from mmard.errors import Refused, require, unknown
 from mmard.method import Method, halves
+from mmard.methods.absld import absld as absld
 from mmard.methods.adaad import adaad as adaad
 from mmard.methods.adaad import adaiad as adaiad
+from mmard.methods.akd2 import akd2 as akd2
 from mmard.methods.ard import ard as ard
+from mmard.methods.awp import awp as awp
+from mmard.methods.b_mtard import b_mtard as b_mtard
+from mmard.methods.ciard import ciard as ciard
+from mmard.methods.dgad import dgad as dgad
+from mmard.methods.fair import fair as fair
 from mmard.methods.iad import iad_i as iad_i
+from mmard.methods.iad import iad_ii as iad_ii
 from mmard.methods.igdm import igdm as igdm
 from mmard.methods.kd import kd as kd
 from mmard.methods.mart import mart as mart
 from mmard.methods.mmard import mmard as mmard
+from mmard.methods.mtard import mtard as mtard
+from mmard.methods.n_fgsm import n_fgsm as n_fgsm
+from mmard.methods.natural import natural as natural
+from mmard.methods.peeraid import peeraid as peeraid
 from mmard.methods.pgd_at import pgd_at as pgd_at
 from mmard.methods.rslad import rslad as rslad
+from mmard.methods.saad import saad as saad
 from mmard.methods.trades import trades as trades
 
 METHODS: dict[str, Callable[..., Method]] = {
+    "natural": natural,
     "pgd_at": pgd_at,
     "trades": trades,
     "mart": mart,
+    "n_fgsm": n_fgsm,
     "kd": kd,
     "ard": ard,
+    "akd2": akd2,
     "iad_i": iad_i,
+    "iad_ii": iad_ii,
     "rslad": rslad,
+    "mtard": mtard,
     "adaad": adaad,
     "adaiad": adaiad,
+    "b_mtard": b_mtard,
+    "absld": absld,
+    "peeraid": peeraid,
+    "dgad": dgad,
+    "ciard": ciard,
+    "saad": saad,
 }
 """Name -> function of a method's own parameters, returning the method."""
 
 PLUGINS: dict[str, Callable[..., Method]] = {
     "igdm": igdm,
     "mmard": mmard,
+    "fair": fair,
+    "awp": awp,
 }
 """Name -> function of a host and the plug-in's own parameters, returning the grown method."""
 
