@@ -1,0 +1,179 @@
+"""The attack of a step as a function of a batch: what chunks slice, and what graphs record and play back.
+
+All that is random in a climb is its first iterate, which is drawn for the whole batch beforehand. From there on nothing
+but tensors decides, so however a climb is run, it climbs the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from mmard.attacks import Attack, Objective
+from mmard.balls import Budget
+from mmard.method import Batch, Inner, Net, Point
+
+
+class Climbing(Protocol):
+    """An attack that draws its first iterate in one act and climbs from it in another, as PGD does."""
+
+    def begin(self, x: Tensor, budget: Budget, generator: torch.Generator | None) -> Tensor:
+        """The first iterate (B, ...)."""
+
+    def climb(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        x: Tensor,
+        first: Tensor,
+        budget: Budget,
+        trace: list[Tensor] | None = None,
+    ) -> Tensor:
+        """x_adv (B, ...), a function of these tensors alone."""
+
+
+def climbs(attack: object) -> TypeGuard[Climbing]:
+    """Whether an attack can be begun and climbed in two acts."""
+    return hasattr(attack, "begin") and hasattr(attack, "climb")
+
+
+@dataclass(frozen=True)
+class Climber:
+    """One method's attack, called with a batch and a first iterate.
+
+    Args:
+        inner: the objective.
+        attack: how it is climbed.
+        budget: where x_adv may be.
+    """
+
+    inner: Inner
+    attack: Climbing
+    budget: Budget
+
+    def __call__(self, batch: Batch, first: Tensor) -> Batch:
+        """The batch with its x_adv; `batch.trace` and `batch.notes` are filled in place."""
+        objective = objective_of(self.inner, batch)
+        x_adv = self.attack.climb(batch.S.module, objective, batch.x.value, first, self.budget, batch.trace)
+        return replace(batch, x_adv=Point("x_adv", x_adv))
+
+
+def attacked_at_once(
+    inner: Inner, attack: Attack, budget: Budget, batch: Batch, generator: torch.Generator | None
+) -> Batch:
+    """The batch with its x_adv, from an attack that is one act."""
+    objective = objective_of(inner, batch)
+    x_adv = attack(batch.S.module, objective, batch.x.value, budget, generator=generator, trace=batch.trace)
+    return replace(batch, x_adv=Point("x_adv", x_adv))
+
+
+def objective_of(inner: Inner, batch: Batch) -> Objective:
+    """An inner formula over a batch as an attack climbs it: each question is one iterate further."""
+    asked = 0
+
+    def objective(logits: Tensor, x_adv: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        return inner(batch.at(x_adv, logits, asked - 1))
+
+    return objective
+
+
+class Ascent(Protocol):
+    """How a climb is run: (climber, batch, first iterate) -> the batch with x_adv, trace, notes and predictions."""
+
+    def __call__(self, climber: Climber, batch: Batch, first: Tensor, /) -> Batch: ...
+
+
+def plain(climber: Climber, batch: Batch, first: Tensor) -> Batch:
+    """The whole batch at once, step by step: the reference that every other way is tested against."""
+    return climber(batch, first)
+
+
+# parts of batches -------------------------------------------------------------------------------------------------
+def split(n: int, parts: int) -> list[slice]:
+    """n rows in so many slices, of lengths that differ by one at most.
+
+    >>> split(10, 3)
+    [slice(0, 4, None), slice(4, 7, None), slice(7, 10, None)]
+    """
+    whole, rest = divmod(n, parts)
+    ends = [whole * (i + 1) + min(i + 1, rest) for i in range(parts)]
+    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def even(n: int, size: int) -> list[slice]:
+    """n rows in the fewest slices of at most `size`.
+
+    They are as even as can be, so that none is a remainder of a single row, for which kernels round otherwise than for
+    more.
+    """
+    return split(n, -(-n // size))
+
+
+def cut(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch that has not been attacked, as a batch of its own, with what is known of them."""
+    known = known_at_x(batch)
+    return like(
+        batch,
+        batch.x.value[rows],
+        batch.y[rows],
+        {letter: logits[rows] for letter, logits in known.items()},
+        batch.weight[rows] if isinstance(batch.weight, Tensor) else batch.weight,
+    )
+
+
+def like(batch: Batch, x: Tensor, y: Tensor, known: dict[str, Tensor], weight: Tensor | float = 1.0) -> Batch:
+    """A batch of other images under the same networks, about which nothing is known but these predictions at x."""
+    nets = {letter: Net(net.module, net.sealed) for letter, net in batch.nets.items()}
+    made = replace(batch, x=Point("x", x), x_adv=None, y=y, nets=nets, trace=[], notes={}, weight=weight)
+    for letter, logits in known.items():
+        nets[letter].put(made.x, logits)
+    return made
+
+
+def known_at_x(batch: Batch) -> dict[str, Tensor]:
+    """The constant predictions at x that have been made or were given, by letter of the network."""
+    known = {letter: net.known(batch.x) for letter, net in batch.nets.items()}
+    return {letter: logits for letter, logits in known.items() if logits is not None}
+
+
+def joined(batch: Batch, parts: Sequence[Batch]) -> Batch:
+    """The batch, attacked, from its slices that were: x_adv, trace, notes and predictions at x."""
+    learn(batch, {letter: torch.cat([known_at_x(p)[letter] for p in parts]) for letter in known_at_x(parts[0])})
+    batch.trace[:] = [torch.cat(logits) for logits in zip(*(p.trace for p in parts), strict=True)]
+    batch.notes.update(
+        {name: _together([p.notes[name] for p in parts], [len(p.y) for p in parts]) for name in parts[0].notes}
+    )
+    return replace(batch, x_adv=Point("x_adv", torch.cat([p.adv.value for p in parts])))
+
+
+def learn(batch: Batch, known: dict[str, Tensor]) -> None:
+    """Let a batch know predictions at x that were made in its name, where it has none yet."""
+    for letter, logits in known.items():
+        if batch.nets[letter].known(batch.x) is None:
+            batch.nets[letter].put(batch.x, logits)
+
+
+def _together(values: list[Any], lengths: list[int]) -> Any:
+    """One note of a whole batch from those of its slices: what has a row per sample in each is put end to end."""
+    if all(isinstance(v, Tensor) and v.ndim and len(v) == n for v, n in zip(values, lengths, strict=True)):
+        return torch.cat(values)
+    if all(isinstance(v, tuple) for v in values):
+        return tuple(_together(list(parts), lengths) for parts in zip(*values, strict=True))
+    return values[0]
+
+
+def every_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same value with each tensor in it changed, through tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: every_tensor(each, change) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([every_tensor(each, change) for each in value])
+    return value
