@@ -26,8 +26,8 @@ from mmard.balls import Budget
 from mmard.data import load
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
-from mmard.evaluation.checks import CHECKS, Finding, cheap, compared, thorough
-from mmard.evaluation.checks.finding import CHANCE, exceeds, reversal, tail
+from mmard.evaluation.checks import CHECKS, Checked, cheap, compared, thorough
+from mmard.evaluation.checks.checked import CHANCE, exceeds, reversal, tail
 from mmard.evaluation.evaluate import Measured
 from mmard.evaluation.score import Score
 from mmard.models import build
@@ -42,11 +42,11 @@ def digits(n: int = SAMPLE) -> ImageSet:
     return load("digits").test.take(slice(0, n))
 
 
-def marks(findings: list[Finding]) -> set[str]:
+def marks(findings: list[Checked]) -> set[str]:
     return {f.check for f in findings if f.suspicious}
 
 
-def by_name(findings: list[Finding]) -> dict[str, Finding]:
+def by_name(findings: list[Checked]) -> dict[str, Checked]:
     assert len({f.check for f in findings}) == len(findings)
     return {f.check: f for f in findings}
 
@@ -284,7 +284,7 @@ def test_other_balls_are_not_compared() -> None:
 
 
 def test_draws_are_not_counted() -> None:
-    known = [Finding("randomised", "suspicious", "")]
+    known = [Checked("randomised", "suspicious", "")]
     found = by_name(compared([figure("square", 30), figure("pgd-20", 60), figure("cw-20", 30)], known=known))
     assert found["black-box-beats-white-box"].verdict == found["rescaled-loss"].verdict == "skipped"
 
@@ -334,4 +334,4 @@ def test_a_finding_is_json() -> None:
 def test_every_check_has_its_section() -> None:
     sections = re.findall(r"^## ([a-z-]+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert tuple(sections) == CHECKS
-    assert Finding("more-steps", "passed", "").page == "docs/checks.md#more-steps"
+    assert Checked("more-steps", "passed", "").page == "docs/checks.md#more-steps"

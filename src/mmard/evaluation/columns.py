@@ -71,8 +71,8 @@ def spelled(attacks: str | Sequence[str], budget: Budget) -> list[str]:
     """
     said = attacks.split(",") if isinstance(attacks, str) else list(attacks)
     found: list[str] = []
-    for text in (each.strip() for each in said):
-        group = GROUPS.get(text.lower())
+    for text in (each.strip().lower() for each in said):
+        group = GROUPS.get(text)
         if group is None:
             found += [text] if text else []
             continue

@@ -24,7 +24,7 @@ from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.evaluation import checks
 from mmard.evaluation.boundary import boundary
-from mmard.evaluation.checks.finding import skipped
+from mmard.evaluation.checks.checked import skipped
 from mmard.evaluation.classes import by_class
 from mmard.evaluation.confidence import calibration, margins
 from mmard.evaluation.curves import eps_label, over_eps, over_steps, radii, steps_label
@@ -127,7 +127,7 @@ def examine_transfer(
     return measured
 
 
-def checked(findings: Sequence[checks.Finding], subject: Subject, budget: Budget, seconds: float) -> Finding:
+def checked(findings: Sequence[checks.Checked], subject: Subject, budget: Budget, seconds: float) -> Finding:
     """The outcome of suspicion checks as one finding; they are of a network in a ball, and of no one attack."""
     made = {f.check: f for f in findings}
     not_made = [skipped(name, "needs attacks of its own: --also checks") for name in checks.CHECKS if name not in made]

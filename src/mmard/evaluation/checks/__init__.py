@@ -15,7 +15,7 @@ from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.evaluation.black_box import is_black_box
 from mmard.evaluation.checks.answers import adaptation, asked, randomised, softmax_outputs
-from mmard.evaluation.checks.finding import Finding, Verdict, skipped
+from mmard.evaluation.checks.checked import Checked, Verdict, skipped
 from mmard.evaluation.checks.gradients import NAMES as GRADIENT_CHECKS
 from mmard.evaluation.checks.gradients import NO_GRADIENT, gradients
 from mmard.evaluation.checks.probe import Probe, inputs, sample
@@ -23,7 +23,7 @@ from mmard.evaluation.checks.subset import Bench, attacked
 from mmard.evaluation.checks.verdicts import compared
 from mmard.evaluation.evaluate import Measured, Progress
 
-__all__ = ["CHECKS", "Finding", "Verdict", "cheap", "compared", "thorough"]
+__all__ = ["CHECKS", "Checked", "Verdict", "cheap", "compared", "thorough"]
 
 CHECKS = (
     "randomised",
@@ -45,7 +45,7 @@ LOOKED_AT, ATTACKED = 128, 200
 """Images that the cheap checks look at, and images that the thorough ones attack."""
 
 
-def cheap(model: nn.Module, images: ImageSet, budget: Budget, *, seed: int = 0, batch_size: int = 250) -> list[Finding]:
+def cheap(model: nn.Module, images: ImageSet, budget: Budget, *, seed: int = 0, batch_size: int = 250) -> list[Checked]:
     """The checks that need no attack: six passes over 64 images, and five with two gradients over 128.
 
     The network is asked in eval mode and is afterwards as it was, its state included; nobody's random state is touched.
@@ -79,12 +79,12 @@ def thorough(
     budget: Budget,
     *,
     measured: Sequence[Measured] = (),
-    known: Sequence[Finding] | None = None,
+    known: Sequence[Checked] | None = None,
     seed: int = 0,
     batch_size: int = 250,
     first: int = ATTACKED,
     progress: Progress | None = None,
-) -> list[Finding]:
+) -> list[Checked]:
     """The checks that compare attacks: on the figures measured where these suffice, else on a sample of the images.
 
     Nothing measured, this takes 221 gradients for each of 200 images, 100 more for those that then stand, and 1,000

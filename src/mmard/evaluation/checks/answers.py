@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmard.evaluation.checks.finding import Finding, judged, skipped
+from mmard.evaluation.checks.checked import Checked, judged, skipped
 from mmard.evaluation.checks.probe import Probe
 
 SAME_CALL = 1e-3
@@ -72,7 +72,7 @@ def asked(probe: Probe, x: Tensor) -> Answers:
     )
 
 
-def randomised(probe: Probe, answers: Answers) -> Finding:
+def randomised(probe: Probe, answers: Answers) -> Checked:
     """The same input twice."""
     check, n = "randomised", len(answers.logits)
     if not answers.steady and (probe.changed or probe.remembered):
@@ -96,7 +96,7 @@ def randomised(probe: Probe, answers: Answers) -> Finding:
     return judged(check, False, f"{n} images asked twice: logits differ by {largest:.1e} of their range", **figures)
 
 
-def softmax_outputs(answers: Answers) -> Finding:
+def softmax_outputs(answers: Answers) -> Checked:
     """Probabilities where logits belong."""
     check, logits = "softmax-outputs", answers.logits
     n, low, high = len(logits), float(logits.amin()), float(logits.amax())
@@ -113,7 +113,7 @@ def softmax_outputs(answers: Answers) -> Finding:
     return judged(check, False, f"outputs between {low:.3g} and {high:.3g}: {kind}", **figures)
 
 
-def adaptation(probe: Probe, answers: Answers) -> Finding:
+def adaptation(probe: Probe, answers: Answers) -> Checked:
     """Answers that change the network, optimise something, or depend on other images."""
     check, n = "test-time-adaptation", len(answers.logits)
     seen = []

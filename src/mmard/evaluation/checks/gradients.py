@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmard.balls import Budget
-from mmard.evaluation.checks.finding import Finding, exceeds, judged, skipped
+from mmard.evaluation.checks.checked import Checked, exceeds, judged, skipped
 from mmard.evaluation.checks.probe import Probe
 from mmard.ops import ce, margin
 
@@ -25,7 +25,7 @@ NAMES = ("vanishing-gradients", "misleading-gradients")
 NO_GRADIENT = "the network gives no gradients: robust accuracies come from black-box attacks alone, as upper bounds"
 
 
-def gradients(probe: Probe, x: Tensor, y: Tensor, budget: Budget) -> list[Finding]:
+def gradients(probe: Probe, x: Tensor, y: Tensor, budget: Budget) -> list[Checked]:
     """Both checks, on the images (n, ...) that are read rightly: two gradients and five forward passes."""
     right = probe.ask(x).argmax(1) == y
     if not bool(right.any()):
@@ -41,7 +41,7 @@ def gradients(probe: Probe, x: Tensor, y: Tensor, budget: Budget) -> list[Findin
     return [_vanishing(of_ce, of_margin), _misleading(probe, x, y, of_margin, budget)]
 
 
-def _vanishing(of_ce: tuple[Tensor, Tensor], of_margin: tuple[Tensor, Tensor]) -> Finding:
+def _vanishing(of_ce: tuple[Tensor, Tensor], of_margin: tuple[Tensor, Tensor]) -> Checked:
     n = len(of_ce[0])
     none, flat = (_lost(gradient) for _, gradient in (of_ce, of_margin))
     lost, cut, zero = int(none.sum()), int(flat.sum()), int((of_ce[0] == 0).sum())
@@ -63,7 +63,7 @@ def _vanishing(of_ce: tuple[Tensor, Tensor], of_margin: tuple[Tensor, Tensor]) -
     return judged("vanishing-gradients", True, says, **figures)
 
 
-def _misleading(probe: Probe, x: Tensor, y: Tensor, of_margin: tuple[Tensor, Tensor], budget: Budget) -> Finding:
+def _misleading(probe: Probe, x: Tensor, y: Tensor, of_margin: tuple[Tensor, Tensor], budget: Budget) -> Checked:
     value, gradient = of_margin
     direction = gradient.sign() if budget.norm == "linf" else Budget(1.0, "l2").steepest(gradient)
     # A vector of l2 length r / sqrt(d) is in the l1 ball of radius r.

@@ -16,7 +16,7 @@ from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.autoattack import auto_attack
-from mmard.evaluation.checks.finding import Finding, exceeds, judged, skipped
+from mmard.evaluation.checks.checked import Checked, exceeds, judged, skipped
 from mmard.evaluation.checks.gradients import NO_GRADIENT
 from mmard.evaluation.checks.verdicts import (
     LOOSE,
@@ -111,11 +111,11 @@ class Bench:
             self._progress(f"check: {attack}", done, of, standing)
 
 
-def attacked(bench: Bench, measured: Sequence[Measured], known: Sequence[Finding]) -> list[Finding]:
+def attacked(bench: Bench, measured: Sequence[Measured], known: Sequence[Checked]) -> list[Checked]:
     """The checks on verdicts, on the sample where the figures measured do not allow them, and the huge radius."""
     eps, norm = bench.budget.eps, bench.budget.norm
     radii = [Budget(r, norm) for r in (eps / 2, eps, 2 * eps) if norm != "linf" or r <= 1]
-    dear: dict[str, Callable[[], Finding]] = {
+    dear: dict[str, Callable[[], Checked]] = {
         "rescaled-loss": lambda: rescaled_loss([bench.under(a) for a in ("pgd-20", "cw-20")]),
         "fgsm-beats-pgd": lambda: single_step([bench.under(a) for a in ("fgsm", "pgd-20")]),
         "more-steps": lambda: more_steps([bench.under(a) for a in ("pgd-20", "pgd-100")]),
@@ -126,7 +126,7 @@ def attacked(bench: Bench, measured: Sequence[Measured], known: Sequence[Finding
     free = {finding.check: finding for finding in compared(measured, known=known)}
     why_not = _why_not(known)
 
-    def made(check: str) -> Finding:
+    def made(check: str) -> Checked:
         found = free.get(check, skipped(check, "needs attacks of its own"))
         if found.verdict != "skipped" or found.says == LOOSE or check not in dear:
             return found
@@ -140,7 +140,7 @@ def attacked(bench: Bench, measured: Sequence[Measured], known: Sequence[Finding
     return [made(check) for check in (*dear, "autoattack-above-pgd")]
 
 
-def _why_not(known: Sequence[Finding]) -> str | None:
+def _why_not(known: Sequence[Checked]) -> str | None:
     """Why attacks on a sample would say nothing, where they would not."""
     if any(f.says == NO_GRADIENT or f.figures.get("cut") for f in known):
         return "needs attacks that take gradients, and there is no way for them"
@@ -149,7 +149,7 @@ def _why_not(known: Sequence[Finding]) -> str | None:
     return None
 
 
-def huge_radius(bench: Bench) -> Finding:
+def huge_radius(bench: Bench) -> Checked:
     """Cross-entropy from the image itself, so far that nothing of the image need be left."""
     step = HUGE.eps / 8
     attack = Trial("pgd-huge", f"PGD-{HUGE_STEPS} (CE, step {step:g}, no start)", PGD(HUGE_STEPS, step, "none"), ce)
@@ -166,7 +166,7 @@ def huge_radius(bench: Bench) -> Finding:
     return judged("huge-radius", suspicious, says, images=n, correct=correct, largest_class=share)
 
 
-def _black_box(bench: Bench) -> Finding:
+def _black_box(bench: Bench) -> Checked:
     left = np.logical_and.reduce([bench.under(attack).mask for attack in SEEING])
     losses = ("ce", "dlr") if bench.sample.num_classes >= 3 else ("ce",)
     for loss in losses:

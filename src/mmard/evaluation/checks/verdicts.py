@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from mmard.balls import as_fraction
-from mmard.evaluation.checks.finding import CHANCE, Finding, exceeds, judged, reversal, skipped
+from mmard.evaluation.checks.checked import CHANCE, Checked, exceeds, judged, reversal, skipped
 from mmard.evaluation.evaluate import Measured
 from mmard.evaluation.score import Mask
 
@@ -35,7 +35,7 @@ Pair = tuple[Measured, Measured]
 """An attack and one that should be no weaker."""
 
 
-def compared(measured: Sequence[Measured], *, known: Sequence[Finding] = ()) -> list[Finding]:
+def compared(measured: Sequence[Measured], *, known: Sequence[Checked] = ()) -> list[Checked]:
     """Every check on verdicts that these figures allow; the others are skipped, and say what they lack.
 
     Args:
@@ -62,12 +62,12 @@ def compared(measured: Sequence[Measured], *, known: Sequence[Finding] = ()) -> 
 LOOSE = "verdicts depend on chance or on the batch, so that a second try finds more by itself"
 
 
-def depends(known: Sequence[Finding]) -> bool:
+def depends(known: Sequence[Checked]) -> bool:
     """Whether answers were found to depend on more than the image."""
     return any(f.suspicious and f.check in ("randomised", "test-time-adaptation") for f in known)
 
 
-def rescaled_loss(measured: Sequence[Measured]) -> Finding:
+def rescaled_loss(measured: Sequence[Measured]) -> Checked:
     """How much a loss that no scale of the logits flattens finds beyond cross-entropy."""
     check = "rescaled-loss"
     pairs = [(a, b) for a in _climbs(measured, "pgd") for b in _climbs(measured, "cw") if _same_ball(a, b)]
@@ -88,7 +88,7 @@ def rescaled_loss(measured: Sequence[Measured]) -> Finding:
     return judged(check, suspicious, says, images=n, beyond=beyond, correct_ce=ce.score.correct)
 
 
-def single_step(measured: Sequence[Measured]) -> Finding:
+def single_step(measured: Sequence[Measured]) -> Checked:
     """FGSM against attacks of many steps."""
     check = "fgsm-beats-pgd"
     single = [m for m in measured if m.score.attack == "fgsm"]
@@ -99,7 +99,7 @@ def single_step(measured: Sequence[Measured]) -> Finding:
     return _no_reversal(check, pairs, means)
 
 
-def more_steps(measured: Sequence[Measured]) -> Finding:
+def more_steps(measured: Sequence[Measured]) -> Checked:
     """The same attack with more steps."""
     check = "more-steps"
     runs = sorted((m for kind in ("pgd", "cw") for m in _climbs(measured, kind)), key=_steps)
@@ -113,7 +113,7 @@ def more_steps(measured: Sequence[Measured]) -> Finding:
     return _no_reversal(check, pairs, "who goes on should not lose: the gradient is masked, or the step too long")
 
 
-def larger_radius(measured: Sequence[Measured]) -> Finding:
+def larger_radius(measured: Sequence[Measured]) -> Checked:
     """The same attack in a larger ball."""
     check = "larger-radius"
     runs = sorted((m for m in measured if m.score.eps is not None), key=lambda m: m.score.eps or 0)
@@ -130,7 +130,7 @@ def larger_radius(measured: Sequence[Measured]) -> Finding:
     return _no_reversal(check, pairs, "the larger ball holds the smaller, so the attack fails in it")
 
 
-def black_box(measured: Sequence[Measured]) -> Finding:
+def black_box(measured: Sequence[Measured]) -> Checked:
     """Square and transfer against attacks that see gradients."""
     check = "black-box-beats-white-box"
     blind = [m for m in measured if _stage(m) == "square" or m.score.attack.startswith("transfer-")]
@@ -145,7 +145,7 @@ def black_box(measured: Sequence[Measured]) -> Finding:
     return black_box_finding(left, left & np.logical_and.reduce([m.mask for m in blind]), _names(seeing), _names(blind))
 
 
-def black_box_finding(left: Mask, then_left: Mask, seeing: str, blind: str) -> Finding:
+def black_box_finding(left: Mask, then_left: Mask, seeing: str, blind: str) -> Checked:
     """What stands after white-box attacks, (n,), and what of it after black-box ones too, (n,)."""
     n, beyond = len(left), int((left & ~then_left).sum())
     says = f"{beyond} of {n} images that {seeing} leave fall to {blind}"
@@ -155,7 +155,7 @@ def black_box_finding(left: Mask, then_left: Mask, seeing: str, blind: str) -> F
     return judged("black-box-beats-white-box", suspicious, says, images=n, beyond=beyond, left=int(left.sum()))
 
 
-def above_pgd(measured: Sequence[Measured]) -> Finding:
+def above_pgd(measured: Sequence[Measured]) -> Checked:
     """AutoAttack against the attacks that it should beat."""
     check = "autoattack-above-pgd"
     wholes = [m for m in measured if _WHOLE.fullmatch(m.score.attack)]
@@ -167,7 +167,7 @@ def above_pgd(measured: Sequence[Measured]) -> Finding:
     return _no_reversal(check, pairs, means, rise=0.0)
 
 
-def _no_reversal(check: str, pairs: Sequence[Pair], means: str, rise: float = RISE) -> Finding:
+def _no_reversal(check: str, pairs: Sequence[Pair], means: str, rise: float = RISE) -> Checked:
     """The pair that speaks most against the stronger attack, with the chance of one so lopsided among so many."""
     rows = []
     for weaker, stronger in pairs:

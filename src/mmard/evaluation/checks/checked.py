@@ -15,7 +15,7 @@ makes about ten, so one false mark in a hundred evaluations or fewer."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class Checked:
     """The outcome of one check.
 
     Attributes:
@@ -45,14 +45,14 @@ class Finding:
         return {**asdict(self), "figures": dict(self.figures)}
 
 
-def judged(check: str, suspicious: bool, says: str, **figures: float) -> Finding:
+def judged(check: str, suspicious: bool, says: str, **figures: float) -> Checked:
     """A check that was made."""
-    return Finding(check, "suspicious" if suspicious else "passed", says, figures)
+    return Checked(check, "suspicious" if suspicious else "passed", says, figures)
 
 
-def skipped(check: str, why: str) -> Finding:
+def skipped(check: str, why: str) -> Checked:
     """A check that could not be made."""
-    return Finding(check, "skipped", why)
+    return Checked(check, "skipped", why)
 
 
 def tail(k: int, n: int, p: float) -> float:
