@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from little import CLASSES, SHAPE, matcher, net, picture_set
+from suspects import EntropyMinimiser
 from torch import nn
 
 from mmard.attacks import trial
@@ -325,3 +326,15 @@ def test_a_body_may_not_overwrite_its_head(whole: tuple[dict[str, Measured], lis
     margin = of_kind(whole[1], "margins", "pgd-5")
     with pytest.raises(AssertionError, match=r"has the keys .* of its head"):
         replace(margin, body={"n": 3})
+
+
+def test_the_mark_that_explains_a_failed_attack_is_kept(tmp_path: Path) -> None:
+    keep = Keeper(Run.create(tmp_path / "run", {}))
+    model = EntropyMinimiser(net(seed=2).eval())
+    model.scale = nn.Parameter(torch.ones(CLASSES))
+    model.optimizer = torch.optim.SGD([model.scale], 0.1)
+    with pytest.raises(Refused, match=r"marked .*test-time-adaptation.*docs/checks.md"):
+        examine(model, IMAGES, ["pgd-2"], BUDGET, wanted("", model, ["pgd-2"], BUDGET, CLASSES), keep, **SAID)
+    (found,) = keep.found
+    marks = {each["check"] for each in found.body["findings"] if each["verdict"] == "suspicious"}
+    assert "test-time-adaptation" in marks

@@ -22,6 +22,7 @@ from mmard import seeds
 from mmard.attacks import Trial, Untargeted
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
+from mmard.errors import Refused
 from mmard.evaluation import checks
 from mmard.evaluation.boundary import boundary
 from mmard.evaluation.checks.checked import skipped
@@ -74,20 +75,32 @@ def examine(
     known = checks.cheap(model, images, budget, **every)
     hold = bool({"boundary", "examples"} & set(look.also))
     views = Views(images, hold=hold)
-    measured = measure(
-        model,
-        images,
-        specs,
-        budget,
-        split=split,
-        which=which,
-        progress=progress,
-        folder=folder,
-        processes=processes,
-        witness=views if look.also else None,
-        finished=keep.score,
-        **every,
-    )
+    try:
+        measured = measure(
+            model,
+            images,
+            specs,
+            budget,
+            split=split,
+            which=which,
+            progress=progress,
+            folder=folder,
+            processes=processes,
+            witness=views if look.also else None,
+            finished=keep.score,
+            **every,
+        )
+    except RuntimeError as error:
+        marks = [each.check for each in known if each.suspicious]
+        if not marks:
+            raise
+        # What the checks saw is the likely cause, and what an attack trips over says nothing to its user.
+        keep.finding(checked(known, subject, budget, 0.0))
+        expected, got = (
+            "a network that an attack can ask",
+            f"one marked {', '.join(marks)} ({str(error).splitlines()[0]})",
+        )
+        raise Refused(f"attacks on {which}", expected=expected, got=got, mend="see docs/checks.md") from error
     figures = {m.score.attack: m for m in measured}
     found = _Search(model, images, budget, look, subject, views, figures, progress)
     began = time.monotonic()
@@ -207,9 +220,7 @@ class _Search:
             for i in range(0, len(x), size)
         ]
         body = self._proximity(x, torch.cat(x_adv), images.y)
-        subject = replace(
-            self._subject, split="train", n=len(images), data=images.fingerprint(), images=images.origin
-        )
+        subject = replace(self._subject, split="train", n=len(images), data=images.fingerprint(), images=images.origin)
         used = Used("training", own.label, own.budget.norm, own.budget.eps)
         yield replace(self._finding("boundary", used, body, began), subject=subject)
 
@@ -265,9 +276,7 @@ class _Search:
                 device = _device(self._model)
                 x, y = self._images.x[rows].to(device).float() / 255, self._images.y[rows].to(device)
                 generator = seeds.generator(device, self._subject.seed, "boundary", trial.spec, batch)
-                found = trial.attack(
-                    self._model, Untargeted(y, trial.loss), x, self._budget, generator=generator
-                )
+                found = trial.attack(self._model, Untargeted(y, trial.loss), x, self._budget, generator=generator)
                 x_adv[rows] = found.float().cpu()
         return x_adv
 
