@@ -18,9 +18,13 @@ from pathlib import Path
 from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.methods import METHODS, PLUGINS, build, parameters
 from mmard.plan import count_passes
+from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/methods.md", "docs/settings.md", "docs/mmard.md", "docs/results/cifar10-jpeg.md")
+PAGES = (
+    "README.md", "docs/methods.md", "docs/teachers.md", "docs/settings.md", "docs/mmard.md",
+    "docs/results/cifar10-jpeg.md",
+)  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
 STEPS = 10
 
@@ -161,6 +165,29 @@ def cifar10_jpeg() -> str:
     return table(head, rows)
 
 
+def known_teachers() -> str:
+    """Every known teacher, by data set, with what is claimed of it and where that was read."""
+    parts = []
+    for data in dict.fromkeys(teacher.data for teacher in teachers()):
+        rows: list[tuple[object, ...]] = []
+        for t in (t for t in teachers() if t.data == data):
+            lowest = f" ({100 * t.lowest:.2f})" if t.lowest is not None else ""
+            place = f"[file](https://drive.google.com/uc?id={t.drive})" if t.drive else "not known"
+            notes = "; ".join(([f"also {t.extra_data}"] if t.extra_data else []) + list(t.quirks))
+            read = ", ".join(dict.fromkeys(at for at in t.read.values() if at))
+            reads = "in [0, 1]" if t.mean is None else "standardised"
+            figures = (f"{100 * t.clean:.2f}", f"{100 * t.robust:.2f}{lowest}")
+            rows.append((f"[{t.name}]({t.link})", code(t.network), reads, *figures, place, t.licence, notes, read))
+        head = ("name", "network", "input", "clean %", "AutoAttack %", "weights", "licence", "notes", "read in")
+        parts.append(f"### {data}\n\n" + table(head, rows))
+    return "\n\n".join(parts)
+
+
+def read_in() -> str:
+    """Where facts on teachers were read."""
+    return table(("short", "what it is"), list(sources().items()))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "costs": costs,
@@ -168,6 +195,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "digits-defaults": digits_defaults,
     "cifar10-jpeg": cifar10_jpeg,
+    "teachers": known_teachers,
+    "read-in": read_in,
 }
 
 

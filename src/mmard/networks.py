@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmard.data import ImageSet
+from mmard.deploy.checkpoints import load_foreign
+from mmard.deploy.reading import OnnxNetwork
 from mmard.errors import Refused
 from mmard.models import Normalised, build, check_logits
+from mmard.models.ensemble import Ensemble
 from mmard.run import Run
+from mmard.teachers import SHAPE, is_teacher, open_teacher
 from mmard.weights import load_into, open_weights
 
 GIVEN = "given:"
@@ -64,28 +69,40 @@ def load_network(
     image_shape: tuple[int, ...] | None = None,
     which: str = "best",
     weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     who: str = "network",
 ) -> Network:
     """A trained network.
 
     Args:
-        spec: a run folder, a .safetensors file written by mmard, or the name of a network, whose weights are then in
-            `weights` (`package.module:function` may bring its own).
+        spec: a run folder, a .safetensors file written by mmard, an .onnx file, which has no gradient and so cannot
+            teach, the name of a network, whose weights are then in `weights` (`package.module:function` may bring its
+            own), or `robustbench:NAME`, whose weights are there too and whose normalisation is known.
         num_classes, image_shape: what the network is wanted for; a trained one must agree, a named one is built so.
             None takes what the facts say.
         which: "best" or "last" weights of a run folder.
         weights: a file of weights for a network given by name.
+        mean, std: what those weights want their input normalised with, per channel in input units, where the file does
+            not say it.
         who: how messages call it, e.g. "teacher".
 
     Raises:
         Refused: if nothing is there, or it was trained for other classes or images, or the weights do not fit.
     """
     path = Path(spec)
-    is_file = path.suffix in (".safetensors", ".pt", ".pth")
+    if weights is None and (mean is not None or std is not None):
+        mend = "what a run, a file or a function brings has its normalisation inside"
+        raise Refused(f"{who} {spec}", expected="weights of somebody else beside mean and std", got="none", mend=mend)
+    if is_teacher(spec):
+        return _known(spec, weights, num_classes, image_shape, who)
+    if path.suffix == ".onnx" and weights is None:
+        return _onnx(path, num_classes, image_shape, who)
+    is_file = path.suffix in (".safetensors", ".pt", ".pth", ".onnx")
     if not path.is_dir() and not is_file:
         if "/" in spec and ":" not in spec:
             raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
-        return _named(spec, weights, num_classes, image_shape, who)
+        return _named(spec, weights, num_classes, image_shape, who, mean, std)
     if weights is not None:
         expected = "the name of a network beside weights"
         raise Refused(f"{who} {spec}", expected=expected, got="a run or a file that has its own", mend="leave one out")
@@ -102,8 +119,40 @@ def load_network(
     return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}"), facts, source)
 
 
+def load_teacher(
+    specs: str | Sequence[str],
+    *,
+    num_classes: int | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    which: str = "best",
+    weights: str | Path | None = None,
+    mix: str = "probs",
+) -> Network:
+    """A teacher, or an ensemble of those that `specs` name; the rest as in `load_network`.
+
+    `load_teacher("robustbench:Chen2021LTD_WRN34_10", weights="ltd.pt")` reads a file of RobustBench; `mmard teachers`
+    lists those that are known, and docs/teachers.md says what is checked.
+
+    Args:
+        mix: what an ensemble averages, "probs" or "logits".
+
+    Raises:
+        Refused: if one of them cannot be had.
+    """
+    wanted: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape, "which": which, "who": "teacher"}
+    specs = (specs,) if isinstance(specs, str) else specs
+    if len(specs) == 1:
+        return load_network(specs[0], weights=None if weights is None else str(weights), **wanted)
+    if weights is not None:
+        mend = "save them as files that mmard wrote, or give run folders"
+        raise Refused("--teacher-weights", expected="one teacher", got=f"{len(specs)} in an ensemble", mend=mend)
+    members = [load_network(spec, **wanted) for spec in specs]
+    source = f"mean {mix} of {', '.join(member.source for member in members)}"
+    return Network(Ensemble([member.module for member in members], mix), {}, source)
+
+
 def _flag(who: str) -> str:
-    return "--teacher-weights" if who == "teacher" else "--weights"
+    return {"teacher": "--teacher-weights", "source": "--from-weights"}.get(who, "--weights")
 
 
 def _rebuilt(
@@ -117,13 +166,7 @@ def _rebuilt(
     if name.startswith(GIVEN):
         mend = "hand the object over in Python, or train it as package.module:function"
         raise Refused(where, expected="a network that can be built by name", got=name, mend=mend)
-    other = "is it for other data?"
-    if num_classes is not None and classes != num_classes:
-        expected = f"{num_classes} classes, as the data has"
-        raise Refused(where, expected=expected, got=f"a network for {classes}", mend=other)
-    if image_shape is not None and shape != tuple(image_shape):
-        expected = f"images {tuple(image_shape)}, as the data has"
-        raise Refused(where, expected=expected, got=f"a network for {shape}", mend=other)
+    _same_data(classes, shape, num_classes, image_shape, where)
     channels = shape[0]
     stand_in = {"mean": [0.0] * channels, "std": [1.0] * channels} if facts.get("normalised") else {}
     module = build(name, num_classes=classes, image_shape=shape, seed=0, **stand_in)
@@ -131,8 +174,62 @@ def _rebuilt(
     return module
 
 
-def _named(
+def _same_data(
+    classes: int | None,
+    shape: tuple[int, ...] | None,
+    num_classes: int | None,
+    image_shape: tuple[int, ...] | None,
+    where: str,
+) -> None:
+    """Refuse a network for other classes or images than are wanted; None where one side says nothing."""
+    other = "is it for other data?"
+    if None not in (classes, num_classes) and classes != num_classes:
+        expected = f"{num_classes} classes, as the data has"
+        raise Refused(where, expected=expected, got=f"a network for {classes}", mend=other)
+    if shape is not None and image_shape is not None and shape != tuple(image_shape):
+        expected = f"images {tuple(image_shape)}, as the data has"
+        raise Refused(where, expected=expected, got=f"a network for {shape}", mend=other)
+
+
+def _known(
     spec: str, weights: str | None, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str
+) -> Network:
+    _same_data(None, SHAPE, num_classes, image_shape, f"{who} {spec}")
+    teacher, module = open_teacher(spec, weights, num_classes)
+    facts = {
+        "network": teacher.network,
+        "normalised": isinstance(module, Normalised),
+        "num_classes": teacher.num_classes,
+        "image_shape": list(SHAPE),
+        "claim": teacher.claim,
+    }
+    return Network(module, facts, f"{teacher.spec} with {Path(str(weights)).name}")
+
+
+def _onnx(path: Path, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str) -> Network:
+    where = f"{who} {path}"
+    if who == "teacher":
+        mend = "give the run or the weights that it was exported from"
+        raise Refused(where, expected="a network with a gradient", got="an ONNX file", mend=mend)
+    module = OnnxNetwork(path)
+    classes, shape = module.facts.get("num_classes", num_classes), module.shape or image_shape
+    _same_data(classes, shape, num_classes, image_shape, where)
+    if classes is None or shape is None:
+        expected = "data that it is for, since the file does not say"
+        raise Refused(where, expected=expected, got="none", mend="give --data")
+    c, h, w = shape
+    check_logits(module, (c, h, w), int(classes), where)
+    return Network(module, module.facts, path.name)
+
+
+def _named(
+    spec: str,
+    weights: str | None,
+    num_classes: int | None,
+    image_shape: tuple[int, ...] | None,
+    who: str,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
 ) -> Network:
     if num_classes is None or image_shape is None:
         raise Refused(f"{who} {spec}", expected="data to build it for", got="none", mend="give --data")
@@ -143,5 +240,9 @@ def _named(
     if weights is None:
         return Network(module, {}, spec)
     tensors, _ = open_weights(Path(weights))
-    load_into(module, tensors, f"{who} {weights}")
+    for what, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != image_shape[0]:
+            got = " ".join(map(str, values))
+            raise Refused(f"{who} {weights}", expected=f"{image_shape[0]} numbers as {what}", got=got)
+    module = load_foreign(module, tensors, image_shape[0], f"{who} {weights}", mean, std)
     return Network(module, {}, f"{spec} with {Path(weights).name}")

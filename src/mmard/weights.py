@@ -96,8 +96,13 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> N
 
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over names, shapes, kinds and bytes of all parameters and buffers, 64 hex digits."""
+    return tensors_hash(module.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """The same of a state dict."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")

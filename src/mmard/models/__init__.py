@@ -1,6 +1,7 @@
 """Networks by name. Each takes images (B, C, H, W) in [0, 1], of any size, and returns logits (B, num_classes).
 
 - resnet.py, preact_resnet.py, wide_resnet.py, mobilenet.py: the students and teachers of the papers
+- swish.py: WideResNet and PreActResNet with SiLU and the layout of DeepMind's checkpoints
 - cnn.py: a small network for digits and quick experiments
 - foreign.py: a function from somebody else's code, `package.module:function`
 - normalised.py: mean and std inside the network
@@ -25,29 +26,46 @@ from mmard.models.cnn import cnn
 from mmard.models.foreign import foreign
 from mmard.models.mobilenet import mobilenet_v2
 from mmard.models.normalised import Normalised
-from mmard.models.preact_resnet import preact_resnet18
+from mmard.models.preact_resnet import preact_resnet18, preact_resnet18_nobn, preact_resnet18_raw
 from mmard.models.probe import check_logits
-from mmard.models.resnet import resnet18, resnet34
+from mmard.models.resnet import resnet18, resnet34, resnet50
+from mmard.models.swish import preact_resnet18_swish, wide_resnet_swish
 from mmard.models.wide_resnet import wide_resnet
 
 __all__ = ["MODELS", "Family", "Normalised", "build", "check_logits", "names", "parameter_count"]
 
 
 class Family(NamedTuple):
-    """A row of the table: `make(*numbers, num_classes=..., channels=...)`, and the sizes in common use."""
+    """A row of the table: `make(*numbers, num_classes=..., channels=...)`, and the sizes in common use.
+
+    A form, such as "swish", stands behind the numbers in a network's name.
+    """
 
     make: Callable[..., nn.Module]
     numbers: tuple[str, ...] = ()
     usual: tuple[str, ...] = ()
+    form: str = ""
+
+    def spelt(self, key: str, *numbers: object) -> str:
+        """The name of a network of this row."""
+        stem = key.removesuffix(f"-{self.form}") if self.form else key
+        return "-".join([stem, *map(str, numbers), *([self.form] if self.form else [])])
 
 
 MODELS: dict[str, Family] = {
     "cnn": Family(cnn, ("width",), ("4", "8", "16", "32")),
     "mobilenet_v2": Family(mobilenet_v2),
     "preact_resnet18": Family(preact_resnet18),
+    "preact_resnet18-nobn": Family(preact_resnet18_nobn, form="nobn"),
+    "preact_resnet18-raw": Family(preact_resnet18_raw, form="raw"),
+    "preact_resnet18-swish": Family(preact_resnet18_swish, form="swish"),
     "resnet18": Family(resnet18),
     "resnet34": Family(resnet34),
+    "resnet50": Family(resnet50),
     "wide_resnet": Family(wide_resnet, ("depth", "width"), ("16-4", "28-10", "34-10", "34-20", "70-16")),
+    "wide_resnet-swish": Family(
+        wide_resnet_swish, ("depth", "width"), ("28-10", "34-10", "34-20", "70-16"), form="swish"
+    ),
 }
 
 
@@ -57,7 +75,10 @@ def names() -> tuple[str, ...]:
     >>> names()[:5]
     ('cnn-4', 'cnn-8', 'cnn-16', 'cnn-32', 'mobilenet_v2')
     """
-    return tuple(f"{key}-{size}" if size else key for key, family in MODELS.items() for size in (family.usual or ("",)))
+    found: list[str] = []
+    for key, family in MODELS.items():
+        found += [family.spelt(key, size) for size in family.usual] or [family.spelt(key)]
+    return tuple(found)
 
 
 def build(
@@ -138,20 +159,22 @@ def _spelling(name: str) -> str:
 def _ours(name: str, num_classes: int, channels: int) -> Callable[[], nn.Module]:
     """The row of the table that a name means, ready to be called."""
     for key, family in MODELS.items():
-        match = re.fullmatch(re.escape(_spelling(key)) + r"((?:-[0-9]+)*)", _spelling(name))
+        form = f"-{family.form}" if family.form else ""
+        stem = _spelling(key).removesuffix(form)
+        match = re.fullmatch(re.escape(stem) + r"((?:-[0-9]+)*)" + re.escape(form), _spelling(name))
         if match is None:
             continue
         numbers = tuple(map(int, match[1].split("-")[1:]))
         if len(numbers) != len(family.numbers):
             raise Refused(
                 f"network {name!r}",
-                expected="-".join([key, *(f"<{number}>" for number in family.numbers)]),
+                expected=family.spelt(key, *(f"<{number}>" for number in family.numbers)),
                 got=repr(name),
-                mend=f"for example {key}-{family.usual[0]}" if family.usual else "",
+                mend=f"for example {family.spelt(key, family.usual[0])}" if family.usual else "",
             )
         return partial(family.make, *numbers, num_classes=num_classes, channels=channels)
     # `wrn-40-2` is best answered by `wide_resnet-40-2`, a size that no list holds.
     numbers_met = re.findall("[0-9]+", name)
-    spelt = ["-".join([key, *numbers_met]) for key, f in MODELS.items() if 0 < len(f.numbers) == len(numbers_met)]
+    spelt = [f.spelt(key, *numbers_met) for key, f in MODELS.items() if 0 < len(f.numbers) == len(numbers_met)]
     nearest = get_close_matches(name.lower(), [*names(), *spelt], n=1, cutoff=0.5)
     raise unknown("network", name.lower(), {*names(), *nearest})

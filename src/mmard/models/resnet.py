@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-34 for small images.
+"""ResNet-18, ResNet-34 and ResNet-50 for small images.
 
 He, Zhang, Ren, Sun. "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, in the form for 32x32
 images that the repository kuangliu/pytorch-cifar made common. It is the student of ARD, RSLAD, AdaAD, SAAD and most
@@ -38,23 +38,58 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-def _stage(c_in: int, c_out: int, count: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(c_in, c_out, stride)
-    return nn.Sequential(first, *(BasicBlock(c_out, c_out, 1) for _ in range(count - 1)))
+class Bottleneck(nn.Module):
+    """relu(F(x) + shortcut(x)), F being convolutions of 1x1, 3x3 and 1x1: (B, c_in, H, W) -> (B, c_out, ...)."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        inner = c_out // 4
+        self.conv1 = nn.Conv2d(c_in, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, c_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(c_out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+def _stage(block: Block, c_in: int, c_out: int, count: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(block(c_in, c_out, stride), *(block(c_out, c_out, 1) for _ in range(count - 1)))
 
 
 class ResNet(nn.Module):
-    """Four stages of basic blocks, 64 to 512 channels: images (B, channels, H, W) -> logits (B, num_classes)."""
+    """Four stages of blocks: images (B, channels, H, W) -> logits (B, num_classes).
 
-    def __init__(self, blocks: tuple[int, int, int, int], num_classes: int, channels: int) -> None:
+    Args:
+        wide: channels of a stage's output for each of 64, 128, 256 and 512.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, int, int, int],
+        num_classes: int,
+        channels: int,
+        block: Block = BasicBlock,
+        wide: int = 1,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, blocks[0], 1)
-        self.layer2 = _stage(64, 128, blocks[1], 2)
-        self.layer3 = _stage(128, 256, blocks[2], 2)
-        self.layer4 = _stage(256, 512, blocks[3], 2)
-        self.linear = nn.Linear(512, num_classes)
+        self.layer1 = _stage(block, 64, 64 * wide, blocks[0], 1)
+        self.layer2 = _stage(block, 64 * wide, 128 * wide, blocks[1], 2)
+        self.layer3 = _stage(block, 128 * wide, 256 * wide, blocks[2], 2)
+        self.layer4 = _stage(block, 256 * wide, 512 * wide, blocks[3], 2)
+        self.linear = nn.Linear(512 * wide, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -70,3 +105,8 @@ def resnet18(*, num_classes: int, channels: int) -> ResNet:
 def resnet34(*, num_classes: int, channels: int) -> ResNet:
     """ResNet-34 for small images: 21,282,122 parameters for ten classes and three channels."""
     return ResNet((3, 4, 6, 3), num_classes, channels)
+
+
+def resnet50(*, num_classes: int, channels: int) -> ResNet:
+    """ResNet-50 for small images: 23,520,842 parameters for ten classes and three channels."""
+    return ResNet((3, 4, 6, 3), num_classes, channels, Bottleneck, 4)

@@ -65,16 +65,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int, width: int, num_classes: int, channels: int) -> None:
         super().__init__()
-        blocks, rest = divmod(depth - 4, 6)
-        if rest or blocks < 1:
-            raise Refused(
-                f"wide_resnet-{depth}-{width}",
-                expected="a depth of 6n + 4",
-                got=str(depth),
-                mend=f"the nearest are {6 * blocks + 4} and {6 * blocks + 10}" if blocks >= 1 else "the least is 10",
-            )
-        if width < 1:
-            raise Refused(f"wide_resnet-{depth}-{width}", expected="a width of 1 or more", got=str(width))
+        blocks = blocks_of(f"wide_resnet-{depth}-{width}", depth, width)
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.block1 = WideStage(16, 16 * width, blocks, 1)
         self.block2 = WideStage(16 * width, 32 * width, blocks, 2)
@@ -92,6 +83,21 @@ class WideResNet(nn.Module):
         out = self.block3(self.block2(self.block1(self.conv1(x))))
         out = F.relu(self.bn1(out))
         return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
+
+
+def blocks_of(name: str, depth: int, width: int) -> int:
+    """Blocks in each of the three stages.
+
+    Raises:
+        Refused: if the depth is not 6n + 4 with n >= 1, or the width is not positive.
+    """
+    blocks, rest = divmod(depth - 4, 6)
+    if rest or blocks < 1:
+        mend = f"the nearest are {6 * blocks + 4} and {6 * blocks + 10}" if blocks >= 1 else "the least is 10"
+        raise Refused(name, expected="a depth of 6n + 4", got=str(depth), mend=mend)
+    if width < 1:
+        raise Refused(name, expected="a width of 1 or more", got=str(width))
+    return blocks
 
 
 def wide_resnet(depth: int, width: int, *, num_classes: int, channels: int) -> WideResNet:
