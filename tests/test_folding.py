@@ -7,7 +7,7 @@ import torch
 from nets import generator, images
 from torch import Tensor, nn
 
-from mmard.evaluation.folding import folded
+from mmard.engine.folding import folded
 from mmard.models import build
 
 
