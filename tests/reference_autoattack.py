@@ -6,6 +6,7 @@ It computes in float32 whatever it is given. `in_double` makes it compute in flo
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -44,8 +45,9 @@ def reference_masks(
     queries: int,
     targets: int,
     batch_size: int,
+    stamps: list[float] | None = None,
 ) -> list[np.ndarray]:
-    """Who stands after each attack of an ensemble, with this much effort."""
+    """Who stands after each attack of an ensemble, with this much effort; `stamps` collects the CPU time after each."""
     package = pytest.importorskip("pyautoattack")
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
     from pyautoattack.fab_pt import FABAttack_PT
@@ -53,12 +55,18 @@ def reference_masks(
     from pyautoattack.state import EvaluationState
 
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    norm = {"linf": "Linf", "l2": "L2"}[budget.norm]
+    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[budget.norm]
+    sparse = {"use_largereps": norm == "L1"}
     judge = package.AutoAttack(model, attacks=list(names), eps=budget.eps, norm=norm, seed=0, version="custom")
     shared = {"norm": norm, "n_restarts": 1, "eps": budget.eps, "seed": 0, "device": "cpu"}
     logger = logging.getLogger("auto-attack")
-    judge.apgd = APGDAttack(model, n_iter=steps, logger=logger, **shared)
-    judge.apgd_targeted = APGDAttack_targeted(model, n_iter=steps, n_target_classes=targets, logger=logger, **shared)
+    judge.apgd = APGDAttack(
+        model, n_iter=steps, logger=logger, **{**shared, **sparse, "n_restarts": 5 if norm == "L1" else 1}
+    )
+    judge.apgd_targeted = APGDAttack_targeted(
+        model, n_iter=steps, n_target_classes=min(targets, 5) if norm == "L1" else targets, logger=logger,
+        **{**shared, **sparse},
+    )  # fmt: skip
     judge.fab = FABAttack_PT(model, n_iter=steps, n_target_classes=targets, **shared)
     judge.square = SquareAttack(model, n_queries=queries, p_init=0.8, resc_schedule=False, **shared)
     masks: list[np.ndarray] = []
@@ -66,6 +74,8 @@ def reference_masks(
 
         def done(state: EvaluationState, attack: str) -> None:
             masks.append(state.robust_flags.numpy().copy())
+            if stamps is not None:
+                stamps.append(time.process_time())
 
         patched.setattr(EvaluationState, "add_run_attack", done)
         judge.run_standard_evaluation(x, y, batch_size=batch_size)

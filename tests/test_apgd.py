@@ -11,13 +11,16 @@ from nets import generator, images, labels, linear
 from reference_autoattack import Scene, scene_images
 from torch import Tensor, nn
 
-from mmard.attacks import apgd
-from mmard.attacks.apgd import APGD, dlr, starting_point, targeted_dlr
+from mmard.attacks import apgd, climb
+from mmard.attacks.apgd import APGD, dlr, targeted_dlr
+from mmard.attacks.climb import starting_point
+from mmard.attacks.sparse_climb import sparse_start
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
 
 SHAPE = (2, 3, 3)
-NORM = pytest.mark.parametrize("norm", ["linf", "l2"])
+NORM = pytest.mark.parametrize("norm", NORMS)
+EPS = {"linf": 0.02, "l2": 0.12, "l1": 0.4}
 
 
 class Counted(nn.Module):
@@ -25,24 +28,37 @@ class Counted(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.asked = inner, 0
+        self.inner, self.asked, self.calls = inner, 0, 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.asked += len(x)
+        self.calls += 1
         return self.inner(x)
 
 
 def nearest(model: nn.Sequential, x: Tensor, y: Tensor, norm: str) -> np.ndarray:
-    """Distance of each sample to the nearest decision boundary of a linear model, without the box, (B,)."""
+    """Distance of each sample to the nearest decision boundary of a linear model, (B,); of the box, l1 alone knows."""
     weight, bias = (p.detach().numpy() for p in model[1].parameters())
     logits = x.flatten(1).numpy() @ weight.T + bias
     distances = []
-    for z, k in zip(logits, y.tolist(), strict=True):
+    for point, z, k in zip(x.flatten(1).numpy(), logits, y.tolist(), strict=True):
         slopes = weight - weight[k]
-        lengths = np.abs(slopes).sum(1) if norm == "linf" else np.linalg.norm(slopes, axis=1)
         others = np.arange(len(z)) != k
+        if norm == "l1":
+            distances.append(min(along_the_steepest(point, slopes[j], z[k] - z[j]) for j in np.flatnonzero(others)))
+            continue
+        lengths = np.linalg.norm(slopes, axis=1, ord={"linf": 1, "l2": 2}[norm])
         distances.append(((z[k] - z) / np.where(others, lengths, 1))[others].min())
     return np.array(distances)
+
+
+def along_the_steepest(x: np.ndarray, slope: np.ndarray, missing: float) -> float:
+    """How far one must go, the steepest coordinate first and each to the edge of the box, to rise by so much."""
+    gone = 0.0
+    for i in np.argsort(-np.abs(slope)):
+        step = min(1 - x[i] if slope[i] > 0 else x[i], missing / abs(slope[i]))
+        gone, missing = gone + step, missing - step * abs(slope[i])
+    return gone if missing < 1e-12 else np.inf
 
 
 def scene(classes: int, n: int = 24) -> tuple[nn.Sequential, Tensor, Tensor]:
@@ -71,7 +87,7 @@ def test_a_linear_model_falls_where_the_ball_reaches_its_boundary_and_never_befo
 ) -> None:
     model, x, y = scene(classes)
     distance = nearest(model, x, y, norm)
-    near = np.flatnonzero((distance > 1e-3) & (distance < 0.098 / enough))[:5]
+    near = np.flatnonzero((distance > 1e-3) & (distance < (3 if norm == "l1" else 0.098 / enough)))[:5]
     assert len(near) == 5
     for i in near:
         one, label = x[i : i + 1], y[i : i + 1]
@@ -88,7 +104,7 @@ def test_in_the_ball_and_the_box_and_the_image_itself_where_nothing_was_found(no
     model = Scene()
     x = scene_images(batch).double() / 255
     y = model(x).argmax(1)
-    budget = Budget({"linf": 0.02, "l2": 0.12}[norm], norm)
+    budget = Budget(EPS[norm], norm)
     before = torch.random.get_rng_state()
     x_adv = APGD("targeted-dlr", steps=10, targets=9)(model, x, y, budget, generator=generator(3))
     assert torch.equal(before, torch.random.get_rng_state())
@@ -108,16 +124,46 @@ def test_as_on_an_accelerator_where_samples_are_dropped_at_checkpoints_alone(
 ) -> None:
     model, x = Counted(Scene()), scene_images(24).double() / 255
     y = model(x).argmax(1)
-    budget, attack = Budget({"linf": 0.02, "l2": 0.12}[norm], norm), APGD("targeted-dlr", steps=40, targets=3)
+    budget, attack = Budget(EPS[norm], norm), APGD("targeted-dlr", steps=40, targets=3)
     model.asked = 0
     prompt = attack(model, x, y, budget, generator=generator(0))
     asked, model.asked = model.asked, 0
-    monkeypatch.setattr(apgd, "prompt", lambda x: False)
+    monkeypatch.setattr(climb, "prompt", lambda x: False)
     late = attack(model, x, y, budget, generator=generator(0))
     fallen = model(late).argmax(1) != y
     assert 0 < fallen.sum() < len(x)
     assert torch.equal(fallen, model(prompt).argmax(1) != y)
     assert asked < model.asked
+
+
+@NORM
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    "attack", [APGD("targeted-dlr", steps=30, targets=9), APGD("ce", steps=20, restarts=6)], ids=["targets", "restarts"]
+)
+def test_climbs_side_by_side_are_climbs_in_turn(
+    norm: str, late: bool, attack: APGD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples fall in several of the climbs, after which the next start is drawn for fewer."""
+    model, x = Counted(Scene()), scene_images(40).double() / 255
+    y = model(x).argmax(1)
+    budget = Budget(EPS[norm] * 0.6, norm)
+    if late:
+        monkeypatch.setattr(climb, "prompt", lambda x: False)
+    found, calls = [], []
+    for room in (1, 2**20):
+        monkeypatch.setattr(apgd, "ROOM", {True: room, False: room})
+        model.calls, drawn = 0, generator(7)
+        found.append(attack(model, x, y, budget, generator=drawn))
+        calls.append(model.calls)
+        found.append(torch.rand(3, generator=drawn, dtype=x.dtype))
+    assert torch.equal(found[1], found[3]), "as many numbers are drawn"
+    fallen, also = ((model(each).argmax(1) != y) for each in (found[0], found[2]))
+    assert 0 < fallen.sum() < len(x)
+    assert torch.equal(fallen, also)
+    if not late:
+        torch.testing.assert_close(found[0], found[2], rtol=0, atol=1e-9)
+    assert calls[1] < calls[0]
 
 
 def test_who_has_fallen_costs_nothing_more() -> None:
@@ -175,11 +221,13 @@ def test_the_losses_are_those_of_the_paper(seed: int, classes: int) -> None:
         torch.testing.assert_close(targeted_dlr(a * z + b, y, target), targeted_dlr(z, y, target), rtol=1e-6, atol=1e-9)
 
 
-@NORM
-def test_the_start_lies_on_the_sphere(norm: str) -> None:
-    budget = Budget(0.05, norm)
-    start = starting_point(images(7), budget, generator(0))
-    np.testing.assert_allclose(budget.distance(start, images(7)).numpy(), 0.05, rtol=1e-9)
+@pytest.mark.parametrize(("norm", "shrink", "radius"), [("linf", 0, 1), ("l2", 0, 1), ("l1", 0, 1), ("l1", 1, 3)])
+def test_the_start_lies_on_the_sphere(norm: str, shrink: int, radius: int) -> None:
+    x, budget = images(7), Budget(0.05, norm)
+    start = (
+        sparse_start(x, budget, bool(shrink), generator(0)) if norm == "l1" else starting_point(x, budget, generator(0))
+    )
+    np.testing.assert_allclose(budget.distance(start, x).numpy(), radius * 0.05, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +257,3 @@ def test_too_few_classes_are_refused(attack: APGD, classes: int, words: str) -> 
     with pytest.raises(Refused) as refused:
         attack(model, x, labels(2, classes=classes), Budget(0.1), generator=generator(0))
     assert str(refused.value) == words
-
-
-def test_norms_that_it_does_not_know_are_refused() -> None:
-    for norm in set(NORMS) - {"linf", "l2"}:
-        with pytest.raises(Refused, match="expected the norm linf or l2"):
-            APGD()(linear(SHAPE), images(1), labels(1, classes=2), Budget(0.1, norm), generator=generator(0))

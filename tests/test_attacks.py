@@ -19,7 +19,7 @@ from mmard.ops import ce, margin
 LOSSES = pytest.mark.parametrize("loss", [ce, margin], ids=["ce", "margin"])
 BATCHES = pytest.mark.parametrize("n", [1, 3, 8])
 SHAPES = pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 3, 3)], ids=lambda shape: f"rank{len(shape)}")
-EPS = {"linf": 8 / 255, "l2": 0.2}
+EPS = {"linf": 8 / 255, "l2": 0.2, "l1": 0.09}
 CONV_NORMS = [Budget(EPS[norm], norm) for norm in NORMS]
 
 
@@ -44,6 +44,19 @@ def worst_l2(x: np.ndarray, direction: np.ndarray, eps: float) -> np.ndarray:
             short = np.linalg.norm(np.clip(point + s * d, 0, 1) - point) < eps
             low, high = (s, high) if short else (low, s)
         rows.append(np.clip(point + low * d, 0, 1))
+    return np.stack(rows)
+
+
+def worst_l1(x: np.ndarray, direction: np.ndarray, eps: float) -> np.ndarray:
+    """argmax of direction . x' over the ball and the box: the steepest coordinate to the edge of the box, then the
+    next, as far as eps goes."""
+    rows = []
+    for point, d in zip(x, direction, strict=True):
+        moved, left = point.copy(), eps
+        for i in np.argsort(-np.abs(d)):
+            step = min(left, 1 - point[i] if d[i] > 0 else point[i])
+            moved[i], left = point[i] + np.sign(d[i]) * step, left - step
+        rows.append(moved)
     return np.stack(rows)
 
 
@@ -105,6 +118,23 @@ def test_pgd_comes_near_the_worst_case_l2_where_the_box_cuts_the_ball(shape: tup
         assert (rise >= share * best).all()
 
 
+@SHAPES
+@BATCHES
+@LOSSES
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("start", ["gaussian", "uniform", "none"])
+def test_pgd_reaches_the_worst_case_of_a_linear_model_l1(
+    shape: tuple[int, ...], n: int, loss: Callable[[Tensor, Tensor], Tensor], boxed: bool, start: str
+) -> None:
+    model, y, eps = linear(shape), labels(n, classes=2), 1.5
+    x = on_faces(images(n, shape=shape)) if boxed else images(n, shape=shape)
+    x_adv = PGD(80, eps / 4, start)(model, Untargeted(y, loss), x, Budget(eps, "l1"), generator=generator(0))
+    direction = rise_of(model, y)
+    exact = worst_l1(flat(x), direction, eps)
+    assert ((exact == 0) | (exact == 1)).any(), "the box does not act here"
+    np.testing.assert_allclose(flat(x_adv), exact, rtol=0, atol=1e-9)
+
+
 @BATCHES
 @pytest.mark.parametrize("classes", [2, 5])
 def test_fgsm_is_the_closed_form(n: int, classes: int) -> None:
@@ -143,6 +173,16 @@ def by_hand(attack: PGD, model: nn.Module, objective: Untargeted, x: Tensor, bud
         g, here, clean = (flat(t.detach()) for t in (gradient, at, x))
         if budget.norm == "linf":
             moved = clean + np.clip(here + attack.step_size * np.sign(g) - clean, -budget.eps, budget.eps)
+        elif budget.norm == "l1":
+            # One coordinate is 1 % of these and more; images lie away from the box by more than the budget.
+            step = np.sign(g) * (np.abs(g) == np.abs(g).max(1, keepdims=True))
+            moved = here + attack.step_size * step - clean
+            low, high = np.zeros((len(moved), 1)), np.ones((len(moved), 1))
+            for _ in range(60):
+                t = (low + high) / 2
+                over = np.maximum(np.abs(moved) - t, 0).sum(1, keepdims=True) > budget.eps
+                low, high = np.where(over, t, low), np.where(over, high, t)
+            moved = clean + np.sign(moved) * np.maximum(np.abs(moved) - high, 0)
         else:
             moved = here + attack.step_size * g / np.linalg.norm(g, axis=1, keepdims=True) - clean
             moved = clean + moved * np.minimum(1, budget.eps / np.linalg.norm(moved, axis=1, keepdims=True))
@@ -170,7 +210,7 @@ def test_the_last_iterate_is_returned_and_the_trace_holds_the_others(
     for logits, iterate in zip(trace, iterates[:-1], strict=True):
         assert not logits.requires_grad
         torch.testing.assert_close(logits, model(iterate).detach(), rtol=0, atol=1e-7)
-    if loss is near_a_value:  # the last is not the best, so returning the best would have been seen
+    if loss is near_a_value and budget.norm != "l1":  # the last is not the best: returning the best would be seen
         values = torch.stack([loss(model(iterate), y).detach() for iterate in iterates])
         assert (values.amax(0) > values[-1] + 1e-6).any()
 

@@ -15,11 +15,12 @@ from reference_autoattack import CLASSES, STANDARD, Scene, in_double, reference_
 from torch import Tensor, nn
 
 from mmard.attacks.apgd import APGD
+from mmard.attacks.fab import FAB
 from mmard.attacks.square import Square
-from mmard.balls import Budget
+from mmard.balls import NORMS, Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
-from mmard.evaluation import autoattack
+from mmard.evaluation import autoattack, journal
 from mmard.evaluation.autoattack import auto_attack
 from mmard.evaluation.ensemble import Ensemble, named, rand, shortened, standard
 from mmard.evaluation.evaluate import Measured
@@ -66,7 +67,7 @@ def test_alone_as_the_authors_code(case: dict[str, object], name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.12)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.12), ("l1", 0.4)])
 def test_side_by_side_with_the_authors_code(
     dtype: torch.dtype, norm: str, eps: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +91,7 @@ def test_side_by_side_with_the_authors_code(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 0.7)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 0.7), ("l1", 1.2)])
 def test_a_trained_network_under_the_whole_standard_ensemble(
     dtype: torch.dtype, norm: str, eps: float, monkeypatch: pytest.MonkeyPatch, digits: tuple[nn.Module, ImageSet]
 ) -> None:
@@ -119,6 +120,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, ImageSe
     trained = mmard.train("cnn-8", data="digits", method="pgd_at", epochs=8, budget=0.15, out=out)
     assert trained.splits is not None
     return trained.network(), trained.splits.test.take(slice(0, 200))
+
+
+def test_under_l1_the_standard_ensemble_is_that_of_its_paper() -> None:
+    budget = Budget(12, "l1")
+    whole = standard(budget, CLASSES)
+    assert whole.label == "AutoAttack (standard)"
+    assert whole.attacks["apgd-ce"] == APGD("ce", restarts=5)
+    assert whole.attacks["apgd-t"] == APGD("targeted-dlr", targets=5)
+    assert whole.attacks["fab-t"] == FAB(targets=9)
+    for classes, label in ((2, "AutoAttack, 1 target, no APGD-T"), (3, "AutoAttack, 2 targets, APGD-DLR for APGD-T")):
+        few = shortened(standard(budget, classes), steps=5, queries=20, targets=9)
+        assert standard(budget, classes).label == label
+        images = image_set(20, classes=classes)
+        results = auto_attack(Scene(classes), images, Budget(0.5, "l1"), ensemble=few, split="", which="")
+        assert 0 <= results[-1].score.accuracy < results[0].score.accuracy
+    assert not rand(budget, CLASSES).attacks["apgd-ce"].shrink
 
 
 # protocol ------------------------------------------------------------------------------------------------------------
@@ -191,7 +208,10 @@ def test_only_the_standard_ensemble_is_called_so() -> None:
     assert whole.attacks["square"] == Square(queries=5000, p_init=0.8, restarts=1)
     others = [whole.only("apgd-t", "square"), shortened(whole, **LESS), rand(budget, CLASSES), standard(budget, 9)]
     assert all("standard" not in other.label for other in others)
-    assert others[0].label == "APGD-T (DLR), 100 steps x 9 targets, Square, 5000 queries"
+    assert others[0].label == (
+        "APGD-T (targeted DLR, 100 steps x 9 targets, random start, 1 restart), "
+        "Square (margin, 5,000 queries, random start, 1 restart)"
+    )
     with pytest.raises(Refused, match="attacks fab: expected one of apgd-ce, apgd-t, fab-t, square, got fab"):
         whole.only("fab")
     assert named("AA", budget, CLASSES) == whole
@@ -248,7 +268,7 @@ def test_an_attack_that_cheats_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     assert results[1].score.correct == results[0].score.correct
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_rounding_is_no_cheating(norm: str) -> None:
     """The smallest radius in use, where rounding in float32 is the largest share of it."""
     model, budget = Scene(smooth=False).float(), Budget(0.5 / 255, norm)
@@ -308,7 +328,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         assert other.score.seconds == pytest.approx(one.score.seconds, abs=0.2)
     stored = np.load(tmp_path / "fab-t.npy", allow_pickle=False)
     assert stored.dtype == np.int8
-    assert line(stored == autoattack.STANDING) == line(first[3].mask)
+    assert line(stored == journal.STANDING) == line(first[3].mask)
 
 
 def test_verdicts_of_another_evaluation_are_not_taken(tmp_path: Path) -> None:
@@ -345,7 +365,7 @@ def test_kill_dash_nine(tmp_path: Path) -> None:
         check=False,
     )
     assert died.returncode == -9, died.stderr.decode()[-2000:]
-    assert (np.load(tmp_path / "aa" / "fab-t.npy") == autoattack.PENDING).any()
+    assert (np.load(tmp_path / "aa" / "fab-t.npy") == journal.PENDING).any()
     assert not (tmp_path / "aa" / "square.npy").exists()
     budget = Budget(0.005)
     resumed = attacked(budget, folder=tmp_path / "aa")

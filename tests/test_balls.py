@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from nets import generator
 from torch import Tensor
 
-from mmard.balls import NORMS, Budget, as_fraction, gaussian, radius
+from mmard.balls import NORMS, Budget, as_fraction, gaussian, radius, ranked
 from mmard.errors import Refused
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SHAPES = ((1,), (6,), (3, 4), (2, 3, 3))
+ORDERS = {"linf": math.inf, "l2": 2, "l1": 1}
 
 
 @st.composite
@@ -25,7 +26,7 @@ def scenes(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> tuple[B
     shape = (draw(st.integers(1, 4)), *draw(st.sampled_from(SHAPES)))
     dtype = draw(st.sampled_from(dtypes))
     norm = draw(st.sampled_from(NORMS))
-    budget = Budget(draw(st.sampled_from([2 / 255, 8 / 255, 0.3, 1.0] + [2.5] * (norm == "l2"))), norm)
+    budget = Budget(draw(st.sampled_from([2 / 255, 8 / 255, 0.3, 1.0] + [2.5] * (norm != "linf"))), norm)
     x = (1.6 * torch.rand(shape, generator=g, dtype=torch.float64) - 0.3).clamp(0, 1)
     far = x + draw(st.sampled_from([1e-3, 0.1, 1.0, 30.0])) * torch.randn(shape, generator=g, dtype=torch.float64)
     return budget, x.to(dtype), far.to(dtype)
@@ -34,12 +35,13 @@ def scenes(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES) -> tuple[B
 def slack(budget: Budget, x: Tensor) -> float:
     """What rounding may add to a distance: an ulp of 1 for each coordinate, as they are added."""
     ulp = torch.finfo(x.dtype).eps
-    return 2 * ulp * (1 + budget.eps) * (1 if budget.norm == "linf" else math.sqrt(x[0].numel()))
+    size = x[0].numel()
+    return 2 * ulp * (1 + budget.eps) * {"linf": 1, "l2": math.sqrt(size), "l1": size}[budget.norm]
 
 
 def distance(budget: Budget, a: Tensor, b: Tensor) -> Tensor:
     delta = (a.double() - b.double()).flatten(1)
-    return delta.abs().amax(1) if budget.norm == "linf" else delta.square().sum(1).sqrt()
+    return delta.norm(dim=1, p=ORDERS[budget.norm])
 
 
 @given(scenes())
@@ -64,7 +66,8 @@ def test_projecting_twice_is_projecting_once(scene: tuple[Budget, Tensor, Tensor
 def test_a_point_inside_stays_where_it_is(scene: tuple[Budget, Tensor, Tensor]) -> None:
     budget, x, far = scene
     delta = far.double() - x.double()
-    length = delta.abs() if budget.norm == "linf" else delta.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+    length = delta.flatten(1).norm(dim=1, p=ORDERS[budget.norm]).view(-1, *[1] * (x.ndim - 1))
+    length = delta.abs() if budget.norm == "linf" else length
     inside = (x.double() + 0.9 * budget.eps * delta / length.clamp_min(budget.eps)).clamp(0, 1).to(x.dtype)
     assert (budget.project(inside, x).double() - inside.double()).abs().max() <= slack(budget, x)
     assert (budget.project(x, x) == x).all()
@@ -83,8 +86,69 @@ def test_a_point_outside_lands_on_the_sphere_nearest_to_it(scene: tuple[Budget, 
     if budget.norm == "l2":  # along the ray to the centre
         ray = ((far - x) / (near - x))[outside].flatten(1)
         torch.testing.assert_close(ray, ray[:, :1].expand_as(ray))
+    elif budget.norm == "l1":  # all coordinates lose the same, or all they have
+        delta, lost = (far - x)[outside].flatten(1).abs(), (far - near)[outside].flatten(1).abs()
+        torch.testing.assert_close(lost, torch.minimum(delta, lost.amax(1, keepdim=True)), rtol=0, atol=1e-12)
     else:  # coordinate by coordinate
         torch.testing.assert_close(near, far.clamp(0.5 - budget.eps, 0.5 + budget.eps), rtol=0, atol=1e-15)
+
+
+@given(scenes(dtypes=(torch.float64,)), st.integers(0, 2**32 - 1))
+def test_no_point_of_the_l1_ball_and_the_box_is_nearer(scene: tuple[Budget, Tensor, Tensor], seed: int) -> None:
+    budget, x, far = Budget(scene[0].eps, "l1"), scene[1], scene[2]
+    near = budget.project(far, x)
+    # Of a convex set, the nearest point is the one from which no other lies in the direction of `far`.
+    for other in (budget.project(budget.sample(x, generator(seed)), x), x, budget.project(far + near - x, x)):
+        assert ((far - near) * (other - near)).flatten(1).sum(1).max() <= 1e-9 * (1 + far.abs().sum())
+
+
+@given(scenes(dtypes=(torch.float64,)))
+def test_the_l1_projection_found_by_bisection(scene: tuple[Budget, Tensor, Tensor]) -> None:
+    budget, x, far = Budget(scene[0].eps, "l1"), scene[1], scene[2]
+    near = budget.project(far, x)
+    for i in range(len(x)):
+        delta = far[i] - x[i]
+        room = torch.where(delta > 0, 1 - x[i], x[i])
+
+        def moved(t: float, delta: Tensor = delta, room: Tensor = room) -> Tensor:
+            return torch.minimum((delta.abs() - t).clamp_min(0), room)
+
+        low, high = 0.0, float(delta.abs().max()) + 1
+        for _ in range(200):
+            t = (low + high) / 2
+            low, high = (t, high) if moved(t).sum() > budget.eps else (low, t)
+        torch.testing.assert_close(near[i], x[i] + delta.sign() * moved(high), rtol=0, atol=1e-10)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([torch.float32, torch.float64]))
+def test_ranking_is_sorting(seed: int, dtype: torch.dtype) -> None:
+    g = generator(seed)
+    v = torch.rand(3, 40, generator=g, dtype=dtype) * 10 ** (20 * torch.rand(3, 40, generator=g, dtype=dtype) - 10)
+    v = torch.where(torch.rand(3, 40, generator=g) < 0.3, v[:, :1], v)  # equals
+    v[0, 3], v[1, 5], v[2, 7] = 0.0, -0.0, torch.inf
+    rising, order = ranked(v)
+    assert torch.equal(rising, v.sort(dim=1).values)
+    assert torch.equal(v.gather(1, order), rising)
+    assert torch.equal(order.sort(dim=1).values, torch.arange(40).expand(3, 40))
+
+
+def test_a_sparse_step_moves_a_hundredth_of_what_can_move() -> None:
+    gradient = torch.arange(1.0, 501.0).view(1, 10, 50).repeat(2, 1, 1)
+    gradient[:, :, ::2] *= -1
+    at = torch.full_like(gradient, 0.5)
+    step = Budget(1.0, "l1").steepest(gradient, at)
+    assert torch.equal(step, Budget(1.0, "l1").steepest(gradient))
+    assert torch.equal(step != 0, gradient.abs() > 495)
+    torch.testing.assert_close(step.abs().sum((1, 2)), torch.ones(2))
+    assert (step * gradient >= 0).all()
+    stuck = gradient[1] > 490  # the steepest rise to the edge of the box, and can rise no more
+    assert stuck.sum() == 5
+    at[1][stuck] = 1.0
+    step = Budget(1.0, "l1").steepest(gradient, at)
+    assert torch.equal(step[0] != 0, gradient[0].abs() > 495)
+    assert torch.equal(step[1] != 0, gradient[1].abs() > 490)
+    torch.testing.assert_close(step[1][~stuck].abs().sum(), torch.tensor(1.0))
+    assert (step[1][stuck] == 0.2).all()
 
 
 @given(scenes(dtypes=(torch.float64, torch.float32)))
@@ -116,10 +180,10 @@ def test_a_sample_is_in_the_ball(scene: tuple[Budget, Tensor, Tensor]) -> None:
 def test_samples_fill_the_ball_evenly(norm: str) -> None:
     n, d = 4000, 3
     x = torch.full((n, d), 0.5, dtype=torch.float64)
-    delta = (Budget(0.25, norm).sample(x, generator(1)) - x) / 0.25
+    delta = (Budget(0.25, norm).sample(x, generator(2)) - x) / 0.25
     assert delta.mean(0).abs().max() < 0.04
     # The share of the ball's volume inside a sample's own sphere is uniform exactly when the samples are.
-    length = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    length = delta.norm(dim=1, p=ORDERS[norm])
     volume = (length**d).sort().values
     assert (volume - torch.linspace(0, 1, n, dtype=torch.float64)).abs().max() < 1.63 / math.sqrt(n)  # Kolmogorov, 1 %
     octants = (delta > 0).long() @ torch.tensor([1, 2, 4])
@@ -154,10 +218,10 @@ def test_no_step_of_the_same_length_rises_more_than_the_steepest(seed: int, norm
     g = generator(seed)
     gradient, other = (torch.randn(2, 5, generator=g, dtype=torch.float64) for _ in range(2))
     budget = Budget(1.0, norm)
-    other = other / (other.abs().amax(1) if norm == "linf" else other.norm(dim=1))[:, None]
+    other = other / other.norm(dim=1, p=ORDERS[norm], keepdim=True)
     rise = (gradient * budget.steepest(gradient)).sum(1)
     assert (rise >= (gradient * other).sum(1) - 1e-12).all()
-    dual = gradient.abs().sum(1) if norm == "linf" else gradient.norm(dim=1)
+    dual = gradient.norm(dim=1, p={"linf": 1, "l2": 2, "l1": math.inf}[norm])
     torch.testing.assert_close(rise, dual)
 
 
@@ -168,7 +232,10 @@ def test_the_steepest_step_of_nothing_is_nothing(norm: str, dtype: torch.dtype) 
     gradient[1] = 1
     step = Budget(0.1, norm).steepest(gradient)
     assert (step[[0, 2]] == 0).all()
-    assert torch.equal(step[1], torch.full((2, 2), 1.0 if norm == "linf" else 0.5, dtype=dtype))
+    if norm == "l1":  # one of four coordinates is more than 1 % of them
+        assert step[1].flatten().sort().values.tolist() == [0, 0, 0, 1]
+    else:
+        assert torch.equal(step[1], torch.full((2, 2), 1.0 if norm == "linf" else 0.5, dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -198,7 +265,7 @@ def test_gaussian_noise_has_the_deviation_that_is_asked_for() -> None:
         (float("inf"), "l2", "positive radius"),
         (float("nan"), "l2", "positive radius"),
         (0.1, "Linf", "did you mean 'linf'"),
-        (0.1, "l1", "one of l2, linf"),
+        (0.1, "l3", "one of l1, l2, linf"),
     ],
 )
 def test_a_budget_that_cannot_be_is_refused(eps: float, norm: str, words: str) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from mmard.attacks import fab
 from mmard.attacks.fab import FAB, shortest_way
-from mmard.balls import Budget
+from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
 
 SHAPE = (2, 3, 3)
-NORM = pytest.mark.parametrize("norm", ["linf", "l2"])
+NORM = pytest.mark.parametrize("norm", NORMS)
+EPS = {"linf": 0.02, "l2": 0.12, "l1": 0.4}
 
 
 def way_by_bisection(u: np.ndarray, w: np.ndarray, level: float, norm: str) -> np.ndarray:
@@ -25,6 +26,12 @@ def way_by_bisection(u: np.ndarray, w: np.ndarray, level: float, norm: str) -> n
     if w @ u < level:
         w, level = -w, -level
     room = np.where(w < 0, 1 - u, u)
+    if norm == "l1":  # the heaviest first
+        d, missing = np.zeros_like(u), w @ u - level
+        for i in np.argsort(-np.abs(w)):
+            step = min(room[i], missing / abs(w[i])) if w[i] else 0
+            d[i], missing = -np.sign(w[i]) * step, missing - step * abs(w[i])
+        return d
     pace = np.abs(w) if norm == "l2" else np.ones_like(w)
 
     def way(t: float) -> np.ndarray:
@@ -86,11 +93,12 @@ def test_the_nearest_boundary_of_a_linear_model(norm: str, boxed: bool, batch: i
     slope = torch.stack([weight[1 - k] - weight[k] for k in y.tolist()])
     gap = (model(x).gather(1, (1 - y)[:, None]) - model(x).gather(1, y[:, None]))[:, 0].detach()
     level = (slope * x.flatten(1)).sum(1) - gap
-    found, within = FAB(steps=60).walk(model, x, y, 1 - y, Budget(1.0, norm))
+    wide = Budget(18.0 if norm == "l1" else 1.0, norm)  # all of the box
+    found, within = FAB(steps=60).walk(model, x, y, 1 - y, wide)
     for i in range(batch):
         way = way_by_bisection(x[i].flatten().numpy(), slope[i].numpy(), float(level[i]), norm)
-        exact = np.abs(way).max() if norm == "linf" else np.linalg.norm(way)
-        distance = float(Budget(1.0, norm).distance(found[i : i + 1], x[i : i + 1]))
+        exact = np.linalg.norm(way, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm])
+        distance = float(wide.distance(found[i : i + 1], x[i : i + 1]))
         assert exact - 1e-9 <= distance <= 1.01 * exact
     assert within.all()
     assert (model(found).argmax(1) != y).all()
@@ -103,15 +111,18 @@ def test_a_linear_model_falls_exactly_where_the_ball_reaches_its_boundary(norm: 
     model, x = linear(SHAPE, 5), images(12)
     with torch.no_grad():
         model[1].bias -= model(x).mean(0)
-        logits = model(x)
+        logits = model(x).detach()
     y, weight = logits.argmax(1), model[1].weight.detach()
     checked = 0
     for i in range(len(x)):
         slopes = weight - weight[y[i]]
-        lengths = slopes.abs().sum(1) if norm == "linf" else slopes.norm(dim=1)
-        gaps = torch.where(torch.arange(5) == y[i], torch.inf, (logits[i, y[i]] - logits[i]) / lengths)
-        exact = float(gaps.min())
-        if not 1e-3 < exact < 0.098 or checked == 4:
+        gaps = (logits[i, y[i]] - logits[i]).tolist()
+        levels = [float(slope @ x[i].flatten()) + gap for slope, gap in zip(slopes, gaps, strict=True)]
+        ways = [
+            way_by_bisection(x[i].flatten().numpy(), slopes[k].numpy(), levels[k], norm) for k in range(5) if k != y[i]
+        ]
+        exact = min(np.linalg.norm(way, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm]) for way in ways)
+        if exact < 1e-3 or checked == 4:
             continue
         checked += 1
         beyond = Budget(1.01 * exact, norm)
@@ -130,7 +141,7 @@ def test_dropping_samples_late_as_on_an_accelerator_or_never_changes_no_verdict(
     model, x = Scene(), scene_images(24).double() / 255
     y = model(x).argmax(1)
     target = model(x).sort(dim=1).indices[:, -2]
-    budget = Budget({"linf": 0.02, "l2": 0.12}[norm], norm)
+    budget = Budget(EPS[norm], norm)
     attack = FAB(steps=30)
     found, broken = attack.walk(model, x, y, target, budget, stop=True)
     nearest, within = attack.walk(model, x, y, target, budget)
@@ -141,6 +152,27 @@ def test_dropping_samples_late_as_on_an_accelerator_or_never_changes_no_verdict(
     late, still = attack.walk(model, x, y, target, budget, stop=True)
     assert torch.equal(still, broken)
     assert (model(late).argmax(1) != y)[broken].all()
+
+
+@NORM
+@pytest.mark.parametrize("late", [False, True])
+def test_targets_side_by_side_are_targets_in_turn(norm: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Scene(), scene_images(24).double() / 255
+    y = model(x).argmax(1)
+    budget, attack = Budget(EPS[norm], norm), FAB(steps=20, targets=9)
+    if late:
+        monkeypatch.setattr(fab, "prompt", lambda x: False)
+    fallen = []
+    for room in (1, 4 * x.numel(), 2**20):  # one, four, and all at once
+        monkeypatch.setattr(fab, "ROOM", {True: room, False: room})
+        x_adv = attack(model, x, y, budget)
+        misread = model(x_adv).argmax(1) != y
+        assert torch.equal((x_adv != x).flatten(1).any(1), misread)
+        assert (budget.distance(x_adv, x) <= budget.eps).all()
+        fallen.append(misread)
+    assert 0 < fallen[0].sum() < len(x)
+    assert torch.equal(fallen[0], fallen[1])
+    assert torch.equal(fallen[0], fallen[2])
 
 
 def test_no_weight_collects_a_gradient() -> None:

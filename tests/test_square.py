@@ -9,14 +9,16 @@ from nets import generator, images
 from reference_autoattack import Scene, scene_images
 from torch import Tensor, nn
 
-from mmard.attacks import square
-from mmard.attacks.square import Square, pyramids
-from mmard.balls import Budget
+from mmard.attacks import square_linf, square_moving
+from mmard.attacks.square import Square
+from mmard.attacks.square_linf import search_linf
+from mmard.attacks.square_moving import pyramids, search_moving
+from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
 from mmard.ops import margin
 
-NORM = pytest.mark.parametrize("norm", ["linf", "l2"])
-EPS = {"linf": 0.02, "l2": 0.12}
+NORM = pytest.mark.parametrize("norm", NORMS)
+EPS = {"linf": 0.02, "l2": 0.12, "l1": 0.8}
 
 
 class Asked(nn.Module):
@@ -36,12 +38,19 @@ def scene(n: int = 16) -> tuple[Asked, Tensor, Tensor]:
     return model, x, model.inner(x).argmax(1)
 
 
+@pytest.fixture
+def _one_query_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (square_linf, square_moving):
+        monkeypatch.setattr(module, "MOST", 1)
+
+
 def safest(model: Asked, x: Tensor, y: Tensor) -> slice:
     """The image with the widest margin."""
     first = int(margin(model.inner(x), y).argmin())
     return slice(first, first + 1)
 
 
+@pytest.mark.usefixtures("_one_query_at_a_time")
 @NORM
 def test_every_candidate_lies_in_the_ball_and_the_box_and_queries_are_kept_to(norm: str) -> None:
     model, x, y = scene()
@@ -61,20 +70,76 @@ def test_every_candidate_lies_in_the_ball_and_the_box_and_queries_are_kept_to(no
     assert torch.equal((x_adv != x).flatten(1).any(1), misread)
 
 
+@pytest.mark.usefixtures("_one_query_at_a_time")
 @NORM
 def test_the_margin_only_falls(norm: str) -> None:
     """The best point is the best of all that were asked, and each candidate differs from the best before it."""
     model, x, y = scene()
     one = safest(model, x, y)
-    search = {"linf": Square(queries=200)._search_linf, "l2": Square(queries=200)._search_l2}[norm]
+    attack, budget = Square(queries=200), Budget(EPS[norm] / 4, norm)
     with torch.no_grad():
-        best, gap = search(model, x[one], y[one], EPS[norm] / 4, generator(0))
+        sides = attack.sides(x, budget)
+        if norm == "linf":
+            best, gap = search_linf(model, x[one], y[one], budget.eps, sides, generator(0))
+        else:
+            best, gap = search_moving(model, x[one], y[one], budget, sides, generator(0))
         gaps = [float(margin(model.inner(point), y[one])) for point in model.points]
     assert float(gap) == max(gaps)
     assert float(margin(model.inner(best), y[one]).detach()) == max(gaps)
     assert len(set(np.maximum.accumulate(gaps))) >= 3
 
 
+@pytest.mark.parametrize("prompt", [True, False])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_queries_tried_at_once_are_queries_tried_in_turn(batch: int, prompt: bool) -> None:
+    model, x, y = scene(batch)
+    budget = Budget(EPS["linf"] / 2)
+    found: dict[int, list[Tensor]] = {}
+    asked: dict[int, int] = {}
+    for most in (1, 5, 32):
+        model.points.clear()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(square_linf, "MOST", most)
+            patched.setattr(square_linf, "prompt", lambda x: prompt)
+            with torch.no_grad():
+                found[most] = list(
+                    search_linf(model, x, y, budget.eps, Square(queries=300).sides(x, budget), generator(2))
+                )
+        asked[most] = len(model.points)
+    for most in (5, 32):
+        standing = found[1][1] < 0
+        assert torch.equal(standing, found[most][1] < 0)
+        for one, other in zip(found[1], found[most], strict=True):  # of the others nobody asks where they end
+            torch.testing.assert_close(one[standing], other[standing], rtol=0, atol=1e-12)
+    assert asked[32] < asked[5] < 0.6 * asked[1]
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_moves_tried_at_once_are_moves_tried_in_turn(batch: int, norm: str) -> None:
+    """Samples fall on the way, after which a query takes fewer numbers."""
+    model, x, y = scene(batch)
+    budget = Budget(EPS[norm] * (0.7 if batch == 16 else 0.3), norm)
+    found: dict[int, list[Tensor]] = {}
+    asked: dict[int, int] = {}
+    for most in (1, 5, 16):
+        model.points.clear()
+        with pytest.MonkeyPatch.context() as patched, torch.no_grad():
+            patched.setattr(square_moving, "MOST", most)
+            drawn = generator(2)
+            sides = Square(queries=300).sides(x, budget)
+            found[most] = list(search_moving(model, x, y, budget, sides, drawn))
+            found[most].append(torch.rand(3, generator=drawn, dtype=x.dtype))
+        asked[most] = len(model.points)
+    assert batch < 16 or 0 < (found[1][1] >= 0).sum() < batch
+    for most in (5, 16):
+        for one, other in zip(found[1], found[most], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    assert asked[16] <= asked[5] <= asked[1]
+    assert batch < 16 or asked[5] < asked[1]
+
+
+@pytest.mark.usefixtures("_one_query_at_a_time")
 def test_asking_nothing_twice_changes_nothing() -> None:
     model, x, y = scene()
     budget = Budget(EPS["linf"])
@@ -82,19 +147,20 @@ def test_asking_nothing_twice_changes_nothing() -> None:
     asked = sum(len(p) for p in model.points)
     model.points.clear()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(square._Refused, "was", lambda self, move, row: torch.zeros_like(row, dtype=torch.bool))
+        patched.setattr(square_linf.Refusals, "was", lambda self, move, row: torch.zeros_like(row, dtype=torch.bool))
         plain = Square(queries=400)(model, x, y, budget, generator=generator(1))
     assert torch.equal(saved, plain)
     plainly = sum(len(p) for p in model.points)
     assert asked < plainly
     model.points.clear()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(square, "prompt", lambda x: False)
+        patched.setattr(square_linf, "prompt", lambda x: False)
         late = Square(queries=400)(model, x, y, budget, generator=generator(1))
     assert torch.equal(model.inner(late).argmax(1), model.inner(plain).argmax(1))
     assert plainly < sum(len(p) for p in model.points)
 
 
+@pytest.mark.usefixtures("_one_query_at_a_time")
 def test_no_point_is_asked_twice_in_a_row_of_refusals() -> None:
     model, x, y = scene()
     one = safest(model, x, y)
@@ -117,10 +183,11 @@ def test_the_side_follows_the_schedule_of_the_paper() -> None:
     assert {q: Square().side(q, x) for q in at} == at
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13])
-def test_pyramids(side: int) -> None:
-    lying, standing = pyramids(side, False, torch.float64), pyramids(side, True, torch.float64)
-    assert float((lying**2).sum()) == pytest.approx(1, abs=1e-12)
+def test_pyramids(side: int, norm: str) -> None:
+    lying, standing = (pyramids(side, turned, norm, torch.float64) for turned in (False, True))
+    assert float((lying**2).sum() if norm == "l2" else lying.abs().sum()) == pytest.approx(1, abs=1e-12)
     assert torch.equal(standing, lying.T)
     assert (lying[: side // 2] > 0).all()
     assert (lying[side // 2 :] < 0).all()
@@ -129,7 +196,8 @@ def test_pyramids(side: int) -> None:
         assert top.argmax() == (side // 4) * side + side // 2
         ring = (top[side // 4, side // 2] / top[side // 4, side // 2 + 1]).item()
         m = side // 2 + 1
-        tail = [sum(1 / (k + 1) ** 2 for k in range(d, m)) for d in range(m)]
+        power = {"l2": 2, "l1": 4}[norm]
+        tail = [sum(1 / (k + 1) ** power for k in range(d, m)) for d in range(m)]
         assert ring == pytest.approx(tail[0] / tail[1], rel=1e-12)
 
 

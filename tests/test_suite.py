@@ -103,7 +103,7 @@ def test_a_killed_evaluation_goes_on_and_others_have_folders_of_their_own(
 
     with pytest.raises(Killed):
         found("aa", folder=tmp_path, progress=die)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("aa-*")
     assert folder.name.startswith("aa-linf-0.05000-seed3-")
     attacked: list[str] = []
     stage = autoattack._read_rightly
@@ -120,7 +120,7 @@ def test_a_killed_evaluation_goes_on_and_others_have_folders_of_their_own(
     }
     # Other weights, as those of a run that was trained further, begin anew.
     found("aa", model=net(seed=3), folder=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("aa-*"))) == 2
 
 
 def test_a_model_without_weights_is_attacked() -> None:

@@ -15,12 +15,45 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mmard.attacks.noise_fgsm import NoiseFGSM
 from mmard.attacks.pgd import PGD, STARTS, Attack, Objective, fgsm
 from mmard.balls import Budget, as_fraction, radius
 from mmard.errors import Refused, unknown
 from mmard.ops import ce, margin
 
-__all__ = ["ATTACKS", "PGD", "STARTS", "Attack", "Objective", "Trial", "Untargeted", "fgsm", "trial"]
+__all__ = [
+    "ATTACKS",
+    "PGD",
+    "STARTS",
+    "TRAINING_ATTACKS",
+    "Attack",
+    "NoiseFGSM",
+    "Objective",
+    "TrainingAttack",
+    "Trial",
+    "Untargeted",
+    "fgsm",
+    "noise_fgsm",
+    "pgd",
+    "trial",
+]
+
+TrainingAttack = Callable[[Budget, int, float | None, str], Attack]
+"""How a training makes its attack: (budget, steps, step size or None for its own, start) -> the attack."""
+
+
+def pgd(budget: Budget, steps: int, step_size: float | None, start: str) -> Attack:
+    """PGD with these steps, of a quarter of eps if no length is given."""
+    return PGD(steps, budget.eps / 4 if step_size is None else step_size, start)
+
+
+def noise_fgsm(budget: Budget, steps: int, step_size: float | None, start: str, noise: float = 2.0) -> Attack:
+    """One step from noise of twice eps, of eps if no length is given; it has its own number of steps and start."""
+    return NoiseFGSM(noise, step_size)
+
+
+TRAINING_ATTACKS: dict[str, TrainingAttack] = {"pgd": pgd, "noise-fgsm": noise_fgsm}
+"""Attacks that a training can be told to use, by name."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,10 +108,10 @@ class PGD:
         self.check(budget)
         x = x.detach()
         if self.restarts == 1:
-            return self._climb(model, objective, x, budget, generator, trace)
+            return self.climb(model, objective, x, self.begin(x, budget, generator), budget, trace)
         best, best_rank = x, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         for _ in range(self.restarts):
-            x_adv = self._climb(model, objective, x, budget, generator, trace)
+            x_adv = self.climb(model, objective, x, self.begin(x, budget, generator), budget, trace)
             with torch.no_grad():
                 rank = _rank(objective, model(x_adv), x_adv)
             better = rank > best_rank
@@ -119,16 +119,22 @@ class PGD:
             best_rank = torch.where(better, rank, best_rank)
         return best
 
-    def _climb(
+    def begin(self, x: Tensor, budget: Budget, generator: torch.Generator | None) -> Tensor:
+        """The first iterate (B, ...): all that is random in one climb."""
+        return starting_point(self.start, x.detach(), budget, generator)
+
+    def climb(
         self,
         model: nn.Module,
         objective: Objective,
         x: Tensor,
+        first: Tensor,
         budget: Budget,
-        generator: torch.Generator | None,
-        trace: list[Tensor] | None,
+        trace: list[Tensor] | None = None,
     ) -> Tensor:
-        x_adv = starting_point(self.start, x, budget, generator)
+        """x_adv (B, ...) from a first iterate on: a function of tensors alone, and of each sample alone if the
+        objective is, so a batch may be climbed in slices, or the whole climb be recorded and played back."""
+        x, x_adv = x.detach(), first
         for _ in range(self.steps):
             x_adv = x_adv.detach().requires_grad_()
             with torch.enable_grad():
@@ -137,7 +143,8 @@ class PGD:
             if trace is not None:
                 trace.append(logits.detach())
             (gradient,) = torch.autograd.grad(rise, x_adv)
-            x_adv = budget.project(x_adv.detach() + self.step_size * budget.steepest(gradient), x)
+            x_adv = x_adv.detach()
+            x_adv = budget.project(x_adv + self.step_size * budget.steepest(gradient, x_adv), x)
         return x_adv.detach()
 
 
