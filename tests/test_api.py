@@ -330,8 +330,8 @@ def test_every_method_can_be_trained_by_name(name: str) -> None:
         **QUICK,
         "epochs": 1,
     }
-    needs_teacher = compose(name).needs_teacher
-    found = distill("cnn-4", matcher(), **given) if needs_teacher else train("cnn-4", **given)
+    teachers = {letter: matcher() for letter in compose(name).teachers}
+    found = distill("cnn-4", teachers, **given) if teachers else train("cnn-4", **given)
     assert found.position.step == 3
     (epoch,) = [event for event in found.run.log() if event["kind"] == "epoch"]
     assert np.isfinite([value for key, value in epoch.items() if key not in ("kind", "best")]).all()

@@ -23,16 +23,22 @@ PACKAGE = SRC / "mmard"
 FLOORS = {
     0: ("_version.py", "errors.py", "ops.py", "balls.py", "modes.py", "seeds.py"),
     1: ("models/", "data/", "attacks/"),
-    2: ("method.py", "methods/"),
-    3: ("engine/", "training/", "evaluation/", "run.py", "weights.py", "storage.py", "environment.py", "networks.py"),
-    4: ("config.py", "job.py", "api.py", "plan.py", "demo.py", "report/", "cli/", "__init__.py", "__main__.py"),
+    2: ("method.py", "memory.py", "methods/"),
+    3: (
+        "engine/", "training/", "evaluation/", "deploy/", "run.py", "weights.py", "storage.py", "environment.py",
+        "networks.py", "teachers.py", "gate.py",
+    ),
+    4: (
+        "config.py", "companions.py", "job.py", "pair.py", "api.py",
+        "plan.py", "demo.py", "bench/", "report/", "share/", "cli/", "__init__.py", "__main__.py",
+    ),  # fmt: skip
 }
 MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "run.py")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "base"}
 LONGEST = 400
 OPTIONAL = (
     "PIL", "pyarrow", "scipy", "sklearn", "huggingface_hub", "tensorboard", "matplotlib", "autoattack", "pyautoattack",
-    "torchvision",
+    "onnx", "onnxruntime", "onnxscript", "torchvision",
 )  # fmt: skip
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -134,7 +134,9 @@ def test_records_are_complete(runs: Path, capsys: pytest.CaptureFixture[str]) ->
     done = Typed(capsys, "evaluate", "s", "--attack", "fgsm,pgd-2@0.01", "--first", "60", "--which", "last", "--json")
     printed = json.loads(done.out)
     written = [json.loads(file.read_text()) for file in sorted(Path("s/scores").glob("*.json"))]
-    assert sorted(printed, key=str) == sorted(written, key=str)
+    assert sorted(printed["scores"], key=str) == sorted(written, key=str)
+    assert [f["kind"] for f in printed["findings"]] == ["checks"]
+    assert printed["findings"] == [json.loads(file.read_text()) for file in Path("s/findings").glob("*.json")]
     assert {r["attack"] for r in written} == {"clean", "fgsm", "pgd-2@0.01", "worst_of_fgsm,pgd-2@0.01"}
     for record in written:
         assert set(Score.__dataclass_fields__) | {"accuracy", "interval", "environment"} == set(record)
@@ -172,8 +174,8 @@ def test_a_file_of_weights_is_evaluated_without_its_run(runs: Path, capsys: pyte
     ours = ("--data", "digits", "--eps", "0.15", "--attack", "pgd-1", "--first", "40", "--json")
     of_file = json.loads(Typed(capsys, "evaluate", "s/best.safetensors", *ours).out)
     of_run = json.loads(Typed(capsys, "evaluate", "s", *ours[4:]).out)
-    assert [r["correct"] for r in of_file] == [r["correct"] for r in of_run]
-    assert of_file[0]["which"] == "best.safetensors"
+    assert [r["correct"] for r in of_file["scores"]] == [r["correct"] for r in of_run["scores"]]
+    assert of_file["scores"][0]["which"] == "best.safetensors"
     torch.save({"state_dict": build("cnn-4", num_classes=10, image_shape=(1, 8, 8)).state_dict()}, "their.pt")
     assert Typed(capsys, "evaluate", "cnn-4", "--weights", "their.pt", *ours).status == 0
     done = Typed(capsys, "evaluate", "s/best.safetensors", "--data", "digits")

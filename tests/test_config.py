@@ -143,7 +143,7 @@ def test_the_host_is_the_method_under_the_plug_ins() -> None:
         (TrainSettings, {"params": ["mmard.guide"]}, "setting params: expected"),
         (TrainSettings, {"nesterov": "perhaps"}, "setting nesterov: expected .*boolean"),
         (TrainSettings, {"preset": "oficial"}, "preset 'oficial'.*did you mean 'official'"),
-        (TrainSettings, {"preset": "replica"}, "preset replica: expected a method of ard, iad_i, got 'pgd_at'"),
+        (TrainSettings, {"preset": "replica"}, "preset replica: expected a method of ard, iad_i, iad_ii, got 'pgd_at'"),
     ],
 )
 def test_what_cannot_be_read_is_refused(kind: type[Settings], said: dict[str, Any], words: str) -> None:

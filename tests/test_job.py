@@ -284,7 +284,7 @@ def test_a_teacher_that_hardly_holds_is_told(standing: int, warned: bool, monkey
             for each, right in zip(found, (10, standing), strict=True)
         ]
 
-    monkeypatch.setattr("mmard.job.evaluate", stub)
+    monkeypatch.setattr("mmard.gate.evaluate", stub)
     words = "12 validation images; it hardly holds under attack itself: guidance by such a teacher can hurt"
     assert (words in gate(matcher())) == warned
 

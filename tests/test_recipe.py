@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmard.errors import Refused
-from mmard.training.recipe import ONE_CYCLE_PEAK, SCHEDULES, Recipe
+from mmard.training.recipe import SCHEDULES, Recipe
 
 POSITIONS = tuple((epoch, step) for epoch in range(20) for step in range(7))
 """Every step of a run of 20 epochs of 7."""
@@ -100,8 +100,8 @@ def test_lr_is_reached_and_the_schedules_end_where_they_say(case: tuple[Recipe, 
     n = len(found)
     if recipe.schedule == "one-cycle":
         # Half a step beside the peak at most, and half a step before zero at the end.
-        assert max(found) >= recipe.lr * (1 - 0.5 / n / min(ONE_CYCLE_PEAK, 1 - ONE_CYCLE_PEAK)) - 1e-12
-        assert found[-1] <= recipe.lr * 0.5 / n / (1 - ONE_CYCLE_PEAK) + 1e-12
+        assert max(found) >= recipe.lr * (1 - 0.5 / n / min(recipe.peak, 1 - recipe.peak)) - 1e-12
+        assert found[-1] <= recipe.lr * 0.5 / n / (1 - recipe.peak) + 1e-12
         top = found.index(max(found))
         assert found[: top + 1] == sorted(found[: top + 1])
         assert found[top:] == sorted(found[top:], reverse=True)

@@ -13,6 +13,9 @@ import torch
 from nets import (
     ATTACK,
     BUDGET,
+    NONE,
+    PAIRED,
+    PAIRS,
     Params,
     buffers,
     build,
@@ -292,6 +295,7 @@ COSTS: tuple[tuple[str, Params, tuple[int, int, int], tuple[int, int, int]], ...
     ("pgd_at", {}, (11, 10, 1), (0, 0, 0)),
     ("trades", {}, (13, 10, 2), (0, 0, 0)),  # one of them S(x) in eval mode, once for the whole attack
     ("mart", {}, (12, 10, 2), (0, 0, 0)),
+    ("natural", {}, (1, 0, 1), (0, 0, 0)),
     ("kd", {}, (1, 0, 1), (1, 0, 0)),
     ("ard", {}, (11, 10, 1), (1, 0, 0)),
     ("ard", {"ard.alpha": 0.5}, (12, 10, 2), (1, 0, 0)),
@@ -300,6 +304,22 @@ COSTS: tuple[tuple[str, Params, tuple[int, int, int], tuple[int, int, int]], ...
     ("adaad", {}, (11, 10, 1), (11, 10, 0)),
     ("adaad", {"adaad.alpha": 0.5}, (12, 10, 2), (12, 10, 0)),
     ("adaiad", {}, (12, 10, 2), (11, 10, 0)),
+    ("n_fgsm", {}, (11, 10, 1), (0, 0, 0)),
+    ("akd2", {}, (11, 10, 1), (1, 0, 0)),
+    ("iad_ii", {}, (12, 10, 2), (1, 0, 0)),
+    ("mtard", {}, (12, 10, 2), (1, 0, 0)),
+    ("b_mtard", {}, (12, 10, 2), (1, 0, 0)),
+    ("absld", {}, (12, 10, 2), (1, 0, 0)),
+    ("peeraid", {}, (12, 10, 2), (0, 0, 0)),
+    ("dgad", {}, (12, 10, 2), (12, 10, 0)),
+    ("ciard", {}, (12, 10, 2), (1, 0, 1)),
+    ("saad", {}, (12, 10, 2), (3, 1, 0)),  # T(x) comes with its slope
+    ("saad", {"saad.beta": 1.0}, (13, 10, 3), (3, 1, 0)),
+    ("rslad+fair", {}, (12, 10, 2), (1, 0, 0)),
+    ("rslad+awp", {}, (14, 10, 4), (1, 0, 0)),  # every view twice, the teacher once
+    ("adaad+igdm+awp", {}, (14, 10, 4), (12, 10, 0)),
+    # A host that asks the teacher at every iterate lends its prediction to the slope.
+    ("adaad+mmard", {"mmard.teacher_every": 5}, (12, 10, 2), (12, 12, 0)),
     # Gradient matching: one more view, and of the teacher what the host did not ask for.
     ("pgd_at+igdm", {}, (12, 10, 2), (2, 0, 0)),
     ("rslad+igdm", {}, (13, 10, 3), (3, 0, 0)),
@@ -356,12 +376,13 @@ def twenty_steps(spec: str, params: Params, progress: float) -> Trajectory:
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
+        step.settle()
         if outcome.batch.x_adv is not None:
             attacked.append(outcome.batch.x_adv.value)
     return state(student), tuple(attacked), torch.get_rng_state()
 
 
-EARLY = {"iad_i": {"iad_i.begin": -1.0}, "adaiad": {"adaiad.begin": -1.0}}
+EARLY = {"iad_i": {"iad_i.begin": -1.0}, "iad_ii": {"iad_ii.begin": -1.0}, "adaiad": {"adaiad.begin": -1.0}}
 """At progress 0 the ramps are at 0; introspection is made to begin all the same."""
 
 
@@ -381,13 +402,18 @@ OFF: tuple[tuple[str, Params], ...] = (
     ("+igdm", {"igdm.alpha": 0.0}),
     ("+mmard", {"mmard.guide": 0.0, "mmard.beta": 0.0}),
     ("+igdm+mmard", {"igdm.alpha": 0.0, "mmard.guide": 0.0, "mmard.beta": 0.0}),
+    ("+fair", {"fair.beta": 0.0}),
+    ("+awp", {"awp.gamma": 0.0}),
 )
+NOTHING = {"igdm.alpha": 0.0, "mmard.guide": 0.0, "mmard.beta": 0.0, "fair.beta": 0.0, "awp.gamma": 0.0}
 EVALUATED: tuple[tuple[str, Params], ...] = (
     ("+igdm", {}),  # its ramp is at 0
     ("+mmard", {"mmard.guide": 0.5, "mmard.ramp": 1.0, "mmard.beta": 0.0}),
     ("+mmard", {"mmard.guide": 0.5, "mmard.ramp": 1.0, "mmard.teacher_every": 2, "mmard.beta": 0.0}),
     ("+mmard", {"mmard.guide": 0.0, "mmard.beta": 1e-300}),  # computed, and lost in the first sum
     ("+igdm+mmard", {"mmard.guide": 0.5, "mmard.ramp": 1.0, "mmard.beta": 1e-300}),
+    ("+fair", {}),  # its weights are 1 in the first epoch
+    ("+awp", {"awp.gamma": 1e-300, "awp.begin": -1.0}),  # it looks ahead, and goes nowhere
 )
 
 
@@ -396,7 +422,7 @@ def with_hosts(plugins: tuple[tuple[str, Params], ...]) -> list[tuple[str, str, 
         (host, plugin, params)
         for host in METHODS
         for plugin, params in plugins
-        if not (host == "kd" and "igdm" in plugin)
+        if not (host in NONE and ("igdm" in plugin or "fair" in plugin))
     ]
 
 
@@ -405,11 +431,18 @@ def test_a_plug_in_with_weight_zero_is_the_host_to_the_bit(host: str, plugin: st
     assert_same(twenty_steps(host + plugin, {**EARLY.get(host, {}), **params}, 1.0), host_alone(host, 1.0))
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_plug_ins_with_weight_zero_are_the_host_to_the_bit_in_either_order(pair: str) -> None:
+    for host in PAIRED:
+        params = {name: value for name, value in NOTHING.items() if name.split(".")[0] in pair.split("+")}
+        assert_same(twenty_steps(host + pair, params, 1.0), host_alone(host, 1.0))
+
+
 @pytest.mark.parametrize(("host", "plugin", "params"), with_hosts(EVALUATED))
 def test_a_plug_in_that_is_computed_with_weight_zero_is_the_host_to_the_bit(
     host: str, plugin: str, params: Params
 ) -> None:
-    if host == "kd" and params["mmard.guide"] == 0:
+    if host in NONE and params.get("mmard.guide") == 0:
         with pytest.raises(Refused, match="set guide > 0"):
             build(host + plugin, params)
         return
@@ -429,7 +462,7 @@ def target_first(p: Tensor, q: Tensor) -> Tensor:
     return F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
-@pytest.mark.parametrize("host", [name for name in METHODS if name != "kd"])
+@pytest.mark.parametrize("host", [name for name in METHODS if name not in NONE])
 @pytest.mark.parametrize("plugin", ["igdm", "mmard"])
 def test_the_gradient_is_that_of_the_host_plus_the_weight_times_that_of_the_module(host: str, plugin: str) -> None:
     """Through the weights of a network with BatchNorm. The attack is the same, so the two can be compared."""
@@ -483,7 +516,7 @@ def climbed(
     method: Method, student: nn.Module, x: Tensor, iterates: list[Tensor], y: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Value and input gradient of an inner objective at given iterates of one attack."""
-    batch = Batch(Point("x", x), None, y, {"S": Net(student), "T": Net(TEACHER)})
+    batch = Batch(Point("x", x), None, y, {"S": Net(student), "T": Net(TEACHER), "P": Net(conv(seed=97).eval())})
     found = []
     assert method.inner is not None
     for k, iterate in enumerate(iterates):
@@ -499,7 +532,7 @@ def path(x: Tensor, n: int) -> list[Tensor]:
     return [(x + 0.02 * torch.randn(x.shape, generator=g, dtype=x.dtype)).clamp(0, 1) for _ in range(n)]
 
 
-HOSTS = pytest.mark.parametrize("host", [name for name in METHODS if name != "kd"])
+HOSTS = pytest.mark.parametrize("host", [name for name in METHODS if name not in NONE])
 
 
 @HOSTS

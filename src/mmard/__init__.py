@@ -17,26 +17,40 @@ from typing import TYPE_CHECKING, Any
 from mmard._version import __version__
 
 if TYPE_CHECKING:
-    from mmard.api import Trained, distill, evaluate, train, training_step
+    from mmard.api import Examined, Trained, check, distill, evaluate, examine, train, training_step
     from mmard.attacks import PGD
     from mmard.balls import Budget
+    from mmard.bench.agreement import agreement
+    from mmard.bench.measure import benchmark
     from mmard.data import ImageSet, Splits, load
+    from mmard.deploy.export import export_checked, export_onnx
     from mmard.errors import Refused
     from mmard.method import Batch, Method, halves
     from mmard.methods import METHODS, PLUGINS
     from mmard.models import build
+    from mmard.networks import load_network, load_teacher
+    from mmard.report.comparison import comparison
+    from mmard.report.writing import write_report
     from mmard.run import Run
+    from mmard.share.hub import pull, push
 
 _HOME = {
-    "mmard.api": ("Trained", "distill", "evaluate", "train", "training_step"),
+    "mmard.api": ("Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"),
     "mmard.attacks": ("PGD",),
     "mmard.balls": ("Budget",),
+    "mmard.bench.agreement": ("agreement",),
+    "mmard.bench.measure": ("benchmark",),
     "mmard.data": ("ImageSet", "Splits", "load"),
+    "mmard.deploy.export": ("export_checked", "export_onnx"),
     "mmard.errors": ("Refused",),
     "mmard.method": ("Batch", "Method", "halves"),
     "mmard.methods": ("METHODS", "PLUGINS"),
     "mmard.models": ("build",),
+    "mmard.networks": ("load_network", "load_teacher"),
+    "mmard.report.comparison": ("comparison",),
+    "mmard.report.writing": ("write_report",),
     "mmard.run": ("Run",),
+    "mmard.share.hub": ("pull", "push"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

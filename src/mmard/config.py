@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -27,6 +27,42 @@ def _radius(text: object) -> object:
     from mmard.balls import radius
 
     return radius(text) if isinstance(text, str) else text
+
+
+def flattened(params: object) -> object:
+    """Parameters by full name, from tables by method as a TOML file may have them.
+
+    >>> flattened({"mmard": {"guide": 0.5}, "rslad.alpha": 0.8})
+    {'mmard.guide': 0.5, 'rslad.alpha': 0.8}
+    """
+    if not isinstance(params, Mapping):
+        return params
+    flat: dict[str, object] = {}
+    for name, value in params.items():
+        flat |= {f"{name}.{key}": own for key, own in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+Teachers = str | dict[str, str | list[str]]
+"""One teacher, or teachers by the letter that formulas use; a list is an ensemble."""
+
+
+def teachers_of(texts: Sequence[str]) -> Teachers:
+    """Teachers as a command line says them: RUN for T, LETTER=RUN for another, the same letter twice for an ensemble.
+
+    >>> teachers_of(["runs/t"])
+    'runs/t'
+    >>> teachers_of(["T=runs/a", "T=runs/b", "T_nat=runs/n"])
+    {'T': ['runs/a', 'runs/b'], 'T_nat': 'runs/n'}
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        named = re.fullmatch(r"(T(?:_[a-z]+)?)=(.+)", text)
+        letter, spec = (named[1], named[2]) if named else ("T", text)
+        found.setdefault(letter, []).append(spec)
+    if list(found) == ["T"] and len(found["T"]) == 1:
+        return found["T"][0]
+    return {letter: specs[0] if len(specs) == 1 else specs for letter, specs in found.items()}
 
 
 Radius = Annotated[float, BeforeValidator(_radius)]
@@ -46,8 +82,11 @@ class Settings(BaseModel):
     method: str = setting("pgd_at", "Method", "Method and plug-ins, e.g. rslad+mmard; `mmard methods` lists them.")
     inner: str | None = setting(None, "Method", "Take the attack (inner objective) of this method instead.")
     outer: str | None = setting(None, "Method", "Take the loss (outer terms) of this method instead.")
-    params: dict[str, Value] = setting(
+    params: Annotated[dict[str, Value], BeforeValidator(flattened)] = setting(
         {}, "Method", "Parameters of methods and plug-ins by full name, e.g. mmard.guide=0.5."
+    )
+    peer: str | None = setting(
+        None, "Method", "Network of the peer, for a method that trains one; the student's kind if not given."
     )
     preset: str = setting(
         "unified",
@@ -62,7 +101,7 @@ class Settings(BaseModel):
     )
     split_seed: int = setting(0, "Data", "Which images are held out; teacher and student should agree on it.")
     limit_train: int | None = setting(None, "Data", "Use only this many training images.")
-    augment: str = setting("auto", "Data", "Augmentation: auto (by data set), none, crop-flip or crop.")
+    augment: str = setting("auto", "Data", "Augmentation: auto (by data set), none, crop-flip, idbh-strong ...")
     image_size: int | None = setting(None, "Data", "Bring images to squares of this many pixels (folder and parquet).")
     on_disk: bool = setting(False, "Data", "Keep decoded images in a memory-mapped file instead of memory.")
     normalise: Literal["none", "data"] = setting(
@@ -70,11 +109,15 @@ class Settings(BaseModel):
     )
 
     eps: Radius = setting(8 / 255, "Attack", "Radius of the ball, in input units: 8/255 or 0.031.")
-    norm: Literal["linf", "l2"] = setting("linf", "Attack", "Norm of the ball.")
+    norm: Literal["linf", "l2", "l1"] = setting("linf", "Attack", "Norm of the ball.")
     steps: int = setting(10, "Attack", "Steps of the training attack.")
     step_size: Radius | None = setting(None, "Attack", "Length of a step; a quarter of eps if not given.")
     start: str | None = setting(
         None, "Attack", "Start of the attack: gaussian, uniform or none; the method's own if not given."
+    )
+
+    attack: str | None = setting(
+        None, "Attack", "Training attack: pgd, or noise-fgsm (one step, not projected); the method's own if not given."
     )
 
     epochs: int = setting(200, "Training", "Passes over the training images.")
@@ -83,16 +126,20 @@ class Settings(BaseModel):
     momentum: float = setting(0.9, "Training", "Momentum of SGD.")
     nesterov: bool = setting(False, "Training", "Nesterov's form of momentum.")
     weight_decay: float = setting(5e-4, "Training", "Weight decay of SGD.")
-    schedule: str = setting("step", "Training", "Learning rate over the run: step, cosine, one-cycle or constant.")
+    schedule: str = setting("step", "Training", "Learning rate: step, cosine, late-cosine, one-cycle or constant.")
     milestones: tuple[float, ...] = setting(
-        (0.5, 0.75), "Training", "Drops of the step schedule: epochs, or shares of the run below 1."
+        (0.5, 0.75), "Training", "Drops of the step schedule (late-cosine falls from the first): epochs, or shares."
     )
     drop: float = setting(0.1, "Training", "Factor at each milestone.")
+    peak: float = setting(0.3, "Training", "Share of the run at which one-cycle reaches lr.")
     warmup: float = setting(0.0, "Training", "Epochs of linear growth at the start.")
     average: str = setting("none", "Training", "Averaging of weights: none, ema or swa.")
     ema_decay: float = setting(0.995, "Training", "Weight of the past in ema.")
     swa_from: float = setting(0.5, "Training", "Share of the run from which swa averages.")
     grad_clip: float = setting(0.0, "Training", "Largest norm of the gradient; 0 for none.")
+    accumulate: Annotated[int, Field(ge=1)] = setting(
+        1, "Training", "Micro-batches that a batch is descended in; BatchNorm normalises each by itself."
+    )
     val_attack: str = setting(
         "pgd-10", "Training", "Attack on the validation images after every epoch; chooses the best weights."
     )
@@ -101,6 +148,20 @@ class Settings(BaseModel):
     device: str = setting("auto", "Machine", "cpu, cuda, cuda:1, or auto.")
     threads: int = setting(0, "Machine", "CPU threads; 0 leaves PyTorch's choice.")
     save_seconds: float = setting(60.0, "Machine", "Time between saves of the state.")
+    engine: Literal["fast", "plain"] = setting(
+        "fast", "Machine", "What attacks call: fast, twins of the networks, equal up to rounding; or plain, themselves."
+    )
+    precision: Literal["fp32", "bf16", "auto"] = setting(
+        "fp32", "Machine", "Of twins: fp32, bf16 (attack and teacher, not the update), or auto, which times both."
+    )
+    attack_chunk: Annotated[int, Field(ge=0)] = setting(
+        0, "Machine", "Attack so many images at a time; 0 for the batch, halved by itself when memory runs out."
+    )
+    sync_bn: bool = setting(
+        False, "Machine", "With several processes on GPUs: BatchNorm normalises by the images of all of them."
+    )
+    cuda_graphs: bool = setting(True, "Machine", "Record the attack as one CUDA graph where there is a GPU.")
+    compile: bool = setting(False, "Machine", "Compile the update's forwards by torch.compile; takes a minute or more.")
     tensorboard: bool = setting(False, "Machine", "Write TensorBoard events into the run folder.")
 
     @property
@@ -160,13 +221,35 @@ class DistillSettings(Settings):
     student: str = setting(
         "resnet18", "Method", "Network to train, e.g. resnet18, mobilenet_v2, cnn-8, or package.module:function."
     )
-    teacher: str = setting(
-        ..., "Method", "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights."
+    teacher: Teachers = setting(
+        ...,
+        "Method",
+        "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights. Several: "
+        "T=RUN T_nat=RUN, one for each; the same letter again is an ensemble.",
     )
-    teacher_weights: str | None = setting(
-        None, "Method", "Weights for a teacher given by its network's name (.safetensors, .pt)."
+    teacher_weights: str | dict[str, str] | None = setting(
+        None, "Method", "Weights for a teacher given by its network's name (.safetensors, .pt); T_nat=FILE for T_nat."
+    )
+    teacher_mix: Literal["probs", "logits"] = setting(
+        "probs", "Method", "What an ensemble of teachers averages: probabilities, or centred logits."
     )
     teacher_which: Literal["best", "last"] = setting("best", "Method", "Which weights of a teacher's run folder.")
+    teacher_table: str = setting(
+        "off", "Method", "Keep T(x) of every view: off, memory, cache (below ~/.cache), or a folder."
+    )
+    fill_table: bool = setting(False, "Method", "Fill the teacher table before the first step.")
+
+
+def teachers_said(settings: DistillSettings) -> dict[str, tuple[str, ...]]:
+    """What was said of every teacher, by letter; several members are an ensemble."""
+    said = settings.teacher if isinstance(settings.teacher, dict) else {"T": settings.teacher}
+    return {letter: (own,) if isinstance(own, str) else tuple(own) for letter, own in said.items()}
+
+
+def weights_said(settings: DistillSettings) -> dict[str, str]:
+    """Files of weights, by the letter of the teacher that they are for."""
+    files = settings.teacher_weights
+    return {"T": files} if isinstance(files, str) else files or {}
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -189,7 +272,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise Refused(str(path), expected=f"{path.suffix[1:].upper()}", got=str(error)) from None
     if not isinstance(found, dict):
         raise Refused(str(path), expected="settings by name", got=type(found).__name__)
-    return found
+    return {**found, "params": flattened(found["params"])} if "params" in found else found
 
 
 @cache

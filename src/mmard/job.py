@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -13,29 +13,35 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmard.attacks import PGD, trial
-from mmard.balls import Budget, as_fraction
-from mmard.config import DistillSettings, Settings, TrainSettings
-from mmard.data import DATA, ImageSet, Splits, load
+from mmard._version import __version__
+from mmard.attacks import TRAINING_ATTACKS, trial
+from mmard.balls import Budget
+from mmard.companions import companions
+from mmard.config import DistillSettings, Settings, TrainSettings, teachers_said
+from mmard.data import DATA, ImageSet, Splits, load, load_split
 from mmard.data.augment import AUGMENTATIONS, augmentation
 from mmard.data.batches import Batches, LoaderBatches, SetBatches
 from mmard.data.gathered import gathered
+from mmard.engine.known import NONE as NO_TABLES
+from mmard.engine.known import Tables, tables_for
+from mmard.engine.layout import lay_out
+from mmard.engine.recorded import chosen
+from mmard.engine.twins import Engine, Record
+from mmard.engine.ways import accumulation_notes, ascent_for
 from mmard.errors import Refused, unknown
-from mmard.evaluation.evaluate import accuracies, evaluate
+from mmard.evaluation.evaluate import accuracies
 from mmard.method import Method
 from mmard.methods import compose
 from mmard.models import check_logits
 from mmard.modes import evaluating
-from mmard.networks import GIVEN, load_network, network_facts, new_network
+from mmard.networks import GIVEN, network_facts, new_network
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
+from mmard.training.distributed import Ranks, synchronised
 from mmard.training.fit import Validation, fit
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step
 from mmard.training.tensorboard import TensorBoard, writer_class
-
-GATE_IMAGES = 500
-"""Validation images on which a teacher must do clearly better than chance before training starts."""
 
 Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 """Training and validation batches of a user's own."""
@@ -53,8 +59,15 @@ class Job:
     recipe: Recipe
     facts: dict[str, Any]
     splits: Splits | None
-    teacher_source: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tables: Tables = NO_TABLES
+
+    @property
+    def teacher_source(self) -> str:
+        """Where the robust teacher came from; empty without one."""
+        return self.sources.get("T", "")
 
     @property
     def student(self) -> nn.Module:
@@ -73,7 +86,17 @@ class Job:
         with closing(TensorBoard(run.path / "tensorboard")) as board:
             return self._fit(run, [*observers, board])
 
+    def choose_engine(self, run: Run | None = None) -> Record:
+        """Make the twins: as this run had them so far, and as the first of several processes has them."""
+        device = next(self.student.parameters()).device
+        x = torch.zeros(self.settings.batch_size, *self.validation.image_shape, device=device)
+        return chosen(self.step.twins, x, run, self.step.ranks)
+
     def _fit(self, run: Run, observers: Sequence[Callable[[Event], None]]) -> Position:
+        self.choose_engine(run)
+        if isinstance(self.settings, DistillSettings) and self.settings.fill_table:
+            rank, size = (0, 1) if self.step.ranks is None else (self.step.ranks.rank, self.step.ranks.size)
+            self.tables.fill(self.batches, lambda text: show({"kind": "note", "text": text}, observers), rank, size)
         return fit(
             self.step,
             self.batches,
@@ -81,40 +104,56 @@ class Job:
             run,
             self.validate,
             facts=self.facts,
+            others=self.others,
             observers=observers,
             save_seconds=self.settings.save_seconds,
+            tables=self.tables,
+            accumulate=self.settings.accumulate,
         )
+
+
+def show(event: Event, observers: Sequence[Callable[[Event], None]]) -> None:
+    """Tell an event that no log keeps."""
+    for observer in observers:
+        observer(event)
 
 
 def prepare(
     settings: Settings,
     *,
     student: nn.Module | None = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Mapping[str, nn.Module] | None = None,
     data: Splits | Loaders | None = None,
     method: Method | None = None,
+    ranks: Ranks | None = None,
 ) -> Job:
     """Put a training together. Objects that are given stand in for what the settings name.
+
+    Several teachers are given by letter. With `ranks`, this process takes its share of every batch.
 
     Raises:
         Refused: for anything that would make the training fail or mean nothing; nothing has been written by then.
     """
     device = pick_device(settings.device)
+    if ranks is not None:
+        device = _own_device(device, ranks)
+        _refuse_apart(settings, data, ranks)
     if settings.tensorboard:
         writer_class()  # refuses here, and not when the folder has been made
     if settings.threads > 0:
         torch.set_num_threads(settings.threads)
+    engine = Engine(settings.engine, settings.precision)
+    engine.check(device)
     budget = Budget(settings.eps, settings.norm)
-    _refuse_what_is_lost(settings, student, teacher, data, method)
-    method = method or compose(settings.method, settings.inner, settings.outer, settings.params)
+    given = {"T": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
+    _refuse_what_is_lost(settings, student, given, data, method)
+    method = method_of(settings, method)
     _check_kind(settings, method)
-    step_size = budget.eps / 4 if settings.step_size is None else settings.step_size
-    attack = PGD(settings.steps, step_size, settings.start or method.start)
-    attack.check(budget)
+    attack = method.attack(budget, settings.steps, settings.step_size, settings.start or method.start)
     trial(settings.val_attack, budget)
     recipe = recipe_of(settings)
 
-    batches, validation, splits = _data(settings, data, device)
+    batches, validation, splits = _data(settings, data, device, ranks)
     if splits is None and student is not None:
         validation = _with_all_classes(validation, student)
     images = splits.train if splits else validation
@@ -127,28 +166,42 @@ def prepare(
     facts = network_facts(name, student, images)
     nets = {"S": student.to(device)}
 
-    source, notes = "", []
-    if method.needs_teacher:
-        assert isinstance(settings, DistillSettings)
-        if teacher is None:
-            found = load_network(
-                settings.teacher,
-                num_classes=validation.num_classes,
-                image_shape=validation.image_shape,
-                which=settings.teacher_which,
-                weights=settings.teacher_weights,
-                who="teacher",
-            )
-            teacher, source = found.module, found.source
-        else:
-            source = f"{GIVEN}{type(teacher).__name__}"
-        nets["T"] = teacher.to(device)
-        check_logits(teacher, validation.image_shape, validation.num_classes, "teacher")
-        notes.append(_pass_gate(teacher, validation, budget, source))
+    beside = companions(settings, method, name, given, images, validation, budget, device)
+    nets, notes = {**nets, **beside.nets}, list(beside.notes)
+    if settings.sync_bn:
+        if ranks is None:
+            mend = "start several processes with torchrun"
+            raise Refused("--sync-bn", expected="several processes", got="one", mend=mend)
+        nets |= {letter: synchronised(nets[letter]) for letter in method.forwards}
     if method.memory is not None:
         method.memory.to(device)
-    step = Step(method, nets, attack, budget, seed=settings.seed)
-    return Job(settings, method, step, batches, validation, recipe, facts, splits, source, notes)
+    ascent, ignored = ascent_for(method, attack, device, settings.attack_chunk, settings.cuda_graphs)
+    if engine.kind == "fast":
+        for letter in method.forwards:
+            lay_out(nets[letter], validation.image_shape)
+    how: dict[str, Any] = {"ascent": ascent, "compiled": settings.compile, "engine": engine, "ranks": ranks}
+    step = Step(method, nets, attack, budget, seed=settings.seed, **how)
+    notes += ignored
+    notes += accumulation_notes(method, settings.accumulate, settings.batch_size if splits else None)
+    where = settings.teacher_table if isinstance(settings, DistillSettings) else "off"
+    tables = tables_for(where, method, nets, splits.train if splits else None, batches)
+    notes += tables.notes
+    about = (splits, beside.sources, notes, beside.facts, tables)
+    return Job(settings, method, step, batches, validation, recipe, facts, *about)
+
+
+def method_of(settings: Settings, method: Method | None = None) -> Method:
+    """The method that the settings describe, or the given one, with the training attack that they name.
+
+    Raises:
+        Refused: for names and parameters that are none.
+    """
+    made = method or compose(settings.method, settings.inner, settings.outer, settings.params)
+    if settings.attack is None:
+        return made
+    if settings.attack not in TRAINING_ATTACKS:
+        raise unknown("attack", settings.attack, TRAINING_ATTACKS)
+    return replace(made, attack=TRAINING_ATTACKS[settings.attack])
 
 
 def recipe_of(settings: Settings) -> Recipe:
@@ -185,19 +238,57 @@ def default_out(settings: Settings, method: str) -> str:
 
 def load_splits(settings: Settings) -> Splits:
     """The data that the settings name."""
-    return load(
-        settings.data,
-        settings.data_dir,
-        val_share=settings.val_share,
-        split_seed=settings.split_seed,
-        limit_train=settings.limit_train,
-        on_disk=settings.on_disk,
-        image_size=settings.image_size,
-    )
+    return load(settings.data, settings.data_dir, **_data_settings(settings))
+
+
+def load_images(settings: Settings, split: str) -> ImageSet:
+    """One split of the data that the settings name; the images of the others are not read."""
+    return load_split(settings.data, split, settings.data_dir, **_data_settings(settings))
+
+
+def _data_settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "val_share": settings.val_share,
+        "split_seed": settings.split_seed,
+        "limit_train": settings.limit_train,
+        "on_disk": settings.on_disk,
+        "image_size": settings.image_size,
+    }
+
+
+def _own_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """The GPU of this process, or the CPU."""
+    if device.type != "cuda":
+        return device
+    if device.index is not None:
+        mend = "leave --device out: each process takes the GPU of its number"
+        raise Refused("--device with several processes", expected="auto, cpu or cuda", got=str(device), mend=mend)
+    return pick_device(f"cuda:{ranks.local}")
+
+
+def _refuse_apart(settings: Settings, data: Splits | Loaders | None, ranks: Ranks) -> None:
+    """Refuse what several processes cannot do together."""
+    if isinstance(data, tuple):
+        mend = "hand over Splits, of which each process takes its rows"
+        raise Refused("data", expected="a name or Splits, with several processes", got="loaders", mend=mend)
+    if settings.batch_size < 2 * ranks.size:
+        expected = f"at least {2 * ranks.size}, two images for each of {ranks.size} processes"
+        raise Refused("--batch-size", expected=expected, got=str(settings.batch_size))
+    ranks.refuse_unequal("settings", json.dumps(settings.as_config(), sort_keys=True, default=str))
+    ranks.refuse_unequal("version", f"mmard {__version__}, torch {torch.__version__}")
+
+
+def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
+    """Refuse a last batch that leaves a process without two images, which BatchNorm needs."""
+    rest = images % batch_size
+    if 1 < rest < 2 * ranks.size:
+        expected = f"a last batch of at least {2 * ranks.size} images, two for each of {ranks.size} processes"
+        better = next(b for b in range(batch_size - 1, 1, -1) if images % b == 0 or images % b >= 2 * ranks.size)
+        raise Refused("--batch-size", expected=expected, got=f"{rest} of {images}", mend=f"{better} would do")
 
 
 def _data(
-    settings: Settings, data: Splits | Loaders | None, device: torch.device
+    settings: Settings, data: Splits | Loaders | None, device: torch.device, ranks: Ranks | None
 ) -> tuple[Batches, ImageSet, Splits | None]:
     if isinstance(data, tuple) and len(data) == 2:
         train, val = data
@@ -216,7 +307,12 @@ def _data(
     if name not in AUGMENTATIONS:
         raise unknown("augmentation", name, ("auto", *AUGMENTATIONS))
     views = augmentation(name, splits.train.image_shape)
-    return SetBatches(splits.train, settings.batch_size, device, settings.seed, views), splits.val, splits
+    if ranks is not None:
+        _refuse_thin(len(splits.train), settings.batch_size, ranks)
+        ranks.refuse_unequal("training images", splits.train.fingerprint())
+    share = ranks.rows if ranks is not None else None
+    cut = SetBatches(splits.train, settings.batch_size, device, settings.seed, views, share=share)
+    return cut, splits.val, splits
 
 
 def _with_all_classes(images: ImageSet, student: nn.Module) -> ImageSet:
@@ -233,14 +329,16 @@ def _with_all_classes(images: ImageSet, student: nn.Module) -> ImageSet:
 def _refuse_what_is_lost(
     settings: Settings,
     student: nn.Module | None,
-    teacher: nn.Module | None,
+    teachers: Mapping[str, nn.Module],
     data: Splits | Loaders | None,
     method: Method | None,
 ) -> None:
     """Refuse settings that stand for an object which is not here, and settings that a given object would not follow."""
-    given = {"model": student, "student": student, "teacher": teacher, "data": data, "method": method}
-    for name, thing in given.items():
-        value = getattr(settings, name, "")
+    given = {"model": student, "student": student, "data": data, "method": method}
+    values = [(name, getattr(settings, name, ""), thing) for name, thing in given.items()]
+    for letter, specs in teachers_said(settings).items() if isinstance(settings, DistillSettings) else ():
+        values += [("teacher", spec, teachers.get(letter)) for spec in specs]
+    for name, value, thing in values:
         if thing is None and value.startswith(GIVEN):
             mend = "this run was made in Python; go on there, with resume=True"
             raise Refused(f"setting {name}", expected="the object itself", got=value, mend=mend)
@@ -259,33 +357,8 @@ def _check_kind(settings: Settings, method: Method) -> None:
         raise Refused(name, expected="one without a teacher", got="one that reads T", mend=mend)
     if isinstance(settings, DistillSettings) and not method.needs_teacher:
         raise Refused(name, expected="one that reads a teacher", got="one without", mend="use mmard train")
-
-
-def _pass_gate(teacher: nn.Module, validation: ImageSet, budget: Budget, source: str) -> str:
-    """Refuse a teacher that does no better than guessing; otherwise a line on what it achieves.
-
-    Accuracy is averaged over the classes, so that always saying the largest class is worth as little as guessing.
-    """
-    # From all over the set: a loader of somebody's own may be sorted by class.
-    some = validation.take(torch.linspace(0, len(validation) - 1, min(GATE_IMAGES, len(validation))).long())
-    clean, attacked = evaluate(teacher, some, [trial("fgsm", budget)], budget, split="val", which="teacher")
-    counts = some.class_counts()
-    met = counts > 0
-    right = some.y[torch.from_numpy(clean.mask)].bincount(minlength=len(counts))
-    balanced = (right[met] / counts[met]).mean().item()
-    classes = int(met.sum())
-    chance = 1 / classes
-    spread = math.sqrt(chance * (1 - chance) * (1 / counts[met]).sum().item()) / classes
-    if balanced <= chance + 3 * spread and classes > 1:
-        raise Refused(
-            f"teacher {source}",
-            expected=f"a clean accuracy over classes above chance ({chance:.1%}) on {len(some)} validation images",
-            got=f"{balanced:.1%}",
-            mend="are these its weights, and does it take images in [0, 1]?",
-        )
-    accuracy, robust = clean.score.accuracy, attacked.score.accuracy
-    ball = f"{budget.norm} {as_fraction(budget.eps)}"
-    note = f"teacher {source}: {accuracy:.1%} clean, {robust:.1%} under FGSM at {ball}, {len(some)} validation images"
-    if robust < accuracy / 2:
-        note += "; it hardly holds under attack itself: guidance by such a teacher can hurt (docs/mmard.md)"
-    return note
+    if isinstance(settings, DistillSettings) and {*teachers_said(settings)} != {*method.teachers}:
+        missing = [letter for letter in method.teachers if letter not in teachers_said(settings)]
+        got = f"{' and '.join(teachers_said(settings)) or 'none'}"
+        mend = f"say --teacher {missing[0]}=RUN as well" if missing else "leave out what no formula reads"
+        raise Refused(name, expected=f"the teachers {' and '.join(method.teachers)}", got=got, mend=mend)

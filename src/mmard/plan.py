@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
 
@@ -21,9 +21,11 @@ from mmard.balls import Budget
 from mmard.config import Settings, preset_values
 from mmard.data import ImageSet
 from mmard.data.batches import Batches
-from mmard.job import Job
+from mmard.engine.accumulation import descend
+from mmard.engine.twins import Record
+from mmard.job import Job, method_of
 from mmard.method import Method
-from mmard.methods import METHODS, PLUGINS, compose, parameters
+from mmard.methods import METHODS, PLUGINS, parameters
 from mmard.models import parameter_count
 from mmard.modes import evaluating, frozen
 from mmard.seeds import generator
@@ -103,7 +105,7 @@ def count_passes(method: Method, steps: int = 10) -> dict[str, Passes]:
     x = torch.linspace(0.1, 0.9, TOY_BATCH * torch.Size(TOY_SHAPE).numel()).view(TOY_BATCH, *TOY_SHAPE)
     y = torch.arange(TOY_BATCH) % TOY_CLASSES
     budget = Budget(0.1)
-    loss, _ = Step(method, nets, PGD(steps, budget.eps / 4, method.start), budget)(x, y)
+    loss, _ = Step(method, nets, method.attack(budget, steps, None, method.start), budget)(x, y)
     loss.backward()
     return {letter: net.passes for letter, net in nets.items()}
 
@@ -136,7 +138,9 @@ class Pace:
         return self.images / self.seconds
 
 
-def pace(method: Method, step: Step, batches: Batches, *, seconds: float = SECONDS, least: int = 2) -> Pace:
+def pace(
+    method: Method, step: Step, batches: Batches, *, seconds: float = SECONDS, least: int = 2, accumulate: int = 1
+) -> Pace:
     """Time real steps on copies of the networks, which themselves stay as they are.
 
     Args:
@@ -145,9 +149,11 @@ def pace(method: Method, step: Step, batches: Batches, *, seconds: float = SECON
         batches: training batches.
         seconds: stop after about so long.
         least: but time so many steps at least, after one that is not timed.
+        accumulate: micro-batches of a step.
     """
     nets = {letter: copy.deepcopy(net) for letter, net in step.nets.items()}
-    copied = Step(method, nets, step.attack, step.budget, step.seed)
+    copied = Step(method, nets, step.attack, step.budget, step.seed, step.ascent, step.twins.engine)
+    copied.twins.keep(step.twins.record)
     weights = [p for net in copied.trained.values() for p in net.train().parameters() if p.requires_grad]
     # At a rate of zero the networks stay as they are at the start, and a step takes as long as any other.
     optimizer = torch.optim.SGD(weights, lr=0.0, momentum=0.9)
@@ -157,8 +163,7 @@ def pace(method: Method, step: Step, batches: Batches, *, seconds: float = SECON
     began, done, images = time.perf_counter(), -1, 0
     for x, y in chain.from_iterable(batches.epoch(epoch) for epoch in count()):
         optimizer.zero_grad(set_to_none=True)
-        loss, _ = copied(x, y)
-        loss.backward()
+        descend(copied, x, y, 1.0, {}, accumulate)
         optimizer.step()
         _wait(device)
         done += 1
@@ -240,6 +245,7 @@ class Plan:
         pace: measured steps.
         validation: seconds of one validation.
         done: epochs that a resumed run has behind it.
+        engine: what stands for each network in the attack, by letter.
     """
 
     job: Job
@@ -248,6 +254,7 @@ class Plan:
     pace: Pace
     validation: float
     done: int = 0
+    engine: Record = field(default_factory=dict)
 
     @property
     def epoch_seconds(self) -> float:
@@ -265,14 +272,16 @@ def plan(job: Job, done: int = 0, seconds: float = SECONDS) -> Plan:
     settings = job.settings
 
     def fresh() -> Method:
-        return compose(settings.method, settings.inner, settings.outer, settings.params)
+        return method_of(settings)
 
     steps = job.step.attack.steps if isinstance(job.step.attack, PGD) else settings.steps
+    engine = job.choose_engine()
     return Plan(
         job=job,
+        engine=engine,
         weights={letter: parameter_count(net) for letter, net in job.step.nets.items()},
         passes=count_passes(fresh(), steps),
-        pace=pace(fresh(), job.step, job.batches, seconds=seconds),
+        pace=pace(fresh(), job.step, job.batches, seconds=seconds, accumulate=settings.accumulate),
         validation=attack_seconds(
             job.student, job.validation, trial(settings.val_attack, job.step.budget), job.step.budget
         ),

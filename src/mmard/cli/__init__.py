@@ -6,6 +6,8 @@
     training.py    train, distill, resume, dry run             live.py     the display while training
     evaluating.py  evaluate                                    showing.py  show
     catalogue.py   methods, models, data, fetch                demo.py     demo
+    reporting.py   report (its options: app_report.py)
+    benching.py    bench (its options: app_bench.py)
     output.py      consoles, tables, numbers for people
 
 Nothing here imports PyTorch before a command runs that needs it, so that help answers at once.

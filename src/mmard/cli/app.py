@@ -11,6 +11,7 @@ from mmard._version import __version__
 from mmard.cli.flags import with_settings
 from mmard.cli.help import FrontPage, Page
 from mmard.config import DistillSettings, TrainSettings
+from mmard.evaluation.columns import GROUPS
 
 
 def _option(text: str, metavar: str | None = None, *flags: str, panel: str | None = None, shown: str = "") -> Any:
@@ -35,6 +36,8 @@ DryRun = Annotated[
 ]
 Quiet = Annotated[bool, _run_option("Print the run's folder and nothing else.", None, "--quiet", "-q")]
 AsJson = Annotated[bool, _option("Print records as JSON.", None, "--json")]
+
+GROUPS_SAY = ", ".join(GROUPS)
 
 PRECEDENCE = """
     A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
@@ -156,7 +159,10 @@ def distill(
     mmard evaluate runs/s
     mmard evaluate runs/s --attack fgsm,pgd-20,cw-30,pgd-100x10 --first 1000
     mmard evaluate runs/s --attack aa
+    mmard evaluate runs/s --also all --first 1000
+    mmard evaluate runs/s --attack pgd-20 --from runs/t
     mmard evaluate resnet18 --weights their.pt --data cifar10 --data-dir D --eps 8/255
+    mmard evaluate deployed.onnx --attack square --data cifar10 --data-dir D --eps 8/255
     """,
 )
 def evaluate(
@@ -164,21 +170,29 @@ def evaluate(
         str,
         typer.Argument(
             metavar="RUN|FILE|NAME",
-            help="A run, a file of weights that mmard wrote, or a network's name with --weights.",
+            help="A run, a file of weights that mmard wrote, an ONNX file, or a network's name with --weights.",
         ),
     ],
     attack: Annotated[
         str,
         _option(
-            "Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack.",
+            f"Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack. Or a group: {GROUPS_SAY}. "
+            "`mmard attacks` lists all.",
             "LIST",
-            shown="pgd-20,cw-30",
+            shown="quick",
         ),
-    ] = "pgd-20,cw-30",
+    ] = "quick",
+    also: Annotated[
+        str,
+        _option(
+            "What else to find: checks, classes, margins, calibration, examples, boundary, eps, steps (curves), or all.",
+            "LIST",
+        ),
+    ] = "",
     eps: Annotated[
         str | None, _option("Radius of the ball, in input units: 8/255; the run's if not given.", "X")
     ] = None,
-    norm: Annotated[str | None, _option("Norm of the ball; the run's if not given.", "linf|l2")] = None,
+    norm: Annotated[str | None, _option("Norm of the ball; the run's if not given.", "linf|l2|l1")] = None,
     which: Annotated[str, _option("Which weights of a run.", "best|last", shown="best")] = "best",
     weights: Annotated[Path | None, _option("Weights for a network given by name (.safetensors, .pt).", "FILE")] = None,
     data: Annotated[str | None, _option("Data set; the run's if not given.", "NAME")] = None,
@@ -188,6 +202,19 @@ def evaluate(
     batch_size: Annotated[int, _option("Images attacked at once.", "N", shown="250")] = 250,
     seed: Annotated[int, _option("Seed of random starts.", "N", shown="0")] = 0,
     device: Annotated[str, _option("cpu, cuda, cuda:1, or auto.", "TEXT", shown="auto")] = "auto",
+    teacher: Annotated[
+        str | None, _option("Teacher for --also boundary and examples; the run's if not given.", "RUN|FILE")
+    ] = None,
+    mean: Annotated[str | None, _option("What --weights want their input normalised with.", "X,X,X", "--mean")] = None,
+    std: Annotated[str | None, _option("The same: deviation of each channel.", "X,X,X", "--std")] = None,
+    made_on: Annotated[
+        str | None, _option("Make the attacks on this other network: run, file or name.", "RUN|FILE|NAME", "--from")
+    ] = None,
+    made_on_weights: Annotated[Path | None, _option("Weights for --from by name.", "FILE", "--from-weights")] = None,
+    out: Annotated[
+        Path | None, _option("Where records of a network without a run go; compare reads it.", "FOLDER", "--out")
+    ] = None,
+    processes: Annotated[int, _option("Share the work among so many processes; same verdicts.", "N", shown="1")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy without attack and under each attack, with 95% intervals. A run keeps the records in its folder."""
@@ -207,6 +234,14 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        made_on=made_on,
+        made_on_weights=made_on_weights,
+        out=out,
+        also=also,
+        teacher=teacher,
+        mean=mean,
+        std=std,
+        processes=processes,
     )
     show_scores(request, as_json)
 
@@ -248,6 +283,14 @@ def methods(
         show_method(spec)
 
 
+@app.command(cls=Page, rich_help_panel="Look", epilog="mmard attacks")
+def attacks() -> None:
+    """Attacks that an evaluation can be told to make, as they are spelled, and groups of them."""
+    from mmard.cli.catalogue import show_attacks
+
+    show_attacks()
+
+
 @app.command(cls=Page, rich_help_panel="Look", epilog="mmard models")
 def models() -> None:
     """Networks that can be named, with their numbers of weights."""
@@ -264,12 +307,31 @@ def data() -> None:
     show_data()
 
 
-@app.command(cls=Page, rich_help_panel="Data", epilog="mmard fetch cifar10 --data-dir D")
+@app.command(
+    cls=Page,
+    rich_help_panel="Data",
+    epilog="""
+    mmard fetch cifar10 --data-dir D
+    mmard fetch robustbench:Zhang2019Theoretically --data-dir D
+    """,
+)
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set; mmard data lists those to fetch.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A data set of `mmard data`, or a teacher of `mmard teachers`: robustbench:NAME."
+        ),
+    ],
     data_dir: Annotated[Path, _option("Where to put it.", "FOLDER", "--data-dir")],
 ) -> None:
-    """Fetch a data set from the Hugging Face hub and check every file. Called again, it goes on where it stopped."""
-    from mmard.cli.catalogue import fetch_data
+    """Fetch a data set from the Hugging Face hub, or a teacher from Google Drive, and check every file.
 
-    fetch_data(name, data_dir)
+    Called again, it goes on where it stopped.
+    """
+    from mmard.cli.catalogue import fetch_data
+    from mmard.cli.teaching import fetch_known
+
+    (fetch_known if name.startswith("robustbench:") else fetch_data)(name, data_dir)
+
+
+from mmard.cli import app_bench, app_compare, app_report, app_share  # noqa: E402, F401  they register themselves here

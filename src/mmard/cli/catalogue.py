@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmard.cli.output import commands, console, line, put, table
-from mmard.cli.planned import PASSES, counts, passes_table
+from mmard.cli.planned import PASSES, ROLES, counts, passes_table
 from mmard.errors import Refused
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def show_methods() -> None:
     out.print()
     line(
         out,
-        "S student, T teacher, x' the attacked x. max: climbed by the attack, min: descended by the student.",
+        "S student, T teacher, T_nat natural teacher, P peer, x' the attacked x. max: climbed by the attack, "
+        "min: descended by the student.",
         "quiet",
     )
     line(out, f"Passes of one step, counted in a run with {STEPS} attack steps; {PASSES}.", "quiet")
@@ -115,7 +116,7 @@ def show_method(spec: str) -> None:
     line(out, f"passes in a step, attack of {STEPS} steps", "strong")
     grid = passes_table("network")
     for letter, passes in count_passes(build(spec), STEPS).items():
-        grid.add_row({"S": "S student", "T": "T teacher"}.get(letter, letter), *counts(passes))
+        grid.add_row(f"{letter} {ROLES[letter]}", *counts(passes))
     put(out, grid, 2)
     line(out, f"  {PASSES}", "quiet")
     out.print()
@@ -176,6 +177,26 @@ def _plain(default: Any) -> str:
     return f"{default:.3g}" if isinstance(default, float) else str(default)
 
 
+def show_attacks() -> None:
+    """Every spelling of an attack that stands for its kind, and the groups of columns."""
+    from mmard.evaluation.columns import GROUPS, SPELLINGS
+
+    out = console()
+    rows = table("spelling", "attack", fold=("attack",))
+    for spelling, says in SPELLINGS:
+        rows.add_row(Text(spelling, style="command"), Text(says))
+    put(out, rows)
+    out.print()
+    rows = table("group", "attacks", "", fold=("attacks", ""))
+    for name, group in GROUPS.items():
+        rows.add_row(Text(name, style="command"), ",".join(group.specs), Text(group.says, style="quiet"))
+    put(out, rows)
+    out.print()
+    line(out, "Numbers can be changed: KIND-STEPSxRESTARTS@STEP for pgd and cw. A step that is a number is", "quiet")
+    line(out, "left out of a group where the ball is not linf up to 0.06, which it could not cross.", "quiet")
+    commands(out, "next", ["mmard evaluate RUN --attack usual", "mmard evaluate RUN --attack pgd-50x5,square"])
+
+
 def show_models() -> None:
     """Every network that can be named, with its number of weights."""
     import torch
@@ -191,7 +212,7 @@ def show_models() -> None:
     put(out, rows)
     out.print()
     sized = ", ".join(
-        "-".join([key, *(n.upper() for n in family.numbers)]) for key, family in MODELS.items() if family.numbers
+        family.spelt(key, *(n.upper() for n in family.numbers)) for key, family in MODELS.items() if family.numbers
     )
     line(
         out, f"For 10 classes and 3 channels; images of any size. Any other size of {sized} can be named too,", "quiet"

@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from mmard.config import DistillSettings, Settings, TrainSettings, read_config
+from mmard.config import DistillSettings, Settings, TrainSettings, read_config, teachers_of
 from mmard.errors import Refused
 
 Said = dict[str, Any]
 """What a user said: values by the name of the setting. What was not said is not in it."""
 
 COMMANDS: dict[type[Settings], str] = {TrainSettings: "train", DistillSettings: "distill"}
+BY_LETTER = {"teacher": "RUN|T=RUN", "teacher_weights": "FILE|T=FILE"}
+"""Settings that may be said once for each teacher, by its letter."""
 _NUMBERS = {int: "N", float: "X", bool: ""}
 
 
@@ -56,6 +58,9 @@ def _option(name: str, info: FieldInfo) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     if info.annotation is bool:
         annotation, flag = bool | None, f"{flag}/--no-{flag[2:]}"
+    elif name in BY_LETTER:
+        annotation = list[str] | None
+        shown["metavar"] = BY_LETTER[name]
     elif _is(info, dict):
         annotation, flag = list[str] | None, "--param"
         shown["metavar"] = "NAME=VALUE"
@@ -78,6 +83,8 @@ def read_flags(flags: Mapping[str, Any]) -> Said:
     said = dict(flags)
     if "milestones" in said:
         said["milestones"] = [part.strip() for part in said["milestones"].split(",") if part.strip()]
+    for name in BY_LETTER.keys() & said.keys():
+        said[name] = teachers_of(said[name])
     if "params" in said:
         said["params"] = dict(_parameter(text) for text in said["params"])
     return said

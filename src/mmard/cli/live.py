@@ -122,6 +122,9 @@ class Moving:
         self.watch, self.out, self.headed = watch, out, False
 
     def __call__(self, event: Event) -> None:
+        if event["kind"] == "note":
+            self.out.print(Text(event["text"], style="quiet"), soft_wrap=True)
+            return
         self.watch.see(event)
         if event["kind"] == "epoch":
             self._row(event)
@@ -168,6 +171,10 @@ class Lines:
         self.spoke = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        if event["kind"] == "note":
+            self.out.print(Text(event["text"]), soft_wrap=True)
+            self.out.file.flush()
+            return
         self.watch.see(event)
         if event["kind"] == "epoch":
             best = ", best so far" if event.get("best") else ""

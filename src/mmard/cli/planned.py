@@ -13,18 +13,20 @@ from mmard.cli.output import console, duration, line, plural, put, table
 if TYPE_CHECKING:
     from mmard.plan import Passes, Plan
 
+ROLES = {"S": "student", "T": "teacher", "T_nat": "natural teacher", "P": "peer"}
 PASSES = "forward: passes, of them train: in train mode; back x, back w: gradients to the input, to the weights"
 
 
 def show_plan(plan: Plan, said: Said) -> None:
     """Networks, data, formulas, passes, speed, time, and every setting with where it comes from."""
+    from mmard.engine.twins import described
     from mmard.plan import origins
 
     out, job = console(), plan.job
     line(out, "networks, and their passes in a step", "strong")
     grid = passes_table("", "network", "weights")
-    roles = {"S": "student" if "T" in plan.weights else "model", "T": "teacher"}
-    names = {"S": job.facts["network"], "T": job.teacher_source}
+    roles = {**ROLES, "S": "student" if job.sources else "model"}
+    names = {"S": job.facts["network"], **{k: own["network"] for k, own in job.others.items()}, **job.sources}
     for letter, passes in plan.passes.items():
         grid.add_row(roles.get(letter, letter), names.get(letter, ""), f"{plan.weights[letter]:,}", *counts(passes))
     put(out, grid, 2)
@@ -48,6 +50,10 @@ def show_plan(plan: Plan, said: Said) -> None:
         + ", ".join(f"{len(part):,} {name}" for part, name in parts)
         + f" images of {shape}, {job.validation.num_classes} classes",
     )
+    out.print()
+    line(out, "engine", "strong")
+    for letter, chosen in plan.engine.items():
+        line(out, f"  {roles.get(letter, letter)}: {described(chosen)}")
     out.print()
     line(out, "time on this machine", "strong")
     measured = f"measured over {plural(plan.pace.steps, 'step')} of {plan.pace.step_seconds:.3g} s"
@@ -96,6 +102,9 @@ def value_text(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, dict):
+        pairs = [(key, own) for key, each in value.items() for own in (each if isinstance(each, list) else [each])]
+        return ", ".join(f"{key}={own}" for key, own in pairs)
     if isinstance(value, list | tuple):
         return ",".join(f"{each:g}" for each in value)
     return str(value)

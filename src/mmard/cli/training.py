@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmard.job import Job
     from mmard.run import Run
     from mmard.training.checkpoint import Position
+    from mmard.training.distributed import Ranks
 
 
 def train_or_distill(
@@ -40,7 +41,8 @@ def train_or_distill(
     if resume is not None:
         _refuse_beside_resume(flags, out, config)
         run = opened(resume, kind)
-        _go_on(run, kind, dry_run, quiet)
+        with _joined(kind.resolve(run.config)) as ranks:
+            _go_on(run, kind, dry_run, quiet, ranks)
         return
     said = with_file(kind, config, flags)
     if kind is DistillSettings and "teacher" not in said:
@@ -49,18 +51,44 @@ def train_or_distill(
     settings = kind.resolve(said)
     if out is not None:
         _folder_refused(out)
-    with busy("reading data and networks"):
-        from mmard.job import default_out, prepare
-        from mmard.run import Run
+    with _joined(settings) as ranks:
+        with busy("reading data and networks"):
+            from mmard.job import default_out, prepare
 
-        job = prepare(settings)
-    if dry_run:
-        _show_plan(job, said)
-        return
-    if out is None:
-        out = _free(Path(default_out(settings, job.method.name)))
-    run = Run.create(out, settings.as_config())
-    _train(job, run, kind, quiet)
+            job = prepare(settings, ranks=ranks)
+        if dry_run:
+            _refuse_several(ranks)
+            _show_plan(job, said)
+            return
+        if out is None:
+            out = _free(Path(default_out(settings, job.method.name)))
+        _train(job, _created(out, settings, ranks), kind, quiet)
+
+
+def _joined(settings: Settings) -> AbstractContextManager[Ranks | None]:
+    """This process among those that PyTorch's launcher started; None if it started only this one or none."""
+    from mmard.job import pick_device
+    from mmard.training.distributed import asked_for, joined
+
+    return joined(on_gpus=asked_for() and pick_device(settings.device).type == "cuda")
+
+
+def _refuse_several(ranks: Ranks | None) -> None:
+    if ranks is not None:
+        raise Refused("--dry-run", expected="one process", got=f"{ranks.size}", mend="leave torchrun out for the plan")
+
+
+def _created(out: Path, settings: Settings, ranks: Ranks | None) -> Run:
+    """A new run folder, made by the first process."""
+    from mmard.run import Run
+    from mmard.training.distributed import Silent
+
+    if ranks is None:
+        return Run.create(out, settings.as_config())
+    if ranks.first:
+        run = Run.create(out, settings.as_config())
+    path = Path(ranks.told(str(out)))
+    return run if ranks.first else Silent(path)
 
 
 def _refuse_beside_resume(flags: Said, out: Path | None, config: Path | None) -> None:
@@ -97,10 +125,13 @@ def command_of(config: dict[str, Any]) -> str:
     return "distill" if "student" in config else "train"
 
 
-def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool) -> None:
+def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
     from mmard.job import prepare
+    from mmard.training.distributed import Silent
 
     if (position := position_of(run)) is not None and position.finished:
+        if ranks is not None and not ranks.first:
+            return
         if quiet:
             print(run.path)
             return
@@ -110,11 +141,13 @@ def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool) -> None:
         return
     said = run.config
     with busy("reading data and networks"):
-        job = prepare(kind.resolve(said))
+        job = prepare(kind.resolve(said), ranks=ranks)
     if dry_run:
+        _refuse_several(ranks)
+        job.step.twins.keep(run.engine or {})
         _show_plan(job, said, done=position.epoch if position else 0)
         return
-    _train(job, run, kind, quiet)
+    _train(job, run if ranks is None or ranks.first else Silent(run.path), kind, quiet)
 
 
 def position_of(run: Run) -> Position | None:
@@ -163,6 +196,10 @@ def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
     from mmard.training.fit import Diverged, Interrupted
 
     again = f"mmard {COMMANDS[kind]} --resume {shlex.quote(str(run.path))}"
+    ranks = job.step.ranks
+    if ranks is not None and not ranks.first:
+        _follow(job, run)
+        return
     if not quiet:
         _introduce(job, run)
     try:
@@ -180,6 +217,18 @@ def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
         print(run.path)
         return
     _conclude(job, run, position)
+
+
+def _follow(job: Job, run: Run) -> None:
+    """Train beside the first process, which speaks for all."""
+    from mmard.training.fit import Diverged, Interrupted
+
+    try:
+        job.train(run)
+    except (Interrupted, KeyboardInterrupt):
+        raise typer.Exit(INTERRUPTED) from None
+    except Diverged:
+        raise typer.Exit(1) from None
 
 
 def _trained(job: Job, run: Run, quiet: bool) -> Position:

@@ -26,6 +26,7 @@ class Position:
         sums: sums of what is logged as means over the epoch at work.
         seconds: time spent training by all processes.
         finished: whether the last epoch is over.
+        attack_chunk: images that are attacked at a time, as memory has allowed so far; 0 for the whole batch.
     """
 
     epoch: int = 0
@@ -37,6 +38,7 @@ class Position:
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     finished: bool = False
+    attack_chunk: int = 0
 
 
 def pack(

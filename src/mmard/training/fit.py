@@ -13,10 +13,15 @@ from torch import Tensor, nn
 
 from mmard import seeds
 from mmard.data.batches import Batches
+from mmard.engine.accumulation import descend
+from mmard.engine.chunks import Chunks
+from mmard.engine.known import NONE as NO_TABLES
+from mmard.engine.known import Tables
 from mmard.errors import Refused
 from mmard.run import Event, Run
 from mmard.training.averaging import Average
 from mmard.training.checkpoint import Position, pack, unpack
+from mmard.training.distributed import told_if_lost
 from mmard.training.interrupt import stop_on_interrupt
 from mmard.training.recipe import Recipe
 from mmard.training.step import Outcome, Step
@@ -51,8 +56,11 @@ def fit(
     validate: Callable[[nn.Module], Validation],
     *,
     facts: Mapping[str, Any],
+    others: Mapping[str, Mapping[str, Any]] | None = None,
     observers: Sequence[Callable[[Event], None]] = (),
     save_seconds: float = 60.0,
+    tables: Tables = NO_TABLES,
+    accumulate: int = 1,
 ) -> Position:
     """Train until the recipe's last epoch, from where the run folder stands.
 
@@ -63,8 +71,12 @@ def fit(
         run: where state, weights and log go.
         validate: accuracy of a network on images that no update has seen; called after every epoch.
         facts: what a reader of the weights must know (network's name, classes, image shape ...), written beside them.
+        others: the same of networks that are trained beside the student, by letter; their weights of the last and of
+            the best epoch are written as last-<letter> and best-<letter>.
         observers: called with every event of the log.
         save_seconds: time between saves of the state; one is made at the end and on Ctrl-C in any case.
+        tables: predictions of teachers that need not be made again.
+        accumulate: micro-batches that a batch is descended in.
 
     Returns:
         The final counters, among them which epoch was best on validation.
@@ -74,23 +86,27 @@ def fit(
         Interrupted: after Ctrl-C, when the step is finished and the run saved.
     """
     with run.lock(), stop_on_interrupt() as stop, _global_random_state_kept(step):
-        training = _Training(step, batches, recipe, run, validate, facts, observers)
+        training = _Training(step, batches, recipe, run, validate, facts, others or {}, observers)
+        training.accumulate = accumulate
         training.resume()
         saved = time.monotonic()
         while training.at.epoch < recipe.epochs:
-            for x, y in batches.epoch(training.at.epoch, training.at.epoch_step):
-                training.step_once(x, y)
-                if stop.made:
+            for x, y, known in tables.epoch(batches, training.at.epoch, training.at.epoch_step):
+                training.step_once(x, y, known)
+                stopping, due = training.agreed(stop.made, time.monotonic() - saved >= save_seconds)
+                if stopping:
                     training.save()
                     raise Interrupted(f"stopped after step {training.at.step} and saved")
-                if time.monotonic() - saved >= save_seconds:
+                if due:
                     training.save()
                     saved = time.monotonic()
             network = training.end_epoch()
-            if training.at.finished or time.monotonic() - saved >= save_seconds:
+            (due,) = training.agreed(time.monotonic() - saved >= save_seconds)
+            if training.at.finished or due:
                 training.save_last(network)
                 training.save()
                 saved = time.monotonic()
+        tables.close()
         return training.at
 
 
@@ -105,21 +121,18 @@ class _Training:
         run: Run,
         validate: Callable[[nn.Module], Validation],
         facts: Mapping[str, Any],
+        others: Mapping[str, Mapping[str, Any]],
         observers: Sequence[Callable[[Event], None]],
     ) -> None:
         self.step, self.batches, self.recipe, self.run = step, batches, recipe, run
-        self.validate, self.facts, self.observers = validate, dict(facts), observers
-        self.student = step.nets["S"]
+        self.validate, self.facts, self.others, self.observers = validate, dict(facts), others, observers
+        self.student, self.ranks = step.nets["S"], step.ranks
         self.at = Position()
         self.sums: dict[str, Tensor] = {}
         self.average = Average(self.student, recipe) if recipe.average != "none" else None
-        self.optimizer = torch.optim.SGD(
-            [p for net in step.trained.values() for p in net.parameters() if p.requires_grad],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
+        self.optimizer = _optimizer(step, recipe)
+        self.accumulate = 1
+        step.listen(lambda text: self.tell({"kind": "note", "text": text}))
         self.began = self.logged = time.monotonic()
         self.on_gpu = next(self.student.parameters()).is_cuda
 
@@ -133,9 +146,11 @@ class _Training:
         return named
 
     def resume(self) -> None:
-        for net in self.step.trained.values():
-            net.train()
+        for letter in self.step.method.forwards:
+            self.step.nets[letter].train()
         self.run.sweep()
+        if self.ranks is not None:
+            self.ranks.wait()  # until the first process has swept, and before it writes
         if not self.run.has_state:
             if self.run.log_file.exists():
                 # A process that died before its first save: its beginning is told anew.
@@ -144,8 +159,11 @@ class _Training:
             self.tell({"kind": "start"})
             return
         tensors, facts = self.run.load_state()
+        self._refuse_other_ranks(facts.get("ranks", 1))
         self.at = unpack(tensors, facts, self.modules(), self.optimizer, str(self.run.path))
         self.step.count = self.at.step
+        if isinstance(self.step.ascent, Chunks) and self.at.attack_chunk:
+            self.step.ascent.size = self.at.attack_chunk
         self.sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in self.at.sums.items()}
         if self.average is not None:
             self.average.count = facts["averaged"]
@@ -158,31 +176,43 @@ class _Training:
         self._check_weights()
         self.at.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
-        self.at.sums = {name: total.item() for name, total in self.sums.items()}
+        self.at.sums = self._totals()
+        self.at.attack_chunk = self.step.ascent.size if isinstance(self.step.ascent, Chunks) else 0
         tensors, facts = pack(self.modules(), self.optimizer, self.at)
-        self.run.save_state(tensors, {**facts, "averaged": self.average.count if self.average is not None else 0})
+        averaged = self.average.count if self.average is not None else 0
+        self.run.save_state(tensors, {**facts, "averaged": averaged, "ranks": self._size})
 
     def save_last(self, network: nn.Module) -> None:
         """Write the weights of the epoch that has just ended."""
         facts = {**self.facts, "epoch": self.at.epoch, "step": self.at.step}
         self.run.save_weights("last", network.state_dict(), facts)
+        self._save_others("last")
+
+    def _save_others(self, which: str) -> None:
+        for letter, facts in self.others.items():
+            known = {**facts, "epoch": self.at.epoch, "step": self.at.step}
+            self.run.save_weights(f"{which}-{letter}", self.step.nets[letter].state_dict(), known)
 
     # steps ------------------------------------------------------------------------------------------------------------
-    def step_once(self, x: Tensor, y: Tensor) -> None:
+    def step_once(self, x: Tensor, y: Tensor, known: Mapping[str, Tensor]) -> None:
         at, recipe = self.at, self.recipe
-        rate = recipe.lr_at(at.epoch, at.epoch_step, self.batches.steps)
+        rate, progress = recipe.lr_at(at.epoch, at.epoch_step, self.batches.steps), (at.epoch + 1) / recipe.epochs
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            tuning = self.step.method.tunes.get(group["letter"])
+            group["lr"] = rate if tuning is None else tuning.lr(progress)
         # A student with dropout draws from the global generator: give it this step's own draws.
-        torch.manual_seed(seeds.derive(self.step.seed, "step", at.step))
-        outcome = self.step.run(x, y, progress=(at.epoch + 1) / recipe.epochs)
-        if not self.on_gpu or at.step % GPU_CHECK_EVERY == 0:
-            self._check(outcome)
+        torch.manual_seed(seeds.derive(self.step.seed, "step", at.step, *([self.ranks.rank] if self.ranks else [])))
+        look = self._check if not self.on_gpu or at.step % GPU_CHECK_EVERY == 0 else None
         self.optimizer.zero_grad(set_to_none=True)
-        outcome.loss.backward()
+        with told_if_lost(self.ranks):
+            outcome = descend(self.step, x, y, progress, known, self.accumulate, look)
+        self.step.share_gradients()
         if recipe.grad_clip > 0:
-            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], recipe.grad_clip)
+            for group in self.optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], recipe.grad_clip)
         self.optimizer.step()
+        self.step.settle()
+        self.step.share_statistics()
         if self.average is not None:
             self.average.after_step()
         at.step += 1
@@ -235,6 +265,31 @@ class _Training:
         value = value.double()
         self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
 
+    def _totals(self) -> dict[str, float]:
+        """The sums of the epoch so far. The terms' are those of all processes already, the reach is of this one."""
+        totals = {name: total.item() for name, total in self.sums.items()}
+        if self.ranks is not None and "reach" in totals:
+            (totals["reach"],) = self.ranks.largest(totals["reach"])
+        return totals
+
+    # several processes ------------------------------------------------------------------------------------------------
+    @property
+    def _size(self) -> int:
+        return self.ranks.size if self.ranks is not None else 1
+
+    def agreed(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is up in any process."""
+        return list(flags) if self.ranks is None else [up > 0 for up in self.ranks.largest(*map(float, flags))]
+
+    def _refuse_other_ranks(self, then: int) -> None:
+        if then != self._size:
+            raise Refused(
+                f"{self.run.path} with {self._size} process{'es' * (self._size > 1)}",
+                expected=f"{then}, as it began with",
+                got=str(self._size),
+                mend="BatchNorm sees other batches on another number, so it would be another run",
+            )
+
     # epochs -----------------------------------------------------------------------------------------------------------
     def end_epoch(self) -> nn.Module:
         """Count the epoch, validate, and keep the weights if they are the best so far; returns what was validated."""
@@ -244,7 +299,7 @@ class _Training:
         if self.average is not None:
             self.average.after_epoch(at.epoch)
         network = self._evaluated()
-        totals = {name: total.item() for name, total in self.sums.items()}
+        totals = self._totals()
         images, reach = totals.pop("images"), totals.pop("reach", None)
         # Not the optimiser's own: a run resumed behind its epoch's last step has taken none with it.
         event: Event = {"kind": "epoch", "lr": self.recipe.lr_at(at.epoch, self.batches.steps - 1, self.batches.steps)}
@@ -260,6 +315,7 @@ class _Training:
             at.best_robust, at.best_clean, at.best_epoch = found.robust, found.clean, at.epoch
             facts = {**self.facts, "epoch": at.epoch, "step": at.step, **found._asdict()}
             self.run.save_weights("best", network.state_dict(), facts)
+            self._save_others("best")
             event["best"] = True
         self.tell(event)
         return network
@@ -268,7 +324,10 @@ class _Training:
         """The network that is validated and kept: the average where the recipe asks for one."""
         if self.average is None:
             return self.student
-        return self.average.ready(x for x, _ in self.batches.epoch(self.at.epoch))
+        ready = self.average.ready(x for x, _ in self.batches.epoch(self.at.epoch))
+        if self.ranks is not None:
+            self.ranks.average_statistics(ready)
+        return ready
 
     # events -----------------------------------------------------------------------------------------------------------
     def tell(self, event: Event) -> None:
@@ -288,6 +347,21 @@ class _Training:
         seconds = round(self.at.seconds + time.monotonic() - self.began, 3)
         here = {"step": self.at.step, "epoch": self.at.epoch, "epoch_step": self.at.epoch_step}
         return {**here, "seconds": seconds, **event}
+
+
+def _optimizer(step: Step, recipe: Recipe) -> torch.optim.SGD:
+    """One SGD with a group for each network: by the recipe, or by its tuning for one that has its own."""
+    groups: list[dict[str, Any]] = []
+    for letter, net in step.trained.items():
+        tuning = step.method.tunes.get(letter)
+        own = {} if tuning is None else {"momentum": tuning.momentum, "weight_decay": tuning.weight_decay}
+        own |= {} if tuning is None else {"nesterov": False}
+        groups.append({"letter": letter, "params": [p for p in net.parameters() if p.requires_grad], **own})
+    # On a GPU in one kernel for all weights; elsewhere PyTorch chooses.
+    fused = all(p.is_cuda for group in groups for p in group["params"]) or None
+    return torch.optim.SGD(
+        groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=fused
+    )
 
 
 @contextmanager

@@ -8,10 +8,8 @@ from itertools import pairwise
 
 from mmard.errors import Refused, unknown
 
-SCHEDULES = ("step", "cosine", "one-cycle", "constant")
+SCHEDULES = ("step", "cosine", "late-cosine", "one-cycle", "constant")
 AVERAGES = ("none", "ema", "swa")
-ONE_CYCLE_PEAK = 0.3
-"""Share of the run at which the one-cycle schedule reaches `lr`."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +20,11 @@ class Recipe:
         epochs: passes over the training set.
         lr: the largest learning rate of the run.
         momentum, nesterov, weight_decay: of SGD; weight decay is coupled, as in all papers of the field.
-        schedule: "step", "cosine" (to 0), "one-cycle" (0 to lr in 30 % of the run, then to 0, per step), or "constant".
+        schedule: "step", "cosine" (to 0), "late-cosine" (the same from the first milestone on), "one-cycle" (0 to lr,
+            then to 0, per step), or "constant".
         milestones: for "step", where the rate is multiplied by `drop`: whole epochs (0-based, the first with the new
             rate) or, below 1, shares of the run.
+        peak: for "one-cycle", the share of the run at which it reaches `lr`.
         drop: factor at each milestone.
         warmup: epochs over which the rate grows linearly from 0, before whatever the schedule says.
         average: "none", "ema" (per step, buffers included) or "swa" (equal over epoch ends, BatchNorm re-estimated).
@@ -44,6 +44,7 @@ class Recipe:
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
     drop: float = 0.1
+    peak: float = 0.3
     warmup: float = 0.0
     average: str = "none"
     ema_decay: float = 0.995
@@ -61,6 +62,7 @@ class Recipe:
             ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
             ("weight_decay", 0 <= self.weight_decay < 1, "a number in [0, 1)"),
             ("drop", 0 < self.drop <= 1, "a number in (0, 1]"),
+            ("peak", 0 < self.peak < 1, "a share of the run in (0, 1)"),
             ("warmup", 0 <= self.warmup < self.epochs, f"fewer than the {self.epochs} epochs"),
             ("ema_decay", 0 <= self.ema_decay < 1, "a number in [0, 1)"),
             ("swa_from", 0 <= self.swa_from < 1, "a share of the run in [0, 1)"),
@@ -71,7 +73,7 @@ class Recipe:
                 raise Refused(name, expected=expected, got=f"{getattr(self, name):g}")
         if self.nesterov and self.momentum == 0:
             raise Refused("nesterov", expected="a momentum above 0", got="0")
-        if self.schedule == "step":
+        if self.schedule in ("step", "late-cosine"):
             drops = self.drop_epochs()
             if any(not 0 < e < self.epochs for e in drops) or any(a >= b for a, b in pairwise(drops)):
                 raise Refused(
@@ -109,10 +111,13 @@ class Recipe:
             rate = self.lr * self.drop ** sum(epoch >= e for e in self.drop_epochs())
         elif self.schedule == "cosine":
             rate = self.lr * (1 + math.cos(math.pi * share)) / 2
+        elif self.schedule == "late-cosine":
+            first = self.drop_epochs()[0] if self.milestones else 0
+            rate = self.lr * (1 + math.cos(math.pi * max(0.0, here - first) / (self.epochs - first))) / 2
         elif self.schedule == "one-cycle":
             # Half a step is added so that neither the first nor the last step is spent at a rate of zero.
             share = (here + 0.5 / steps) / self.epochs
-            rate = self.lr * min(share / ONE_CYCLE_PEAK, (1 - share) / (1 - ONE_CYCLE_PEAK))
+            rate = self.lr * min(share / self.peak, (1 - share) / (1 - self.peak))
         else:
             rate = self.lr
         if here < self.warmup:

@@ -9,7 +9,7 @@ The same object serves the trainer and a user's own loop:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,9 +19,14 @@ from torch import Tensor, nn
 from mmard import seeds
 from mmard.attacks import Attack
 from mmard.balls import Budget
+from mmard.engine.ascent import Ascent, Climber, Climbing, attacked_at_once, climbs, cut, learn, plain, split
+from mmard.engine.chunks import why_whole
+from mmard.engine.compiled import Compiled
+from mmard.engine.twins import PLAIN, Engine, Twins
 from mmard.errors import Refused, require
 from mmard.method import Batch, Method, Net, Point, Terms
-from mmard.modes import evaluating, frozen, quiet_statistics
+from mmard.modes import evaluating, frozen, kept_state, quiet_statistics
+from mmard.training.distributed import Everywhere, Forwards, Ranks, wrapped
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,13 @@ class Outcome:
         loss: the sum of the means of the terms, with graph.
         terms: every term per sample (B,), with graph.
         batch: the batch as the outer formula saw it, with x_adv and all predictions.
+        share: of the step's images that are in this batch; below 1 for a micro-batch.
     """
 
     loss: Tensor
     terms: Terms
     batch: Batch
+    share: float = 1.0
 
 
 class Step:
@@ -52,6 +59,11 @@ class Step:
         attack: how x_adv is made.
         budget: where x_adv may be.
         seed: of the attack's random start.
+        ascent: how the attack is run; the plain way if not said.
+        engine: what is called instead of the networks in the attack, and of those at rest; nothing if not said.
+        ranks: this process among those that train together, each of which is called with its rows of the batch; the
+            loss that is returned is that of all rows, in every process.
+        compiled: run the declared forwards through `torch.compile`.
 
     Attributes:
         count: number of steps taken, which addresses the random start of the next.
@@ -61,7 +73,16 @@ class Step:
     """
 
     def __init__(
-        self, method: Method, nets: Mapping[str, nn.Module], attack: Attack, budget: Budget, seed: int = 0
+        self,
+        method: Method,
+        nets: Mapping[str, nn.Module],
+        attack: Attack,
+        budget: Budget,
+        seed: int = 0,
+        ascent: Ascent = plain,
+        engine: Engine = PLAIN,
+        ranks: Ranks | None = None,
+        compiled: bool = False,
     ) -> None:
         missing = [letter for letter in method.nets if letter not in nets]
         if missing:
@@ -69,7 +90,7 @@ class Step:
                 f"method {method.name}",
                 expected=f"the networks {', '.join(method.nets)}",
                 got=f"no {', '.join(missing)}",
-                mend="give a teacher" if "T" in missing else "",
+                mend="give a teacher" if any(letter in method.teachers for letter in missing) else "",
             )
         require(
             getattr(attack, "restarts", 1) == 1,
@@ -83,12 +104,35 @@ class Step:
             check(budget)
         self.method, self.attack, self.budget, self.seed = method, attack, budget, seed
         self.nets = {letter: nets[letter] for letter in method.nets}
+        # What ties the images of a batch together in the attack can only be run the plain way.
+        self.ascent = plain if why_whole(method) else ascent
         self.count = 0
+        self.twins = Twins(engine, self.nets, self.trained, self._as_they_are())
+        self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.ranks = ranks
+        run = {letter: self.nets[letter] for letter in method.forwards}
+        self._compiled = [Compiled(net) for net in run.values()] if compiled else []
+        run = dict(zip(run, self._compiled, strict=True)) if compiled else run
+        self._alone = {letter: Forwards(net) for letter, net in run.items()}
+        self._joined = self._alone if ranks is None else {k: wrapped(own, ranks) for k, own in self._alone.items()}
 
     @property
     def trained(self) -> dict[str, nn.Module]:
-        """The networks that the method trains, by letter."""
-        return {letter: self.nets[letter] for letter in self.method.forwards}
+        """The networks whose weights are updated, by letter: those in train mode, then those that are tuned."""
+        return {letter: self.nets[letter] for letter in (*self.method.forwards, *self.method.tunes)}
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Tell this, in words, what has to be run in another way than was asked for."""
+        for part in (self.ascent, *self._compiled):
+            listen = getattr(part, "listen", None)
+            if listen is not None:
+                listen(tell)
+
+    def _as_they_are(self) -> dict[str, str]:
+        """The networks that no twin may stand for, with the reason."""
+        if self.method.inner is None:
+            return dict.fromkeys(self.method.forwards, "no attack")
+        return dict.fromkeys(self.trained, "attacked in train mode") if self.method.attack_mode == "train" else {}
 
     def __call__(self, x: Tensor, y: Tensor, progress: float = 1.0) -> tuple[Tensor, Terms]:
         """The loss (scalar, with graph) and its terms (B,) on a batch x (B, C, H, W) in [0, 1] with labels y (B,).
@@ -99,54 +143,171 @@ class Step:
         outcome = self.run(x, y, progress)
         return outcome.loss, outcome.terms
 
-    def run(self, x: Tensor, y: Tensor, progress: float = 1.0) -> Outcome:
-        """Like calling, and hands back the batch with its predictions as well."""
+    def run(self, x: Tensor, y: Tensor, progress: float = 1.0, known: Mapping[str, Tensor] | None = None) -> Outcome:
+        """Like calling, and hands back the batch with its predictions as well.
+
+        Args:
+            known: predictions at x (B, classes) that need not be made, by letter of a network that is not trained.
+        """
+        (outcome,) = self.in_parts(x, y, progress, known)
+        return outcome
+
+    def in_parts(
+        self, x: Tensor, y: Tensor, progress: float = 1.0, known: Mapping[str, Tensor] | None = None, parts: int = 1
+    ) -> Iterator[Outcome]:
+        """A step in up to `parts` micro-batches of at least two images, whose outcomes come one after the other.
+
+        All attacks are made first, on the networks as they are before the update. The loss of the batch is the mean of
+        the outcomes' losses weighted by their images; go backward through each before the next is asked for.
+        """
+        self.settle()
         with self._others_at_rest():
-            batch = Batch(Point("x", x), None, y, {k: Net(m) for k, m in self.nets.items()}, progress)
+            called = self.twins.serving(x)
+            batch = Batch(Point("x", x), None, y, {k: Net(m) for k, m in called.items()}, progress)
+            learn(batch, dict(known or {}))
+            rows = split(len(y), self._micro_batches(len(y), parts))
+            assert len(rows) == 1 or self.method.around is None, f"{self.method.name} looks ahead on a whole batch"
+            pieces = [batch] if len(rows) == 1 else [cut(batch, each) for each in rows]
             if self.method.inner is not None:
-                batch = self._attacked(batch)
-            batch = self._with_forwards(batch)
+                pieces = self._attacked(batch, pieces, rows)
+        for piece in pieces:
+            yield self._descended(piece, len(y))  # and held nowhere else, for its graph is as large as its forwards
+        self.count += 1
+
+    def _micro_batches(self, n: int, parts: int) -> int:
+        """How many there are in a batch of which n rows are here: as many in every process, of two rows at least."""
+        if parts == 1:
+            return 1
+        fewest = n if self.ranks is None else self.ranks.total(n) // self.ranks.size
+        return max(1, min(parts, fewest // 2))
+
+    def _descended(self, batch: Batch, n: int) -> Outcome:
+        """The outcome of a batch that has been attacked, in a step on n images (here, where there are processes)."""
+        part = len(batch.y) < n
+        with self._others_at_rest():
+            if self.method.around is not None:
+                self._move_weights(batch)
+            batch = self._whole(self._with_forwards(batch, self._joined))
             terms = self.method.outer(batch)
         for name, term in terms.items():
-            assert term.shape == y.shape, f"term {name} of {self.method.name} has shape {tuple(term.shape)}, not (B,)"
-        self.count += 1
-        return Outcome(torch.stack([term.mean() for term in terms.values()]).sum(), terms, batch)
+            shape = tuple(term.shape)
+            assert term.shape == batch.y.shape, f"term {name} of {self.method.name} has shape {shape}, not (B,)"
+        if not part:
+            return Outcome(_total(terms), terms, batch)
+        share = len(batch.y) / (n if self.ranks is None else self.ranks.total(n))
+        return Outcome(_total(terms), terms, batch, share)
+
+    def settle(self) -> None:
+        """Take back what `Method.around` added to the weights; call it after the optimiser's step.
+
+        What the optimiser did in between stays. A next step settles by itself what was not settled.
+        """
+        with torch.no_grad():
+            for weight, before, moved in self._moved:
+                # Where nothing was added, no rounding either.
+                weight.copy_(torch.where(moved == before, weight, before + (weight - moved)))
+        self._moved = []
+
+    def share_gradients(self) -> None:
+        """After going backward: average over processes what their engine has not averaged on the way."""
+        if self.ranks is not None:
+            tuned = [
+                p.grad for letter in self.method.tunes for p in self.nets[letter].parameters() if p.grad is not None
+            ]
+            if tuned:
+                self.ranks.average(tuned)
+
+    def share_statistics(self) -> None:
+        """After an update: give all processes the same running statistics."""
+        if self.ranks is not None:
+            for letter in self.method.forwards:
+                self.ranks.average_statistics(self.nets[letter])
 
     @contextmanager
     def _others_at_rest(self) -> Iterator[None]:
-        others = [m for letter, m in self.nets.items() if letter not in self.method.forwards]
-        with evaluating(*others), frozen(*others):
+        others = {letter: m for letter, m in self.nets.items() if letter not in self.method.forwards}
+        constant = [m for letter, m in others.items() if letter not in self.method.tunes]
+        with evaluating(*others.values()), frozen(*constant):
             yield
 
-    def _attacked(self, batch: Batch) -> Batch:
+    def _move_weights(self, batch: Batch) -> None:
+        """Put the student's weights where the method wants its loss descended, and remember where they were."""
+        assert self.method.around is not None
+        weights = {name: w for name, w in self.nets["S"].named_parameters() if w.requires_grad}
+
+        def gradients() -> dict[str, Tensor]:
+            # A look ahead, which leaves no trace: statistics, memory and random states are as they were.
+            devices = sorted({w.get_device() for w in weights.values() if w.is_cuda})
+            with kept_state(self.method.memory), torch.random.fork_rng(devices), ExitStack() as quiet:
+                for net in self.trained.values():
+                    quiet.enter_context(quiet_statistics(net))
+                loss = _total(self.method.outer(self._whole(self._with_forwards(batch, self._alone))))
+                found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            pairs = zip(weights.items(), found, strict=True)
+            whole = {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
+            if self.ranks is not None:
+                self.ranks.average(whole.values())
+            return whole
+
+        steps = self.method.around(batch.progress, weights, gradients)
+        with torch.no_grad():
+            for name, step in steps.items():
+                before = weights[name].clone()
+                weights[name].add_(step)
+                self._moved.append((weights[name], before, weights[name].clone()))
+
+    def _attacked(self, batch: Batch, pieces: list[Batch], rows: list[slice]) -> list[Batch]:
+        """The pieces of a batch with their x_adv. What is random in an attack is drawn for the whole batch."""
         inner = self.method.inner
         assert inner is not None
-        asked = 0
-
-        def objective(logits: Tensor, x_adv: Tensor) -> Tensor:
-            nonlocal asked
-            asked += 1
-            return inner(batch.at(x_adv, logits, asked - 1))
-
-        trained = self.trained.values()
         with ExitStack() as modes:
-            modes.enter_context(frozen(*trained))
+            modes.enter_context(frozen(*self.trained.values()))
             if self.method.attack_mode == "eval":
-                modes.enter_context(evaluating(*trained))
+                modes.enter_context(evaluating(*self.trained.values()))
             generator = seeds.generator(batch.x.value.device, self.seed, "attack", self.count)
-            x_adv = self.attack(
-                self.nets["S"], objective, batch.x.value, self.budget, generator=generator, trace=batch.trace
-            )
-        return replace(batch, x_adv=Point("x_adv", x_adv))
+            if not climbs(self.attack):
+                return [attacked_at_once(inner, self.attack, self.budget, piece, generator) for piece in pieces]
+            climber = Climber(inner, self.attack, self.budget)
+            first = self._begun(self.attack, batch.x.value, generator)
+            return [self.ascent(climber, piece, first[each]) for piece, each in zip(pieces, rows, strict=True)]
 
-    def _with_forwards(self, batch: Batch) -> Batch:
+    def _begun(self, attack: Climbing, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Where the attack starts; with other processes, as if this one had drawn for the rows of all."""
+        if self.ranks is None:
+            return attack.begin(x, self.budget, generator)
+        n = self.ranks.total(len(x))
+        all_rows = x.new_zeros(n, *x.shape[1:])
+        all_rows[self.ranks.rows(n)] = x
+        return attack.begin(all_rows, self.budget, generator)[self.ranks.rows(n)]
+
+    def _whole(self, batch: Batch) -> Batch:
+        """The batch of all processes, as the outer formula sees it."""
+        if self.ranks is None:
+            return batch
+        n, ranks = self.ranks.total(len(batch.y)), self.ranks
+        nets = {letter: Everywhere(net, ranks, n) for letter, net in batch.nets.items()}
+        trace = [ranks.gathered(logits, n) for logits in batch.trace]
+        return replace(batch, y=ranks.gathered(batch.y, n), nets=nets, trace=trace)
+
+    def _with_forwards(self, batch: Batch, run: Mapping[str, nn.Module]) -> Batch:
         """Run the declared forwards, in order, and seal the trained networks behind them."""
         why = f"method {self.method.name} declares forwards {dict(self.method.forwards)}"
-        sealed = {letter: Net(module, why) for letter, module in self.trained.items()}
-        batch = replace(batch, nets={**batch.nets, **sealed})
+        sealed = {letter: Net(self.nets[letter], why) for letter in self.method.forwards}
+        tuned = {f"{letter}_tuned": Net(self.nets[letter], "its tuning says where") for letter in self.method.tunes}
+        batch = replace(batch, nets={**batch.nets, **sealed, **tuned})
         for letter, points in self.method.forwards.items():
-            for name in points:
-                module, point = self.nets[letter], batch.point(name)
-                with quiet_statistics(module) if name in self.method.quiet else ExitStack():
-                    sealed[letter].put(point, module(point.value))
+            asked = [batch.point(name) for name in points]
+            quiet = [name in self.method.quiet for name in points]
+            for point, logits in zip(asked, run[letter]([each.value for each in asked], quiet), strict=True):
+                sealed[letter].put(point, logits)
+        for letter, tuning in self.method.tunes.items():
+            for name in tuning.points:
+                point = batch.point(name)
+                logits = self.nets[letter](point.value)
+                tuned[f"{letter}_tuned"].put(point, logits)
+                batch.nets[letter].put(point, logits.detach())
         return batch
+
+
+def _total(terms: Terms) -> Tensor:
+    return torch.stack([term.mean() for term in terms.values()]).sum()

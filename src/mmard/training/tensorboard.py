@@ -32,8 +32,8 @@ class TensorBoard:
 
     def __call__(self, event: Event) -> None:
         """Write the numbers of one event."""
-        kind, step = event["kind"], event["step"]
-        if self._writer is None and kind != "tick":
+        kind, step = event["kind"], event.get("step", 0)
+        if self._writer is None and kind not in ("tick", "note"):
             # Written only now, when it is known where the run stands: from here on earlier points are void.
             self._writer = self._make(log_dir=str(self.folder), purge_step=step + 1)
         if kind not in ("step", "epoch"):
