@@ -25,13 +25,33 @@ FLOORS = {
     1: ("models/", "data/", "attacks/"),
     2: ("method.py", "memory.py", "methods/"),
     3: (
-        "engine/", "training/", "evaluation/", "deploy/", "run.py", "weights.py", "storage.py", "environment.py",
-        "networks.py", "teachers.py", "gate.py",
+        "engine/",
+        "training/",
+        "evaluation/",
+        "deploy/",
+        "run.py",
+        "weights.py",
+        "storage.py",
+        "environment.py",
+        "networks.py",
+        "teachers.py",
+        "gate.py",
     ),
     4: (
-        "config.py", "companions.py", "job.py", "pair.py", "api.py",
-        "plan.py", "demo.py", "bench/", "report/", "share/", "cli/", "__init__.py", "__main__.py",
-    ),  # fmt: skip
+        "config.py",
+        "companions.py",
+        "job.py",
+        "pair.py",
+        "api.py",
+        "plan.py",
+        "demo.py",
+        "bench/",
+        "report/",
+        "share/",
+        "cli/",
+        "__init__.py",
+        "__main__.py",
+    ),
 }
 MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "run.py")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "base"}

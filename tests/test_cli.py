@@ -217,7 +217,7 @@ def test_autoattack_beside_other_attacks(
         assert f"{100 * records[name]['accuracy']:.1f}%" in row
     assert "not AutoAttack" not in done.out
     kept = {p: p.stat().st_mtime_ns for p in Path("s/scores/aa").rglob("*")}
-    assert {p.name.split("-linf")[0] for p in Path("s/scores/aa").iterdir()} == {"aa", "square"}
+    assert {p.name.split("-linf")[0] for p in Path("s/scores/aa").iterdir()} == {"aa", "each", "square"}
     assert Typed(capsys, *typed).status == 0
     assert {p: p.stat().st_mtime_ns for p in Path("s/scores/aa").rglob("*")} == kept, "verdicts were made again"
     assert "AutoAttack (made short)" in Typed(capsys, "show", "s").out
@@ -478,7 +478,7 @@ MINE = (
         ),
         (
             (*DISTILL, "cnn-8", "--teacher-weights", "untrained.safetensors"),
-            "of another shape .*; is it another architecture\\?",
+            "of another shape .*; this looks like cnn-4",
         ),
         (
             ("distill", *SMALL, "--out", "n"),
@@ -488,7 +488,7 @@ MINE = (
         ((*TRAIN, "--eps", "eight"), "eps.*expected .*a number or a fraction such as 8/255.*got 'eight'"),
         ((*TRAIN, "--step-size", "80/255"), "expected a step within the diameter .*; are eps and step_size swapped\\?"),
         ((*TRAIN, "--epochs", "ten"), "setting epochs: .*got 'ten'"),
-        ((*TRAIN, "--norm", "l1"), "setting norm: .*got 'l1'"),
+        ((*TRAIN, "--norm", "l3"), "setting norm: .*got 'l3'"),
         ((*TRAIN, "--batch-size", "129"), "batch_size: expected 1 to 128, the images in .*, got 129"),
         ((*TRAIN, "--param", "pgd_at.foo=1"), "parameter 'pgd_at.foo'"),
         ((*TRAIN, "--param", "foo"), "--param: expected NAME=VALUE"),

@@ -133,7 +133,7 @@ def test_the_host_is_the_method_under_the_plug_ins() -> None:
         (TrainSettings, {"epochs": 20.5}, "^setting epochs: expected a valid integer, got 20.5$"),
         (TrainSettings, {"epochs": "many"}, "^setting epochs: expected a valid integer, got 'many'$"),
         (TrainSettings, {"lr": [0.1]}, "setting lr: expected .*number"),
-        (TrainSettings, {"norm": "l1"}, "^setting norm: expected 'linf' or 'l2', got 'l1'$"),
+        (TrainSettings, {"norm": "l3"}, "^setting norm: expected 'linf', 'l2' or 'l1', got 'l3'$"),
         (TrainSettings, {"normalise": "imagenet"}, "setting normalise: expected"),
         (TrainSettings, {"eps": "8/0"}, "^setting eps: expected a number or a fraction such as 8/255, got '8/0'$"),
         (TrainSettings, {"eps": "eight"}, "setting eps"),

@@ -316,7 +316,7 @@ DISTILLING: tuple[tuple[dict[str, Any], str], ...] = (
     ({"eps": 8, "budget": None}, "did you mean 8/255"),
     ({"eps": 0.2, "budget": 0.1}, "budget: expected the ball in one place, got budget and eps; leave one out"),
     ({"norm": "l2", "budget": BUDGET}, "budget: expected the ball in one place, got budget and norm"),
-    ({"norm": "l1", "budget": 0.1}, "setting norm: expected .*'linf' or 'l2', got 'l1'"),
+    ({"norm": "l3", "budget": 0.1}, "setting norm: expected .*'linf', 'l2' or 'l1', got 'l3'"),
     ({"step_size": "9/255", "budget": "4/255"}, "are eps and step_size swapped"),
     ({"step_size": 0}, r"PGD\(step_size=0\): expected a positive step"),
     ({"steps": 0}, r"PGD\(steps=0\): expected at least 1"),

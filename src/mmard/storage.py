@@ -99,7 +99,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as opened:
-            np.savez_compressed(opened, **arrays)
+            np.savez_compressed(opened, **dict[str, Any](arrays))
 
     write_whole(path, write)
 

@@ -21,7 +21,7 @@ DROP_EVERY = 50
 """Queries between two droppings on an accelerator, which asking for the number left would stall."""
 ROOM = {True: 2**18, False: 2**22}
 """Pixels of all patches that are tried at once, on a CPU and elsewhere: where a larger batch costs little more."""
-MOST = 32
+MOST = 16
 """Queries that are tried at once; more successes would be thrown away."""
 EARLY = 50
 """Queries at the beginning, most of which succeed, and which are asked one by one."""
@@ -125,16 +125,19 @@ class Searchers:
         these = torch.arange(len(self.row), device=device)
         nxt = torch.zeros_like(these)  # the first query that is still open, by sample
         while len(these):
-            patches = [self._patch(query, these) for query in block]
-            ask = torch.arange(count, device=device)[:, None] >= nxt[these]
+            some = these if len(these) < len(self.row) else slice(None)
+            row, before = self.row[some], [self.best[query.window][some] for query in block]
+            patches = [
+                torch.clamp(old + query.move, self.low[query.window][some], self.high[query.window][some])
+                for query, old in zip(block, before, strict=True)
+            ]
+            ask = torch.arange(count, device=device)[:, None] >= nxt[some]
             if refused is not None:
-                ask = ask & torch.stack(
-                    [
-                        (patch != self.best[these][query.window]).flatten(1).any(1)
-                        & ~refused.was(query.name, self.row[these])
-                        for query, patch in zip(block, patches, strict=True)
-                    ]
-                )
+                new = [
+                    (patch != old).flatten(1).any(1) & ~refused.was(query.name, row)
+                    for query, old, patch in zip(block, before, patches, strict=True)
+                ]
+                ask = ask & torch.stack(new)
             which, place = ask.nonzero().T
             if len(which) == 0:
                 return
@@ -157,11 +160,6 @@ class Searchers:
             self.best[asked[taken]], self.gap[asked[taken]] = candidate[taken], gap[taken]
             nxt = success + 1
             these = these[(success[these] < count - 1) & (self.gap[these] < 0)] if count > 1 else these[:0]
-
-    def _patch(self, query: Query, these: Tensor) -> Tensor:
-        """The window as the query would have it, (b, C, side, side)."""
-        low, high, best = (v[these][query.window] for v in (self.low, self.high, self.best))
-        return torch.clamp(best + query.move, low, high)
 
 
 class Refusals:

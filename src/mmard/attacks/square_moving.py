@@ -22,7 +22,7 @@ from mmard.ops import margin
 
 TINY = 1e-12  # the constant that the authors add to denominators; part of the verdicts
 WITHIN = 1 - 1e-6  # of the l1 ball is used; another of their constants
-ROOM = {True: 2**16, False: 2**22}
+ROOM = {True: 2**18, False: 2**22}
 """Pixels of all patches that are tried at once, on a CPU and elsewhere: where a larger batch costs little more."""
 MOST = 16
 """Queries that are tried at once; more successes would be thrown away."""

@@ -185,7 +185,7 @@ def evaluate(
     also: Annotated[
         str,
         _option(
-            "What else to find: checks, classes, margins, calibration, examples, boundary, eps, steps (curves), or all.",
+            "Find also checks, classes, margins, calibration, examples, boundary, curves (eps, steps), or all.",
             "LIST",
         ),
     ] = "",

@@ -110,9 +110,7 @@ def export(
     which: Annotated[str, _option("Which weights of a run.", "best|last", shown="best")] = "best",
     weights: Annotated[Path | None, _option("Weights for a network given by name (.safetensors, .pt).", "FILE")] = None,
     mean: Annotated[str | None, _option("What --weights want their input normalised with.", "X,X,X", "--mean")] = None,
-    std: Annotated[
-        str | None, _option("The same: deviation of each channel.", "X,X,X", "--std")
-    ] = None,
+    std: Annotated[str | None, _option("The same: deviation of each channel.", "X,X,X", "--std")] = None,
     attack: Annotated[
         str, _option("Show the file examples of this attack, or none, made on the network.", "LIST", shown="pgd-20")
     ] = "pgd-20",

@@ -210,6 +210,7 @@ def _conclude(results: list[list[Result]], images: ImageSet, folder: Path, quick
         screen,
         "next",
         [
+            f"mmard report {' '.join(shlex.quote(str(each.stage.path)) for each in results[0])} --out report.html",
             f"mmard show {path}",
             f"mmard evaluate {path} --which {which} --attack fgsm,pgd-100x5,cw-100",
             f"mmard distill --method adaad+mmard --teacher {teacher} --student cnn-4 --data digits --out runs/adaad",

@@ -85,8 +85,7 @@ def _show_classes(out: Console, records: Sequence[Record]) -> None:
     worst_of = {name: worst(right, count) for name, right in columns}
     for c in shown:
         cells = [
-            Text(percent(right[c] / count[c]), style="strong" if worst_of[name] == c else "")
-            for name, right in columns
+            Text(percent(right[c] / count[c]), style="strong" if worst_of[name] == c else "") for name, right in columns
         ]
         rows.add_row(names[c], f"{count[c]:,}", *cells)
     more = "" if len(shown) == len(names) else f", the {len(shown)} worst of {len(names)}"

@@ -170,9 +170,7 @@ def _parts(name: str, data_dir: str | Path | None, on_disk: bool, image_size: in
     return root, train, test
 
 
-def _cut(
-    train: Part, val_share: float | None, split_seed: int, limit_train: int | None
-) -> tuple[Rows, Rows, Rows]:
+def _cut(train: Part, val_share: float | None, split_seed: int, limit_train: int | None) -> tuple[Rows, Rows, Rows]:
     """The stratified order of a training part, its front to train on and its end to validate on."""
     order = balanced_order(train.y, seeds.generator("cpu", split_seed, "split"))
     n_val = _val_count(len(train), val_share)

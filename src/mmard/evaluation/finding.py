@@ -39,7 +39,8 @@ class Used:
         if isinstance(attack, Measured):
             score = attack.score
             return cls(score.attack, score.label, score.norm, score.eps)
-        return cls(attack.spec, attack.label, budget and budget.norm, budget and budget.eps)
+        ball = (None, None) if budget is None else (budget.norm, budget.eps)
+        return cls(attack.spec, attack.label, *ball)
 
 
 @dataclass(frozen=True)

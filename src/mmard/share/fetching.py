@@ -76,9 +76,7 @@ def fetch_teacher(
         facts.update(size=size, sha256=digest.hexdigest())
 
     write_whole(file, write)
-    write_json(
-        file.with_suffix(".json"), {**facts, "fetched": now(), "licence": teacher.licence, "link": teacher.link}
-    )
+    write_json(file.with_suffix(".json"), {**facts, "fetched": now(), "licence": teacher.licence, "link": teacher.link})
     return file
 
 
