@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,3 +69,21 @@ def test_a_backend_is_refused_where_it_is_missing_or_unknown(monkeypatch: pytest
         named("aa@pyautoatack", Budget(0.02), CLASSES)
     assert is_named("aa@anything")
     assert not is_named("pgd-20@0.003")
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_says_where(tmp_path: Path) -> None:
+    pytest.importorskip("pyautoattack")
+    root = Path(__file__).parents[1]
+    command = [sys.executable, str(root / "benchmarks" / "autoattack.py"), "--short", "--first", "12", "--repeats", "1"]
+    environment = {"PYTHONPATH": ":".join([str(root / "src"), *sys.path]), "OMP_NUM_THREADS": "1", "PATH": ""}
+    done = subprocess.run(
+        [*command, "--norm", "l1", "--out", str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = tmp_path.glob("autoattack-*-8px-l1-1.json")
+    found = json.loads(file.read_text())
+    assert found["flips"] == {"ours": [0, 0, 0, 0]}
+    assert found["left"]["ours"] == found["left"]["pyautoattack"]
+    assert found["ratio"]["ours"]["whole"]["median"] > 0
+    assert {"cpu", "commit", "versions", "command"} <= set(found["environment"])
