@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,8 @@ def test_a_linear_model_falls_where_the_ball_reaches_its_boundary_and_never_befo
     attack: APGD, classes: int, enough: float, norm: str
 ) -> None:
     model, x, y = scene(classes)
+    if norm == "l1":  # its smallest step is a tenth of the radius, and the box cuts the ball into many corners
+        attack, enough = replace(attack, steps=100), max(enough, 1.2)
     distance = nearest(model, x, y, norm)
     near = np.flatnonzero((distance > 1e-3) & (distance < (3 if norm == "l1" else 0.098 / enough)))[:5]
     assert len(near) == 5

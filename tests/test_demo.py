@@ -76,7 +76,7 @@ def test_the_demo_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
         low, high = records["clean"]["interval"]
         assert row[5].split()[0] == f"{100 * low:.1f}-{100 * high:.1f}"
     for command in re.findall(r"^  (mmard .*)$", out, re.MULTILINE):
-        assert command.split()[1] in ("show", "evaluate", "distill", "train")
+        assert command.split()[1] in ("report", "show", "evaluate", "distill", "train")
     assert answer(["show", "d/rslad+mmard-0"]) == 0
 
     # Again: nothing is trained or attacked twice, and the table is the same.

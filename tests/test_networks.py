@@ -118,7 +118,7 @@ def test_a_network_for_other_data_is_refused(wanted: dict[str, Any], words: str,
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     run, _ = saved(tmp_path)
-    with pytest.raises(Refused, match=r"expected the .* tensors of Sequential.*another shape.*another architecture"):
+    with pytest.raises(Refused, match=r"expected the .* tensors of Sequential.*another shape.*this looks like cnn-4"):
         load_network("cnn-8", weights=str(run.weights_file("best")), **WANTED)
 
 
