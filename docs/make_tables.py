@@ -23,7 +23,7 @@ from mmard.teachers import sources, teachers
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     "README.md", "docs/methods.md", "docs/teachers.md", "docs/settings.md", "docs/mmard.md",
-    "docs/results/cifar10-jpeg.md",
+    "docs/results/cifar10-jpeg.md", "docs/results/digits-catalogue.md",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
 STEPS = 10
@@ -136,6 +136,18 @@ def digits_defaults() -> str:
     return table(("variant", "clean %", "robust %", "gain over the host, paired by seed", "seeds"), rows)
 
 
+def digits_catalogue() -> str:
+    """Every method of the catalogue study."""
+    study = json.loads((ROOT / "results" / "digits-catalogue.json").read_text(encoding="utf-8"))
+    rows: list[tuple[object, ...]] = []
+    for method in study["table"]:
+        cells = [cell for cell in study["cells"] if cell["method"] == method]
+        rows.append(
+            (code(method), percent([c["clean"] for c in cells]), percent([c["robust"] for c in cells]), len(cells))
+        )
+    return table(("method", "clean %", "robust %", "seeds"), rows)
+
+
 def cifar10_jpeg() -> str:
     """The CIFAR-10 trial: a row for each network and set of images, a column for each attack."""
     columns = {"clean": 0, "pgd-20": 1, "cw-30": 2, "worst_of_pgd-20,cw-30": 3, "aa": 4}
@@ -194,6 +206,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parameters": method_parameters,
     "settings": settings,
     "digits-defaults": digits_defaults,
+    "digits-catalogue": digits_catalogue,
     "cifar10-jpeg": cifar10_jpeg,
     "teachers": known_teachers,
     "read-in": read_in,
