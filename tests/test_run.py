@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from little import net, same, state
 
-from mmard.environment import environment, now
+from mmard.environment import commit, environment, now
 from mmard.errors import Refused
 from mmard.run import Run
 
@@ -183,3 +184,29 @@ def test_scores_are_records_with_masks(run: Run, monkeypatch: pytest.MonkeyPatch
     assert run.score_records() == [{"attack": "clean", "correct": 2}, {"attack": "pgd-20", "correct": 1}]
     assert np.array_equal(np.load(run.scores / "a.npy"), mask)
     assert np.array_equal(np.load(run.scores / "b.npy"), ~mask)
+
+
+def test_a_commit_is_dirty_where_code_differs_and_where_it_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "environment.py").write_text("")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    monkeypatch.setattr("mmard.environment.__file__", str(package / "environment.py"))
+    clean = commit()
+    assert clean is not None
+    assert len(clean) == 40
+    (tmp_path / "result.json").write_text("{}")
+    assert commit() == clean, "a result beside the package is no code"
+    (package / "new.py").write_text("")
+    assert commit() == clean + "+dirty"
+    (package / "new.py").unlink()
+    (package / "environment.py").write_text("changed = True\n")
+    assert commit() == clean + "+dirty"

@@ -42,12 +42,17 @@ def now() -> str:
 
 
 def commit() -> str | None:
-    """The commit of this package's checkout, with "+dirty" where tracked files differ; None where it is no checkout."""
+    """The commit of this package's checkout; None where it is no checkout.
+
+    With "+dirty" where tracked files differ from it, or the package holds files that it does not know.
+    """
     here = Path(__file__).resolve().parent
     head = _git(here, "rev-parse", "HEAD")
     if head is None or _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
-    return head + ("+dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    differs = changed or _git(here, "status", "--porcelain", "--", ".")
+    return head + ("+dirty" if differs else "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
