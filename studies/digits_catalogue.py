@@ -13,27 +13,24 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
+from digits_defaults import ATTACKS, finished, summary
 
 import mmard
 from mmard.environment import environment
 from mmard.methods import METHODS, build
 
 PLUGGED = ("rslad+igdm", "rslad+fair", "rslad+awp", "rslad+mmard", "adaad+mmard", "trades+awp")
-ATTACKS = ["pgd-40x2", "cw-40x2"]
 
 
 def made(folder: Path, model: str, method: str) -> Path:
     """A network trained without a teacher, or what an earlier call trained."""
-    log = folder / "log.jsonl"
-    if not (log.exists() and (folder / "done").exists()):
+    if not finished(folder):
         shutil.rmtree(folder, ignore_errors=True)
         mmard.train(model, data="digits", method=method, out=folder)
-        (folder / "done").touch()
     return folder
 
 
@@ -66,16 +63,6 @@ def cell(spec: str, seed: int, runs: Path) -> dict[str, Any]:
     }
     (folder / "cell.json").write_text(json.dumps(row))
     return row
-
-
-def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | int | None]]:
-    """Mean and standard deviation over seeds, by figure."""
-    found: dict[str, dict[str, float | int | None]] = {}
-    for name in ("clean", "robust", "train_seconds"):
-        values = [row[name] for row in rows]
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        found[name] = {"mean": statistics.mean(values), "sd": spread, "n": len(values)}
-    return found
 
 
 def main() -> None:

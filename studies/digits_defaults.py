@@ -43,7 +43,10 @@ ATTACKS = ["pgd-40x2", "cw-40x2"]
 
 def finished(folder: Path) -> bool:
     """Whether a run of this study is complete."""
-    return (folder / "log.jsonl").exists() and any(event["kind"] == "end" for event in mmard.Run.open(folder).log())
+    if not (folder / "state.safetensors").exists():
+        return False
+    _, facts = mmard.Run.open(folder).load_state()
+    return bool(facts["position"]["finished"])
 
 
 def cell(variant: str, seed: int, teacher: Path, folder: Path) -> dict[str, Any]:

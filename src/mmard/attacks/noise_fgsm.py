@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.pgd import Objective
-from mmard.balls import Budget, as_fraction
-from mmard.errors import Refused, require
+from mmard.attacks.pgd import Objective, refuse_leap
+from mmard.balls import Budget
+from mmard.errors import require
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,8 @@ class NoiseFGSM:
 
     def check(self, budget: Budget) -> None:
         """Refuse a step that is longer than the ball is wide."""
-        if self.step_size is not None and self.step_size > 2 * budget.eps:
-            raise Refused(
-                f"NoiseFGSM(step_size={as_fraction(self.step_size)})",
-                expected=f"a step within the diameter {as_fraction(2 * budget.eps)} of the ball {budget}",
-                got=as_fraction(self.step_size),
-                mend="are eps and step_size swapped?",
-            )
+        if self.step_size is not None:
+            refuse_leap("NoiseFGSM", self.step_size, budget)
 
     def __call__(
         self,

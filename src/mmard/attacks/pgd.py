@@ -53,6 +53,21 @@ def starting_point(start: str, x: Tensor, budget: Budget, generator: torch.Gener
     return budget.project(drawn, x)
 
 
+def refuse_leap(attack: str, step_size: float, budget: Budget) -> None:
+    """Refuse a step that jumps across the ball.
+
+    Raises:
+        Refused: naming the attack, the step and the diameter.
+    """
+    if step_size > 2 * budget.eps:
+        raise Refused(
+            f"{attack}(step_size={as_fraction(step_size)})",
+            expected=f"a step within the diameter {as_fraction(2 * budget.eps)} of the ball {budget}",
+            got=as_fraction(step_size),
+            mend="are eps and step_size swapped?",
+        )
+
+
 @dataclass(frozen=True)
 class PGD:
     """`steps` projected ascent steps; returns the last iterate, as every method of this family trains on.
@@ -86,13 +101,7 @@ class PGD:
 
     def check(self, budget: Budget) -> None:
         """Refuse a step that jumps across the ball of this budget."""
-        if self.step_size > 2 * budget.eps:
-            raise Refused(
-                f"PGD(step_size={as_fraction(self.step_size)})",
-                expected=f"a step within the diameter {as_fraction(2 * budget.eps)} of the ball {budget}",
-                got=as_fraction(self.step_size),
-                mend="are eps and step_size swapped?",
-            )
+        refuse_leap("PGD", self.step_size, budget)
 
     def __call__(
         self,
