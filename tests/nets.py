@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmard import methods
 from mmard.attacks import PGD
@@ -31,14 +32,17 @@ SLOPE = 0.7
 LETTERS = ("S", "T", "T_nat", "P", "T_tuned")
 NONE = ("natural", "kd")
 """Methods that make no adversarial examples."""
+COUPLED_HOSTS = ("mtard", "b_mtard", "ciard", "saad")
+"""Methods whose own terms depend on the other samples of the batch."""
 
 
 def build(spec: str, params: Mapping[str, Any] | None = None) -> Method:
-    """`methods.build` with MMARD's weight at 1 and its teacher exact where nothing else is said.
+    """`methods.build` with MMARD's weights fixed and its teacher exact where nothing else is said.
 
     What is tested here are the formulas; the defaults are chosen by measurement and may change.
     """
-    plain = {"mmard.beta": 1.0, "mmard.teacher_every": 1} if "mmard" in spec.split("+") else {}
+    exact = {"mmard.guide": 0.3, "mmard.own": 0.0, "mmard.drift": "kl", "mmard.teacher_every": 1, "mmard.beta": 1.0}
+    plain = exact if "mmard" in spec.split("+") else {}
     made = methods.build(spec, {**plain, **(params or {})})
     if made.memory is not None:
         made.memory.double()
@@ -148,6 +152,22 @@ def batch_of(views: Mapping[str, Tensor], y: Tensor, progress: float = 1.0) -> B
     return batch
 
 
+def loss_of(method: Method, views: Logits, y: Tensor, progress: float = 1.0) -> Tensor:
+    terms = method.outer(batch_of(views, y, progress))
+    return torch.stack([term.mean() for term in terms.values()]).sum()
+
+
+def gradients(value: Tensor, views: Logits, letter: str = "S") -> Logits:
+    wanted = {k: v for k, v in views.items() if k.startswith(letter) and v.requires_grad}
+    found = torch.autograd.grad(value, list(wanted.values()), retain_graph=True, allow_unused=True)
+    return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(wanted.items(), found, strict=True)}
+
+
+def target_first(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) by torch's own function, (B,)."""
+    return F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
 def warm(spec: str, params: Mapping[str, Any] | None = None) -> Method:
     """A method that remembers something: it has seen a batch, the end of an epoch, and a batch."""
     method = build(spec, params)
@@ -207,6 +227,8 @@ VARIANTS: tuple[tuple[str, Params], ...] = (
     ("rslad+mmard", {"mmard.measure": "match"}),
     ("rslad+mmard", {"mmard.measure": "kl"}),
     ("rslad+mmard", {"mmard.teacher_every": 2, "mmard.bounded": True, "mmard.ramp": 0.5}),
+    ("rslad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 0, "mmard.edges": "nr,rq", "mmard.own": 2.0}),
+    ("adaad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 3, "mmard.edges": "nq"}),
     ("ard+mmard", {"mmard.guide": 0.0}),
     ("trades+mmard", {"mmard.beta": 0.0}),
 )

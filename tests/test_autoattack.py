@@ -19,6 +19,7 @@ from mmard.attacks.fab import FAB
 from mmard.attacks.square import Square
 from mmard.balls import NORMS, Budget
 from mmard.data.image_set import ImageSet
+from mmard.engine.twins import Twins
 from mmard.errors import Refused
 from mmard.evaluation import autoattack, journal
 from mmard.evaluation.autoattack import auto_attack
@@ -237,18 +238,53 @@ def test_the_random_ensemble_runs() -> None:
     assert results[-1].score.accuracy < results[0].score.accuracy
 
 
-def test_a_folded_copy_gives_the_same_verdicts() -> None:
+def test_a_twin_gives_the_same_verdicts() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), Scene()).double()
     model[2].running_var.fill_(0.3)
     model[2].running_mean.fill_(0.1)
     data, budget = image_set(model=model.eval()), Budget(0.02)
     ensemble = shortened(standard(budget, CLASSES), steps=10, queries=50, targets=2)
-    plain, folded = (
-        auto_attack(model, data, budget, ensemble=ensemble, split="", which="", fold=fold) for fold in (False, True)
+    plain, fast = (
+        auto_attack(model, data, budget, ensemble=ensemble, split="", which="", engine=engine)
+        for engine in ("plain", "fast")
     )
     assert 0 < plain[-1].score.accuracy < plain[0].score.accuracy
-    assert [line(m.mask) for m in plain] == [line(m.mask) for m in folded]
-    assert plain[-1].score.weights == folded[-1].score.weights
+    assert [line(m.mask) for m in plain] == [line(m.mask) for m in fast]
+    assert plain[-1].score.weights == fast[-1].score.weights
+    assert plain[-1].score.engine == "itself (engine plain)"
+    assert fast[-1].score.engine.startswith("a twin in float64, 1 of 2 BatchNorms folded")
+    assert plain[0].score.engine == fast[0].score.engine == ""
+
+
+def test_a_point_that_misleads_the_twin_alone_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Scene().double()
+    data, budget = image_set(model=model), Budget(0.02)
+    misled = []
+
+    class Timid(nn.Module):
+        """Reads images as the network does, and everything else as it likes."""
+
+        def __init__(self, everywhere: bool) -> None:
+            super().__init__()
+            self.everywhere = everywhere
+
+        def forward(self, x: Tensor) -> Tensor:
+            pictures = data.x.double() / 255
+            strange = (x.flatten(1).unsqueeze(1) != pictures.flatten(1)).any(2).all(1) | self.everywhere
+            misled.append(int(strange.sum()))
+            return torch.where(strange.unsqueeze(1), model(x).roll(1, dims=1), model(x))
+
+    ensemble = shortened(standard(budget, CLASSES), steps=10, queries=50, targets=2)
+    every = {"ensemble": ensemble, "split": "", "which": ""}
+    plain = auto_attack(model, data, budget, engine="plain", **every)
+    assert 0 < plain[-1].score.accuracy < plain[0].score.accuracy
+    for everywhere in (False, True):
+        twin = Timid(everywhere)
+        monkeypatch.setattr(Twins, "serving", lambda self, x, twin=twin: dict.fromkeys(self.nets, twin))
+        fast = auto_attack(model, data, budget, **every)
+        assert sum(misled) > 0
+        assert [line(m.mask) for m in fast] == [line(m.mask) for m in plain]
+        misled.clear()
 
 
 def test_an_attack_that_cheats_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ def test_a_known_prediction_saves_the_teacher_a_pass() -> None:
 def test_what_is_shipped_is_marked_in_the_price() -> None:
     found = steps.forms()
     assert sum("default" in text for text in found) == 1
-    assert all(set(own) <= {"mmard.teacher_every", "mmard.guide", "mmard.beta"} for own in found.values())
+    assert all(set(own) <= {"mmard.teacher_every", "mmard.guide", "mmard.own", "mmard.beta"} for own in found.values())
 
 
 def test_memory_that_does_not_suffice_costs_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_the_record_is_what_its_file_holds(record: dict[str, Any]) -> None:
     file = Path(record["files"][0])
     held = json.loads(file.read_text(encoding="utf-8"))
     assert held == {key: own for key, own in record.items() if key != "files"}
-    assert (held["kind"], held["format"], held["size"]["name"], held["device"]) == ("bench", 1, "tiny", "cpu")
+    assert (held["kind"], held["format"], held["size"]["name"], held["device"]) == ("bench", 2, "tiny", "cpu")
     assert file.name.startswith(f"bench-{held['environment']['written'][:10]}-tiny-cpu-")
     for key in ("commit", "versions", "cpu", "threads", "command"):
         assert key in held["environment"]

@@ -69,7 +69,7 @@ def test_agreement_is_a_record_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(agreeing, "on_digits", lambda device: subject())
     found = agreement(only=["rslad"], images=12, out=tmp_path, device="cpu")
     held = json.loads(Path(found["files"][0]).read_text(encoding="utf-8"))
-    assert (held["kind"], held["format"]) == ("agreement", 1)
+    assert (held["kind"], held["format"]) == ("agreement", 2)
     assert [row["pairing"] for row in held["rows"]] == [pair.name for pair in pairings(CPU)]
     assert held["subject"]["n"] == 12
     with pytest.raises(Refused, match="T_nat"):

@@ -183,6 +183,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 250,
     processes: int = 1,
+    engine: str = "fast",
 ) -> list[Score]:
     """Clean accuracy, accuracy under each attack, and under all of them together.
 
@@ -198,6 +199,8 @@ def evaluate(
         seed, batch_size: what random starts depend on.
         processes: how many share the work; a script that asks for more than one must hide its calls behind
             `if __name__ == "__main__":`, as spawned processes import it.
+        engine: what the attacks ask: "fast", a twin of the network (docs/engine.md), or "plain", the network itself,
+            which gives every verdict in any case. Attacks made on another network ask that network itself.
     """
     folder = None
     wanted: dict[str, Any] = {"num_classes": images.num_classes, "image_shape": images.image_shape}
@@ -224,6 +227,7 @@ def evaluate(
         batch_size=batch_size,
         folder=folder,
         processes=processes,
+        engine=engine,
     )
     return [m.score for m in measured]
 
@@ -285,11 +289,12 @@ def examine(
     seed: int = 0,
     batch_size: int = 250,
     processes: int = 1,
+    engine: str = "fast",
 ) -> Examined:
     """Accuracies and what lies behind them: suspicion checks, curves, classes, calibration, boundaries, images.
 
     Args:
-        model, images, attacks, budget, seed, batch_size, processes: as in `evaluate`.
+        model, images, attacks, budget, seed, batch_size, processes, engine: as in `evaluate`.
         also: out of "checks", "classes", "margins", "calibration", "examples", "boundary", "eps" and "steps" (curves);
             "all" is what can be found here. The cheap checks are always made.
         teacher: a module, a run folder or a file of weights; the run's own if a run is examined.
@@ -327,6 +332,7 @@ def examine(
         batch_size=batch_size,
         folder=run.autoattack if run is not None else None,
         processes=processes,
+        engine=engine,
     )
     return Examined([m.score for m in examined], keep.found, (*look.left_out, *pair.notes))
 

@@ -204,7 +204,7 @@ def attack_stage(stage: Stage, splits: Splits, progress: Progress | None = None)
 
 
 def _score(record: dict[str, Any]) -> Score:
-    return Score(**{name: record[name] for name in Score.__dataclass_fields__})
+    return Score(**{name: record[name] for name in Score.__dataclass_fields__ if name in record})
 
 
 # time ---------------------------------------------------------------------------------------------

@@ -77,7 +77,8 @@ class Job:
     def validate(self, network: nn.Module) -> Validation:
         """Clean and robust accuracy on the validation images, under `val_attack`."""
         attack = trial(self.settings.val_attack, self.step.budget)
-        return Validation(*accuracies(network, self.validation, attack, self.step.budget, seed=self.settings.seed))
+        how: dict[str, Any] = {"seed": self.settings.seed, "ranks": self.step.ranks, "engine": self.settings.engine}
+        return Validation(*accuracies(network, self.validation, attack, self.step.budget, **how))
 
     def train(self, run: Run, observers: Sequence[Callable[[Event], None]] = ()) -> Position:
         """Train to the end, from where the run folder stands."""
@@ -136,7 +137,7 @@ def prepare(
     """
     device = pick_device(settings.device)
     if ranks is not None:
-        device = _own_device(device, ranks)
+        device = own_device(device, ranks)
         _refuse_apart(settings, data, ranks)
     if settings.tensorboard:
         writer_class()  # refuses here, and not when the folder has been made
@@ -256,8 +257,12 @@ def _data_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _own_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """The GPU of this process, or the CPU."""
+def own_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """The GPU of this process, or the CPU.
+
+    Raises:
+        Refused: if there are fewer GPUs than processes, or one of them was chosen for all.
+    """
     if device.type != "cuda":
         return device
     if device.index is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmard.data import ImageSet
@@ -16,7 +17,7 @@ from mmard.errors import Refused
 from mmard.models import Normalised, build, check_logits
 from mmard.models.ensemble import Ensemble
 from mmard.run import Run
-from mmard.teachers import SHAPE, is_teacher, open_teacher
+from mmard.teachers import SHAPE, is_teacher, open_teacher, without_prefix
 from mmard.weights import load_into, open_weights
 
 GIVEN = "given:"
@@ -100,6 +101,10 @@ def load_network(
         return _onnx(path, num_classes, image_shape, who)
     is_file = path.suffix in (".safetensors", ".pt", ".pth", ".onnx")
     if not path.is_dir() and not is_file:
+        meant = without_prefix(spec)
+        if meant is not None:
+            got = "the bare name of a teacher"
+            raise Refused(f"{who} {spec}", expected="a network, a run or a file", got=got, mend=f"write {meant}")
         if "/" in spec and ":" not in spec:
             raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
         return _named(spec, weights, num_classes, image_shape, who, mean, std)
@@ -232,7 +237,11 @@ def _named(
     std: Sequence[float] | None,
 ) -> Network:
     if num_classes is None or image_shape is None:
-        raise Refused(f"{who} {spec}", expected="data to build it for", got="none", mend="give --data")
+        if ":" not in spec:
+            with torch.device("meta"):
+                build(spec, num_classes=2, image_shape=SHAPE)  # refuses an unknown name first
+        mend = "give --data, or num_classes and image_shape in Python"
+        raise Refused(f"{who} {spec}", expected="data to build it for", got="none", mend=mend)
     module = build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)  # refuses an unknown name first
     if weights is None and ":" not in spec:
         mend = f"give a run folder, or {_flag(who)} FILE"

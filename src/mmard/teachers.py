@@ -7,7 +7,7 @@ weights live, and where each of these was read. The weights themselves are a fil
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -114,7 +114,17 @@ def sources() -> dict[str, str]:
 
 def is_teacher(spec: str) -> bool:
     """Whether a spec names a teacher of this table."""
-    return spec.startswith(PREFIX)
+    return spec.lower().startswith(PREFIX)
+
+
+def without_prefix(spec: str) -> str | None:
+    """How the teacher is spelt whose bare name this is; None for any other text.
+
+    >>> without_prefix("zhang2019theoretically"), without_prefix("resnet18")
+    ('robustbench:Zhang2019Theoretically', None)
+    """
+    data, _, name = spec.rpartition("/")
+    return next((PREFIX + (f"{data}/" if data else "") + t.name for t in _named(name) if data in ("", t.data)), None)
 
 
 def find(spec: str, num_classes: int | None = None) -> tuple[Teacher, ...]:
@@ -131,13 +141,13 @@ def find(spec: str, num_classes: int | None = None) -> tuple[Teacher, ...]:
     Raises:
         Refused: for a name that is none, or one for other data.
     """
-    bare = spec.removeprefix(PREFIX)
+    bare = spec[len(PREFIX) :] if is_teacher(spec) else spec
     data, slash, name = bare.rpartition("/")
     found = [t for t in _named(name) if not slash or t.data == data]
     if not found:
-        names = list(dict.fromkeys(t.name for t in teachers() if not slash or t.data == data))
-        begun = [each for each in names if each.lower().startswith(name.lower())][:4] if name else []
-        near = f"did you mean {' or '.join(begun)}?" if begun else unknown("teacher", name, names).mend
+        there = [t for t in teachers() if not slash or t.data == data]
+        names = list(dict.fromkeys(t.name for t in there))
+        near = _holding(name, there) or unknown("teacher", name, names).mend
         expected = f"one of the {len(teachers())} that `mmard teachers` lists"
         raise Refused(f"teacher {spec}", expected=expected, got=repr(bare), mend=near)
     fitting = [t for t in found if num_classes in (None, t.num_classes)]
@@ -165,6 +175,22 @@ def open_teacher(spec: str, weights: str | Path | None, num_classes: int | None 
     classes = classes_in(tensors)
     teacher = next((t for t in found if t.num_classes == classes), found[0])
     return teacher, teacher.load(tensors, f"teacher {teacher.spec}, file {weights}")
+
+
+def _holding(text: str, there: Sequence[Teacher]) -> str:
+    """Which teachers have this text at the beginning of their names, else in them, else in their network's name."""
+    looks: tuple[Callable[[Teacher], bool], ...] = (
+        lambda t: t.name.lower().startswith(text.lower()),
+        lambda t: text.lower() in t.name.lower(),
+        lambda t: t.network.startswith(text.lower()),
+        lambda t: text.lower() in t.network,
+    )
+    for look in looks if text else ():
+        found = list(dict.fromkeys(t.name for t in there if look(t)))
+        if found:
+            more = f" or one of {len(found) - 4} more" if len(found) > 4 else ""
+            return f"did you mean {' or '.join(found[:4])}{more}?"
+    return ""
 
 
 def _named(name: str) -> list[Teacher]:

@@ -58,7 +58,8 @@ def open_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix == ".safetensors":
         return load_tensors(path)
     if not path.is_file():
-        raise Refused(str(path), expected="a file of weights", got="no such file")
+        got = "a folder" if path.is_dir() else "no such file"
+        raise Refused(str(path), expected="a file of weights", got=got)
     try:
         with warnings.catch_warnings():
             # PyTorch warns of old and of unusual pickles; what it cannot read, it refuses.

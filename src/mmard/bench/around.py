@@ -24,7 +24,7 @@ from mmard.bench.variants import Networks, smooth_images
 from mmard.data import ImageSet
 from mmard.data.augment import augmentation
 from mmard.data.batches import SetBatches
-from mmard.engine.folding import folded
+from mmard.engine.twins import Engine, Twins
 from mmard.evaluation.autoattack import auto_attack
 from mmard.evaluation.ensemble import shortened, standard
 from mmard.modes import evaluating, frozen
@@ -37,7 +37,7 @@ VIEWS = "crop-flip"
 def attacks(
     size: Size, networks: Networks, now: Clock, allowance: Allowance, told: Told, quick: bool = False
 ) -> list[Row]:
-    """PGD-20 and APGD on the network and on its folded copy, and AutoAttack as an evaluation runs it, with and without.
+    """PGD-20 and APGD on the network and on its twin, and AutoAttack as an evaluation runs it, with and without.
 
     Args:
         quick: a few steps of AutoAttack only, to see that it runs.
@@ -45,7 +45,7 @@ def attacks(
     network = networks("S", size.attacked)
     images = _kept(network, smooth_images(size.attack_batch, size.image_shape), networks.device)
     x, y = images.x.to(networks.device).float() / 255, images.y.to(networks.device)
-    copies = {"itself": network, "folded": folded(network, x)}
+    copies = {"itself": network, "twin": Twins(Engine(), {"": network}).serving(x)[""]}
     pgd, rows = trial("pgd-20", BALL), []
 
     def climb(model: nn.Module, attack: Any) -> None:
@@ -70,10 +70,10 @@ def attacks(
     if quick:
         ensemble = shortened(ensemble, steps=2, queries=5, targets=1)
 
-    def judge(fold: bool) -> None:
-        auto_attack(judged, few, BALL, ensemble=ensemble, split="bench", which="random", fold=fold)
+    def judge(engine: str) -> None:
+        auto_attack(judged, few, BALL, ensemble=ensemble, split="bench", which="random", engine=engine)
 
-    both: dict[str, Callable[[], object]] = {"itself": lambda: judge(False), "folded": lambda: judge(True)}
+    both: dict[str, Callable[[], object]] = {"itself": lambda: judge("plain"), "twin": lambda: judge("fast")}
     seconds = alternate(both, now, repeats=size.repeats, allowance=allowance)
     shape = " x ".join(map(str, size.judged_shape))
     rows.append(_row(ensemble.label, f"{size.judged}, {shape}", len(few), seconds))

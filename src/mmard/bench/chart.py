@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from mmard.bench.variants import KNOWN
 from mmard.report.charts import LETTER
-from mmard.report.drawing import LETTERS, canvas, need_plots
-from mmard.report.palette import DARK, LIGHT, declarations, mark, marker, series
+from mmard.report.drawing import LETTERS, canvas, need_plots, standing_alone
+from mmard.report.palette import mark, marker, series
 
 WIDTH, ROW = 640, 22
 PAIR_GAP = 0.6
@@ -90,16 +88,3 @@ def _machine(record: Mapping[str, Any]) -> str:
     times = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(min(counts))
     batches = ", ".join(map(str, sorted({row["batch"] for row in (*record["methods"], *record["pairs"])})))
     return f"{device}; {record['clock']}; batch {batches}; n = {times}; {here['written'][:10]}"
-
-
-def standing_alone(svg: Markup, width: float, height: float) -> str:
-    """A drawing of the report's as a file of its own, with the colours that its page would bring."""
-    style = (
-        f":root {{ {declarations(LIGHT)} }} @media (prefers-color-scheme: dark) {{ :root {{ {declarations(DARK)} }} }} "
-        "text { font-family: system-ui, sans-serif; }"
-    )
-    size = f'xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
-    opened = str(svg).replace('<svg class="plot"', f"<svg {size}", 1)
-    head, rest = opened.split(">", 1)
-    ground = '<rect width="100%" height="100%" style="fill: var(--page)"/>'
-    return f"{head}><style>{style}</style>{ground}{rest}\n"

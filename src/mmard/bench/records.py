@@ -10,7 +10,7 @@ from typing import Any
 from mmard.environment import now
 from mmard.storage import write_json, write_whole
 
-FORMAT = 1
+FORMAT = 2
 """Of the record; raise it when a name or a unit changes."""
 
 

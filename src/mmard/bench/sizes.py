@@ -19,10 +19,10 @@ GROWN = ("rslad+mmard", "adaad+mmard", "trades+mmard", "rslad+igdm", "adaad+igdm
 HOST, GUEST = "rslad", "rslad+mmard"
 """The step that the price of MMARD is given in, and the one that is paid for."""
 PRICES: dict[str, dict[str, float]] = {
-    "the teacher asked at every step": {"mmard.teacher_every": 1},
-    "at every 5th": {"mmard.teacher_every": 5},
-    "at every 10th": {"mmard.teacher_every": 10},
-    "triangle only (guide = 0)": {"mmard.guide": 0.0},
+    "the teacher asked once, at x": {"mmard.teacher_every": 0},
+    "at every 5th step": {"mmard.teacher_every": 5},
+    "at every step": {"mmard.teacher_every": 1},
+    "triangle only (guide = own = 0)": {"mmard.guide": 0.0, "mmard.own": 0.0},
     "guidance only (beta = 0)": {"mmard.beta": 0.0},
 }
 """Forms of the guest, with their parameters; what is not said is as shipped."""

@@ -215,6 +215,9 @@ def evaluate(
         Path | None, _option("Where records of a network without a run go; compare reads it.", "FOLDER", "--out")
     ] = None,
     processes: Annotated[int, _option("Share the work among so many processes; same verdicts.", "N", shown="1")] = 1,
+    engine: Annotated[
+        str, _option("Attacks ask a fast twin, or the plain network; it judges.", "fast|plain", shown="fast")
+    ] = "fast",
     as_json: AsJson = False,
 ) -> None:
     """Accuracy without attack and under each attack, with 95% intervals. A run keeps the records in its folder."""
@@ -242,6 +245,7 @@ def evaluate(
         mean=mean,
         std=std,
         processes=processes,
+        engine=engine,
     )
     show_scores(request, as_json)
 
@@ -328,10 +332,9 @@ def fetch(
 
     Called again, it goes on where it stopped.
     """
-    from mmard.cli.catalogue import fetch_data
-    from mmard.cli.teaching import fetch_known
+    from mmard.cli.teaching import fetch_named
 
-    (fetch_known if name.startswith("robustbench:") else fetch_data)(name, data_dir)
+    fetch_named(name, data_dir)
 
 
-from mmard.cli import app_bench, app_compare, app_report, app_share  # noqa: E402, F401  they register themselves here
+from mmard.cli import app_bench, app_compare, app_report, app_share, app_study  # noqa: E402, F401  they register themselves here

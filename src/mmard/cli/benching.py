@@ -213,12 +213,12 @@ def _attacks(out: Console, rows: Sequence[Record]) -> None:
     out.print()
     line(out, "attacks, on images that withstand", "strong")
     grid = table(
-        "attack", "network", "images/s", "folded x", "n", right=("images/s", "folded x", "n"), fold=("attack",)
+        "attack", "network", "images/s", "twin x", "n", right=("images/s", "twin x", "n"), fold=("attack",)
     )
     for row in rows:
-        plain, folded = row["variants"]["itself"], row["variants"]["folded"]
+        plain, twin = row["variants"]["itself"], row["variants"]["twin"]
         speed = f"{plain['images_per_second']:.3g}"
-        grid.add_row(row["attack"], row["network"], speed, _ratio(folded["ratio"]), str(folded["ratio"]["n"]))
+        grid.add_row(row["attack"], row["network"], speed, _ratio(twin["ratio"]), str(twin["ratio"]["n"]))
     put(out, grid, 2)
 
 

@@ -50,6 +50,15 @@ def source_of(request: Request, images: ImageSet, device: torch.device) -> Sourc
     return Source(found.module.to(device), found.source)
 
 
+def refuse_apart(request: Request) -> None:
+    """Refuse what the processes of a launch cannot do together."""
+    if request.processes > 1:
+        mend = "torchrun has started several: leave --processes out"
+        raise Refused("--processes", expected="1", got=str(request.processes), mend=mend)
+    if request.made_on is not None:
+        raise Refused("--from", expected="one process", got="several", mend="leave torchrun out")
+
+
 def record_folder(out: Path, run: Run | None, network: Network, settings: Settings) -> Run:
     """A folder for the records of a network that has no run, to be compared with runs.
 

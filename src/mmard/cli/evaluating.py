@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import Exit
 
-from mmard.cli.elsewhere import numbers, record_folder, source_of
+from mmard.cli.elsewhere import numbers, record_folder, refuse_apart, source_of
 from mmard.cli.findings import show_every_check, show_findings
 from mmard.cli.output import (
     INTERRUPTED,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mmard.evaluation.wanted import Wanted
     from mmard.networks import Network
     from mmard.run import Run
+    from mmard.training.distributed import Ranks
 
 SPLITS = ("test", "val", "train")
 WHICH = ("best", "last")
@@ -81,6 +82,7 @@ class Request:
     mean: str | None = None
     std: str | None = None
     processes: int = 1
+    engine: str = "fast"
 
 
 def show_scores(request: Request, as_json: bool) -> None:
@@ -90,42 +92,57 @@ def show_scores(request: Request, as_json: bool) -> None:
         Refused: for anything wrong, before the first attack.
     """
     _check(request)
+    with busy("starting"):
+        from mmard.evaluation.meeting import AGAIN
+        from mmard.training.distributed import joined
+
+    with joined(on_gpus=False, mend=AGAIN) as ranks:
+        _scores(request, as_json, ranks)
+
+
+def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
+    """The same, in this process or in one of several."""
+    if ranks is not None:
+        refuse_apart(request)
     with busy("reading data and network"):
         from mmard.balls import Budget
+        from mmard.engine.twins import Engine
         from mmard.evaluation.columns import spelled
-        from mmard.job import pick_device
+        from mmard.job import own_device, pick_device
 
+        Engine(request.engine)
         run = _run(request.target)
         settings = _settings(request, run)
         budget = Budget(settings.eps, settings.norm)
         specs = spelled(request.attacks, budget)
         device = pick_device(request.device)
+        device = device if ranks is None else own_device(device, ranks)
         images = _images(request, settings)
         network = _network(request, images)
         source = source_of(request, images, device)
         which = request.which if run is not None else network.source
         module = network.module.to(device)
         look = _look(request, run, settings, module, images, specs, budget, device)
-        run = run if request.out is None else record_folder(request.out, run, network, settings)
+        if request.out is not None and (ranks is None or ranks.first):
+            run = record_folder(request.out, run, network, settings)
     from mmard.evaluation.examine import examine, examine_transfer
     from mmard.evaluation.keeping import Keeper
+    from mmard.evaluation.meeting import follow, lead
 
+    said = {"split": request.split, "which": which, "seed": request.seed, "batch_size": request.batch_size}
+    if ranks is not None and not ranks.first:
+        follow(ranks, module, images, specs, budget, witnessed=bool(look.also), engine=request.engine, **said)
+        return
     began = time.monotonic()
     keep = Keeper(run)
     try:
-        with _progress() as tell:
-            every: dict[str, Any] = {
-                "split": request.split,
-                "which": which,
-                "seed": request.seed,
-                "batch_size": request.batch_size,
-                "progress": tell,
-            }
+        kept = run.autoattack if run is not None else None
+        with lead(ranks, module, images, kept) as folder, _progress() as tell:
+            every: dict[str, Any] = {**said, "progress": tell}
             if source is not None:
                 measured = examine_transfer(module, source, images, specs, budget, keep, **every)
             else:
-                folder = run.autoattack if run is not None else None
-                shared: dict[str, Any] = {"folder": folder, "processes": request.processes}
+                shared = {"folder": folder, "processes": request.processes, "engine": request.engine}
                 measured = examine(module, images, specs, budget, look, keep, **every, **shared)
     except KeyboardInterrupt:
         complain(_interrupted(keep))

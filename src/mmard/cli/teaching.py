@@ -6,10 +6,15 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from mmard.cli.output import commands, console, line, put, table
+from mmard.errors import Refused
+
+if TYPE_CHECKING:
+    from mmard.teachers import Teacher
 
 
 def show_teachers(name: str | None, as_json: bool) -> None:
@@ -18,9 +23,9 @@ def show_teachers(name: str | None, as_json: bool) -> None:
     Raises:
         Refused: for a name that is none.
     """
-    from mmard.teachers import PREFIX, find, teachers
+    from mmard.teachers import PREFIX, find, is_teacher, teachers
 
-    found = teachers() if name is None else find(name if name.startswith(PREFIX) else PREFIX + name)
+    found = teachers() if name is None else find(name if is_teacher(name) else PREFIX + name)
     if as_json:
         print(json.dumps([{**asdict(teacher), "spec": teacher.spec} for teacher in found], indent=2))
         return
@@ -83,9 +88,32 @@ def _detail(spec: str) -> None:
     ):
         rows.add_row(Text(key, style="quiet"), text)
     put(out, rows, 2)
-    use = f"--teacher {teacher.spec} --teacher-weights"
     fetch = [f"mmard fetch {teacher.spec} --data-dir D"] if teacher.drive else []
-    commands(out, "next", [*fetch, f"mmard distill {use} FILE --data {teacher.data} --data-dir D --out runs/s"])
+    commands(out, "next", [*fetch, _distilling(teacher, "FILE", "D")])
+
+
+def _distilling(teacher: Teacher, weights: str, folder: str) -> str:
+    """The command that distils from a teacher; one that is not robust can only stand beside one that is."""
+    use = f"--teacher {teacher.spec} --teacher-weights {weights}"
+    if teacher.robust == 0:
+        use = f"--method mtard --teacher T=RUN --teacher T_nat={teacher.spec} --teacher-weights T_nat={weights}"
+    return f"mmard distill {use} --data {teacher.data} --data-dir {folder} --out runs/s"
+
+
+def fetch_named(name: str, data_dir: Path) -> None:
+    """Fetch a data set, or a teacher.
+
+    Raises:
+        Refused: for a name that is none, a teacher's without its prefix among them.
+    """
+    from mmard.cli.catalogue import fetch_data
+    from mmard.teachers import is_teacher, without_prefix
+
+    meant = without_prefix(name)
+    if meant is not None:
+        got = f"the bare name of a teacher, {name!r}"
+        raise Refused("fetch", expected="a data set or a teacher", got=got, mend=f"write {meant}")
+    (fetch_known if is_teacher(name) else fetch_data)(name, data_dir)
 
 
 def fetch_known(spec: str, data_dir: Path) -> None:
@@ -108,6 +136,6 @@ def fetch_known(spec: str, data_dir: Path) -> None:
         "next",
         [
             f"mmard evaluate {teacher.spec} --weights {weights} --attack fgsm --eps 8/255 {use}",
-            f"mmard distill --teacher {teacher.spec} --teacher-weights {weights} {use} --out runs/s",
+            _distilling(teacher, weights, folder),
         ],
     )

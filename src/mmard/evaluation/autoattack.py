@@ -28,16 +28,15 @@ from torch import Tensor, nn
 from mmard.attacks.asking import sliced
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
-from mmard.engine.folding import folded
+from mmard.engine.twins import Engine, Twins, described
 from mmard.errors import Refused
-from mmard.evaluation.authors import Authors
-from mmard.evaluation.ensemble import Ensemble, described, standard
-from mmard.evaluation.evaluate import Measured, Progress, Subject
+from mmard.evaluation.authors import Authors, Own
+from mmard.evaluation.ensemble import Ensemble, standard
+from mmard.evaluation.ensemble import described as attack_described
+from mmard.evaluation.evaluate import NETWORK, Measured, Progress, Subject
 from mmard.evaluation.journal import Journal
 from mmard.evaluation.score import Mask
 from mmard.modes import evaluating, frozen
-
-FOLD_CHECK = 32  # images on which a folded network must agree
 
 
 class Breaker(Protocol):
@@ -58,7 +57,7 @@ def auto_attack(
     batch_size: int = 250,
     progress: Progress | None = None,
     folder: Path | None = None,
-    fold: bool = False,
+    engine: str = "fast",
 ) -> list[Measured]:
     """Clean accuracy, accuracy after each attack of the ensemble on what the earlier ones left, and after all of them.
 
@@ -76,8 +75,9 @@ def auto_attack(
         progress: told how far the evaluation is, after every batch.
         folder: where verdicts are kept after every batch. A call that finds there the verdicts of the same evaluation
             goes on where it stopped; calls in several processes at once share the work. None keeps nothing.
-        fold: let the attacks look at a copy with BatchNorm merged into convolutions, which is faster and rounds
-            otherwise; the verdict on what they find is the network's own.
+        engine: what the attacks ask: "fast", a twin of the network where it has one, which rounds otherwise, or
+            "plain", the network itself. The verdict on what they find is the network's own, and a batch with a point
+            that misleads the twin alone is attacked once more on the network.
 
     Returns:
         "clean", one for each attack (the survivors after it) where there are several, and one for the ensemble.
@@ -96,35 +96,55 @@ def auto_attack(
         "eps": budget.eps,
         "seed": seed,
         "batch_size": batch_size,
-        "fold": fold,
+        "engine": engine,
         "weights": subject.weights,
         "data": subject.data,
     }
     journal = Journal(folder, plan, len(images))
+    twins = Twins(Engine(engine), {NETWORK: model})
 
-    def stage(name: str, who: NDArray[np.int64], attack: Breaker | None) -> tuple[Mask, float]:
+    def stage(name: str, who: NDArray[np.int64], attack: Own | Authors | None) -> tuple[Mask, float]:
         def judge(batch: NDArray[np.int64], number: int) -> NDArray[np.bool_]:
             x, y = _inputs(model, images, batch)
             first = number * batch_size
             where = f"{name}, images {first} to {first + len(batch) - 1}"
-            return _read_rightly(model, x, y, attack, budget, seed, where).cpu().numpy()
+            asked = model if attack is None or isinstance(attack, Authors) else twins.serving(x)[NETWORK]
+            if asked is not model and not _agrees(asked, x, y):
+                asked = model  # an attack would have nothing to do where the twin misreads the image as it is
+            right, disputed = _read_rightly(model, x, y, _breaker(attack, asked, x), budget, seed, where)
+            if disputed and asked is not model:
+                right, _ = _read_rightly(model, x, y, _breaker(attack, model, x), budget, seed, where)
+            return right.cpu().numpy()
 
         return journal.judged(name, who, batch_size, judge, progress)
 
     with evaluating(model), frozen(model):
         mask, total = stage("clean", np.arange(len(images)), None)
         results = [measured("clean", "no attack", mask, total, None)]
-        some, _ = _inputs(model, images, np.arange(min(FOLD_CHECK, len(images))))
-        attacked = sliced(folded(model, some) if fold else model, some)
+        borrowed = any(isinstance(attack, Authors) for attack in ensemble.attacks.values())
+        some, _ = _inputs(model, images, np.arange(1))
+        line = "" if borrowed else described(twins.ready(some)[NETWORK])
         for name, attack in ensemble.attacks.items():
-            breaker = partial(attack, model if isinstance(attack, Authors) else attacked)
-            mask, seconds = stage(name, np.flatnonzero(mask), breaker)
+            mask, seconds = stage(name, np.flatnonzero(mask), attack)
             total += seconds
-            label = f"right after {described(attack)}, in {ensemble.label}"
+            label = f"right after {attack_described(attack)}, in {ensemble.label}"
             if len(ensemble.attacks) > 1:
-                results.append(measured(f"{ensemble.spec}.{name}", label, mask, seconds, budget))
-    results.append(measured(ensemble.spec, ensemble.label, mask, total, budget))
+                results.append(measured(f"{ensemble.spec}.{name}", label, mask, seconds, budget, line))
+        results.append(measured(ensemble.spec, ensemble.label, mask, total, budget, line))
     return results
+
+
+def _agrees(twin: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether a twin reads a batch as its network does, rightly."""
+    with torch.no_grad():
+        return bool((twin(x).argmax(1) == y).all())
+
+
+def _breaker(attack: Own | Authors | None, asked: nn.Module, x: Tensor) -> Breaker | None:
+    """The attack on the network that it asks; their authors' attacks ask it for a whole batch at once."""
+    if attack is None:
+        return None
+    return partial(attack, asked if isinstance(attack, Authors) else sliced(asked, x))
 
 
 def _inputs(model: nn.Module, images: ImageSet, which: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -136,8 +156,8 @@ def _inputs(model: nn.Module, images: ImageSet, which: NDArray[np.int64]) -> tup
 
 def _read_rightly(
     model: nn.Module, x: Tensor, y: Tensor, attack: Breaker | None, budget: Budget, seed: int, where: str
-) -> Tensor:
-    """Which of a batch are read rightly, (B,) bool; after the attack if there is one."""
+) -> tuple[Tensor, bool]:
+    """Which of a batch are read rightly, (B,) bool; and whether that is so of a point that the attack calls misread."""
     rows = torch.arange(len(x), device=x.device)
     x_adv = x
     if attack is not None:
@@ -156,4 +176,4 @@ def _read_rightly(
         if not bool(torch.isfinite(logits).all()):
             raise Refused(where, expected="finite logits", got="NaN or infinity")
         right[rows] = logits.argmax(1) == y[rows]
-    return right
+    return right, attack is not None and bool(right[rows].any())

@@ -59,6 +59,7 @@ def over_eps(
     *,
     radii: Sequence[float],
     progress: Progress | None = None,
+    engine: str = "fast",
 ) -> dict[str, Any]:
     """Accuracy against the radius under one attack, whose step grows with the radius.
 
@@ -70,6 +71,7 @@ def over_eps(
             with their seed and batch size.
         radii: further radii, in input units.
         progress: told how far each radius is.
+        engine: as in `evaluate`.
 
     Returns:
         The body of a finding "curve".
@@ -92,6 +94,7 @@ def over_eps(
             seed=here.seed,
             batch_size=here.batch_size,
             progress=progress and _called(progress, f"eps {r:.3g}"),
+            engine=engine,
         )
         found[r] = measured.score.correct
     return {"over": "eps", "points": _points(found, len(images))}

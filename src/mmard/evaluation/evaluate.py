@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,17 @@ from mmard import seeds
 from mmard.attacks import Trial, Untargeted
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
+from mmard.engine.twins import Engine, Twins, described
 from mmard.errors import Refused
+from mmard.evaluation.dealt import Dealt
 from mmard.evaluation.journal import Journal
 from mmard.evaluation.score import Mask, Score
 from mmard.modes import evaluating, frozen
+from mmard.training.distributed import Ranks
 from mmard.weights import weights_hash
+
+NETWORK = "the network"
+"""What the network is called where `Twins` wants a letter."""
 
 Progress = Callable[[str, int, int, int], None]
 """Called with (attack, images it is done with, images it was given, images still read rightly of those it did)."""
@@ -55,8 +62,10 @@ class Subject:
         hashes = (weights_hash(model), images.fingerprint())
         return cls(split, len(images), seed, batch_size, *hashes, which, images.origin)
 
-    def measured(self, attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None) -> Measured:
-        """The figure that a mask of verdicts (n,) comes to; no ball without an attack."""
+    def measured(
+        self, attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None, engine: str = ""
+    ) -> Measured:
+        """The figure that a mask of verdicts (n,) comes to; no ball and no engine without an attack."""
         score = Score(
             attack=attack,
             label=label,
@@ -64,6 +73,7 @@ class Subject:
             eps=ball.eps if ball else None,
             correct=int(mask.sum()),
             seconds=round(seconds, 3),
+            engine=engine,
             **asdict(self),
         )
         return Measured(score, mask)
@@ -83,6 +93,8 @@ def evaluate(
     witness: Witness | None = None,
     finished: Callable[[Measured], None] | None = None,
     folder: Path | None = None,
+    ranks: Ranks | None = None,
+    engine: str = "fast",
 ) -> list[Measured]:
     """Clean accuracy, accuracy under each attack alone, and under all of them together.
 
@@ -103,6 +115,10 @@ def evaluate(
         finished: told the clean figure and that of each attack as soon as they are known.
         folder: where verdicts are kept after every batch, to go on from, and to be shared by processes that make the
             same call; not with a witness, which must see all.
+        ranks: processes that make this call together, each with the same network: batches are dealt out, and all have
+            all verdicts. Neither with a folder nor with a witness.
+        engine: what the attacks ask: "fast", a twin of the network where it has one, or "plain", the network itself.
+            The verdict on what they find is the network's own.
 
     Returns:
         "clean", one for each trial, and, with more than one trial, "worst_of_...": right under every attack.
@@ -113,9 +129,13 @@ def evaluate(
     state = next(chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if state is None else state.device
     subject = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size)
-    plan = {"norm": budget.norm, "eps": budget.eps, "seed": seed, "batch_size": batch_size}
+    plan = {"norm": budget.norm, "eps": budget.eps, "seed": seed, "batch_size": batch_size, "engine": engine}
     plan |= {"weights": subject.weights, "data": subject.data}
-    journal = Journal(folder if witness is None else None, plan, len(images))
+    assert ranks is None or (folder is None and witness is None)
+    twins = Twins(Engine(engine), {NETWORK: model})
+    journal: Journal | Dealt = Journal(folder if witness is None else None, plan, len(images))
+    if ranks is not None:
+        journal = Dealt(ranks, len(images))
 
     def stage(name: str, who: np.ndarray, attack: Callable[[Tensor, Tensor, int], Tensor] | None) -> tuple[Mask, float]:
         def judge(batch: np.ndarray, number: int) -> Mask:
@@ -134,10 +154,12 @@ def evaluate(
 
             def attack(x: Tensor, y: Tensor, batch: int, trial: Trial = trial) -> Tensor:
                 generator = seeds.generator(x.device, seed, "evaluate", trial.spec, batch)
-                return trial.attack(model, Untargeted(y, trial.loss), x, budget, generator=generator)
+                asked = twins.serving(x)[NETWORK]
+                return trial.attack(asked, Untargeted(y, trial.loss), x, budget, generator=generator)
 
             mask, seconds = stage(trial.spec, np.flatnonzero(clean), attack)
-            results.append(subject.measured(trial.spec, trial.label, mask, seconds, budget))
+            line = described(twins.ready(inputs(images, slice(0, 1), device))[NETWORK])
+            results.append(subject.measured(trial.spec, trial.label, mask, seconds, budget, line))
             if finished is not None:
                 finished(results[-1])
     if len(trials) > 1:
@@ -171,7 +193,7 @@ def _standing(
     witness: Witness | None,
 ) -> Mask:
     """Which images of a batch are classified rightly, after the attack if there is one."""
-    x = images.x[rows].to(device).float() / 255
+    x = inputs(images, rows, device)
     y = images.y[rows].to(device)
     if attack is not None:
         x = attack(x, y, batch)
@@ -184,15 +206,27 @@ def _standing(
     return (~Untargeted(y, _never).fooled(logits)).cpu().numpy()
 
 
+def inputs(images: ImageSet, rows: Tensor | slice, device: torch.device) -> Tensor:
+    """Images as networks take them, (B, C, H, W) in [0, 1]."""
+    return images.x[rows].to(device).float() / 255
+
+
 def _never(logits: Tensor, y: Tensor) -> Tensor:
     raise AssertionError("verdicts climb nothing")
 
 
 def accuracies(
-    model: nn.Module, images: ImageSet, trial: Trial, budget: Budget, *, seed: int = 0, batch_size: int = 250
+    model: nn.Module,
+    images: ImageSet,
+    trial: Trial,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    batch_size: int = 250,
+    ranks: Ranks | None = None,
+    engine: str = "fast",
 ) -> tuple[float, float]:
     """Clean accuracy and accuracy under one attack, as fractions: what validation looks at after every epoch."""
-    clean, attacked = evaluate(
-        model, images, [trial], budget, split="val", which="now", seed=seed, batch_size=batch_size
-    )
+    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "ranks": ranks, "engine": engine}
+    clean, attacked = evaluate(model, images, [trial], budget, split="val", which="now", **how)
     return clean.score.accuracy, attacked.score.accuracy

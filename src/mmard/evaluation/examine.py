@@ -56,11 +56,12 @@ def examine(
     progress: Progress | None = None,
     folder: Path | None = None,
     processes: int = 1,
+    engine: str = "fast",
 ) -> list[Measured]:
     """The figures of `suite.measure`, the suspicion checks, and what else is asked for.
 
     Args:
-        model, images, specs, budget, split, which, seed, batch_size, progress, folder, processes: as in
+        model, images, specs, budget, split, which, seed, batch_size, progress, folder, processes, engine: as in
             `suite.measure`.
         look: what else to find. Curves, boundary and examples are of the first attack that hands out its examples,
             margins and calibration of each such attack, classes of every attack.
@@ -88,6 +89,7 @@ def examine(
             processes=processes,
             witness=views if look.also else None,
             finished=keep.score,
+            engine=engine,
             **every,
         )
     except RuntimeError as error:
@@ -102,7 +104,7 @@ def examine(
         )
         raise Refused(f"attacks on {which}", expected=expected, got=got, mend="see docs/checks.md") from error
     figures = {m.score.attack: m for m in measured}
-    found = _Search(model, images, budget, look, subject, views, figures, progress)
+    found = _Search(model, images, budget, look, subject, views, figures, progress, engine)
     began = time.monotonic()
     if "checks" in look.also:
         made = checks.thorough(model, images, budget, measured=measured, known=known, progress=progress, **every)
@@ -162,9 +164,11 @@ class _Search:
         views: Views,
         figures: dict[str, Measured],
         progress: Progress | None,
+        engine: str,
     ) -> None:
         self._model, self._images, self._budget, self._look = model, images, budget, look
         self._subject, self._views, self._figures, self._progress = subject, views, figures, progress
+        self._engine = engine
         self.by_name: dict[str, Callable[[Sequence[Trial]], Iterator[Finding]]] = {
             name: getattr(self, name) for name in ALSO if name != "checks"
         }
@@ -235,6 +239,7 @@ class _Search:
             self._figures[trial.spec],
             radii=radii(self._budget, self._images.image_shape),
             progress=self._progress,
+            engine=self._engine,
         )
         used = Used(trial.spec, eps_label(trial, self._budget.eps), self._budget.norm)
         yield self._finding("curve", used, body, began)

@@ -36,6 +36,11 @@ Told = Callable[[str, int, int, int], None]
 """(attack, images it is done with, images it was given, images still read rightly of those it did)."""
 
 
+def cut(who: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """The batches in which these images are attacked."""
+    return [who[first : first + batch_size] for first in range(0, len(who), batch_size)]
+
+
 class Journal:
     """The verdicts of one evaluation, in a folder or nowhere.
 
@@ -79,7 +84,7 @@ class Journal:
             told: how far all processes are, after every batch.
         """
         name = re.sub(r"[^A-Za-z0-9.,+@_-]+", "_", attack)
-        batches = [who[first : first + batch_size] for first in range(0, len(who), batch_size)]
+        batches = cut(who, batch_size)
         verdicts, seconds = self._begin(name, who)
         left = list(range(len(batches)))
         while left:

@@ -42,6 +42,8 @@ class Score:
         weights, data: SHA-256 of the weights and of the images and labels.
         which: "best", "last", or the file that was measured.
         images: a line on where the images come from.
+        engine: a line on what the attack asked: a twin of the network, or the network itself. Empty where that does not
+            apply or, in records of before, was not said. The verdict is the network's own in any case.
     """
 
     attack: str
@@ -58,6 +60,7 @@ class Score:
     data: str
     which: str
     images: str
+    engine: str = ""
 
     @property
     def accuracy(self) -> float:

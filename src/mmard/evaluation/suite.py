@@ -40,6 +40,7 @@ def measure(
     processes: int = 1,
     witness: Witness | None = None,
     finished: Callable[[Measured], None] | None = None,
+    engine: str = "fast",
 ) -> list[Measured]:
     """Clean accuracy, accuracy under each attack, and under all of them together.
 
@@ -60,6 +61,8 @@ def measure(
         witness: shown every batch, clean and under the attacks that are no ensembles. These are then neither kept nor
             shared, for a witness must see all.
         finished: told each figure as soon as it is known, so that an interrupted evaluation keeps what it has.
+        engine: what the attacks ask: "fast", a twin of the network where it has one, or "plain", the network itself.
+            The verdict on what they find is the network's own.
 
     Returns:
         "clean", the attacks in their order, each ensemble after its attacks, and, with more than one spec,
@@ -73,16 +76,26 @@ def measure(
     attacks = read(specs, budget, images.num_classes)
     refuse_white_box(model, specs, attacks)
     require(processes >= 1, "processes", expected="at least 1", got=processes)
-    settings: dict[str, Any] = {"split": split, "which": which, "seed": seed, "batch_size": batch_size}
+    settings: dict[str, Any] = {
+        "split": split,
+        "which": which,
+        "seed": seed,
+        "batch_size": batch_size,
+        "engine": engine,
+    }
     if processes > 1:
         given: dict[str, Any] = {"progress": progress, "witness": witness, "finished": finished}
-        # Who has a witness sees to its attacks alone; what others would do of them is for nothing.
-        shared = [s for s, a in zip(specs, attacks, strict=True) if witness is None or isinstance(a, Ensemble)]
+        shared = shareable(specs, budget, images.num_classes, witness is not None)
         with TemporaryDirectory() as passing, ExitStack() as company:
             place = folder or Path(passing)
             if shared:
                 company.enter_context(shared_work(processes, model, images, shared, budget, settings, place))
             return measure(model, images, specs, budget, **settings, **given, folder=place)
+
+    def place(spec: str, label: str = "") -> Path | None:
+        facts = (weights_hash(model), images.fingerprint(), budget.eps, batch_size, engine, label, __version__)
+        return folder and folder / _name(spec, budget.norm, budget.eps, seed, facts)
+
     trials = [attack for attack in attacks if isinstance(attack, Trial)]
     clean, *rest = evaluate(
         model,
@@ -93,7 +106,7 @@ def measure(
         progress=progress,
         witness=witness,
         finished=finished,
-        folder=folder and folder / _name("each", "", model, images, budget, seed, batch_size),
+        folder=place("each"),
     )
     results, wholes, alone = [clean], list[Measured](), iter(rest)
     for attack in attacks:
@@ -107,7 +120,7 @@ def measure(
                 ensemble=attack,
                 **settings,
                 progress=progress,
-                folder=folder and folder / _name(attack.spec, attack.label, model, images, budget, seed, batch_size),
+                folder=place(attack.spec, attack.label),
             )
             if finished is not None:
                 for each in found:
@@ -119,6 +132,15 @@ def measure(
         if finished is not None:
             finished(results[-1])
     return results
+
+
+def shareable(specs: Sequence[str], budget: Budget, num_classes: int, witnessed: bool) -> list[str]:
+    """The attacks that other processes can take part in.
+
+    Who has a witness sees to single attacks alone; what others would do of them is for nothing.
+    """
+    every = read(specs, budget, num_classes)
+    return [s for s, attack in zip(specs, every, strict=True) if not witnessed or isinstance(attack, Ensemble)]
 
 
 def read(specs: Sequence[str], budget: Budget, num_classes: int) -> list[Trial | Ensemble]:
@@ -136,8 +158,7 @@ def _read(spec: str, budget: Budget, num_classes: int) -> Trial | Ensemble:
     return trial(spec, budget, beside=SPECS)
 
 
-def _name(spec: str, label: str, model: nn.Module, images: ImageSet, budget: Budget, seed: int, batch_size: int) -> str:
+def _name(spec: str, norm: str, eps: float, seed: int, facts: tuple[object, ...]) -> str:
     """A folder that no other evaluation has, one by another version of this package included."""
-    facts = (weights_hash(model), images.fingerprint(), budget.eps, batch_size, label, __version__)
     rest = hashlib.sha256(" ".join(map(str, facts)).encode()).hexdigest()
-    return f"{spec}-{budget.norm}-{budget.eps:.5f}-seed{seed}-{rest[:8]}"
+    return f"{spec}-{norm}-{eps:.5f}-seed{seed}-{rest[:8]}"

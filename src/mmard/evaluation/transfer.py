@@ -34,7 +34,7 @@ from mmard.ops import margin
 from mmard.weights import weights_hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Transferred(Score):
     """A figure under examples that were made on another network.
 

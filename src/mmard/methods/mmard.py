@@ -3,14 +3,20 @@
 Wang, Chen, Yang, Wang, Qi. "MMARD: Improving the Min-Max Optimization Process in Adversarial Robustness Distillation",
 2025, arXiv:2503.06559.
 
-    x'   = argmax over the ball of   host_inner(x') + guide * drift(x'),    drift = KL( T(x) || T(x') )
+    x'   = argmax over the ball of   host_inner(x') + guide * CE( T(x'), c ) + own * CE( S(x'), c ),   c = argmax T(x)
     loss = host_outer + beta / 3 * [ d(N, R) + d(N, Q_n) + d(R, Q_r) ]
 
     N = softmax S(x), R = softmax S(x')            the student in the natural and in the robust scenario
     Q_n = softmax T(x), Q_r = softmax T(x')        the teacher in the two
 
-The drift grows as x' moves the teacher's own prediction, that is toward the teacher's boundary. The distance d along an
-edge is one of four measures; a_i and b_i are the two predictions of sample i, J(a, b) = mean_i a_i b_i^T:
+The drift CE( T(x'), c ) grows as x' moves the teacher out of its own class, that is toward its decision boundary. Its
+gradient does not vanish at x, so by default it is taken there once, <grad drift(x), x' - x>, for one backward pass of
+the teacher in a whole attack. A divergence such as KL( T(x) || T(x') ), `drift` = "kl", grows too when x' makes a soft
+teacher surer of the same class; so does a host's KL( T(x) || S(x') ) when x' makes the student surer than the teacher
+is, which is why the student is driven out of the class c as well, at no cost. LOG.md has what either changes.
+
+The distance d along an edge is one of four measures; a_i and b_i are the two predictions of sample i,
+J(a, b) = mean_i a_i b_i^T:
 
     nce    -log( exp(a_i.b_i / tau) / sum_j exp(a_i.b_j / tau) ), both ways   InfoNCE, a contrast with the other samples
     mi     -I(a; b) / log C,  I = sum J log( J / (J_a J_b) )                  the information between the two classes
@@ -27,6 +33,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -91,6 +99,8 @@ def _share(a: Tensor, b: Tensor, table: Tensor) -> Tensor:
     return ((a @ table) * b).sum(1)
 
 
+EDGES = {"nr": "tri_nat_adv", "nq": "tri_nat_teacher", "rq": "tri_adv_teacher"}
+"""Name of an edge -> name of its term."""
 MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Edges]] = {
     "nce": nce,
     "mi": mi,
@@ -99,95 +109,142 @@ MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Edges]] = 
 }
 
 
-def guided(host: Inner | None, guide: float, ramp: float, teacher_every: int, bounded: bool) -> Inner:
-    """The host's inner objective plus the teacher's drift.
+def own_class(clean: Tensor, logits: Tensor) -> Tensor:
+    """Cross-entropy with the class that the teacher reads in x, (B,), of its logits at x and at x'."""
+    return ce(logits, clean.argmax(1))
+
+
+DRIFTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "ce": (own_class, "CE(T({}), argmax T(x))"),
+    "kl": (kl, "KL(T(x) || T({}))"),
+}
+"""Name -> how far the teacher has moved, (B,) of its logits at x and at x', and the same as text."""
+
+
+def guided(
+    host: Inner | None, guide: float, own: float, ramp: float, drift: str, teacher_every: int, bounded: bool
+) -> Inner:
+    """The host's inner objective plus the teacher's drift and the student's.
 
     Between refreshes, the drift is replaced by its first-order model around the iterate of the last refresh, so that a
-    step costs no pass through the teacher. With `bounded`, drift is 1 - exp(-KL): its pull ends where the teacher has
-    moved already, so that a teacher whose boundary is everywhere cannot override the host.
+    step costs no pass through the teacher; `teacher_every` = 0 has the model around x and no refresh. With `bounded`,
+    drift is 1 - exp(-drift): its pull ends where the teacher has moved already, so that a teacher whose boundary is
+    everywhere cannot override the host.
     """
 
-    def drift(b: Batch, logits: Tensor) -> Tensor:
-        moved = kl(b.T(b.x), logits)
-        return -torch.expm1(-moved) if bounded else moved
+    def moved(clean: Tensor, logits: Tensor) -> Tensor:
+        far = DRIFTS[drift][0](clean, logits)
+        return -torch.expm1(-far) if bounded else far
 
     def guidance(b: Batch) -> Tensor:
         if teacher_every == 1:
-            return drift(b, b.T(b.adv))
-        if b.attack_step % teacher_every == 0:
-            b.notes["drift"] = (*b.T.slope(b.adv, lambda z: drift(b, z)), b.adv.value.detach())
+            return moved(b.T(b.x), b.T(b.adv))
+        if b.attack_step == 0 or (teacher_every and b.attack_step % teacher_every == 0):
+            at = b.adv if teacher_every else b.x
+            clean = b.T(b.x) if teacher_every else None
+            b.notes["drift"] = (*b.T.slope(at, lambda z: moved(z.detach() if clean is None else clean, z)), at.value)
         value, slope, origin = b.notes["drift"]
-        return value + (slope * (b.adv.value - origin)).flatten(1).sum(1)
+        return value + (slope * (b.adv.value - origin.detach())).flatten(1).sum(1)
 
     def inner(b: Batch) -> Tensor:
-        weight = guide * min(1.0, b.progress / ramp) if ramp > 0 else guide
-        return guidance(b) if host is None else host(b) + weight * guidance(b)
+        grown = min(1.0, b.progress / ramp) if ramp > 0 else 1.0
+        parts: list[tuple[float, Inner]] = [] if host is None else [(1.0, host)]
+        if guide > 0:
+            # A slope at x brings T(x) along, which hosts read; a host's T(x') has the slope at x' in it.
+            parts.insert(0 if teacher_every == 0 else len(parts), (grown * guide, guidance))
+        if own > 0:
+            parts.append((grown * own, lambda b: own_class(b.T(b.x), b.S(b.adv))))
+        return reduce(add, [part(b) if weight == 1 else weight * part(b) for weight, part in parts])
 
     return inner
 
 
-def with_triangle(host: Outer, weight: float, measure: str, tau: float) -> Outer:
-    """The host's terms plus the three edges of the triangle, a third of the weight each."""
-    edges = MEASURES[measure]
+def with_triangle(host: Outer, weight: float, measure: str, edges: tuple[str, ...], tau: float) -> Outer:
+    """The host's terms plus edges of the triangle, a third of the weight each."""
 
     def outer(b: Batch) -> Terms:
-        nr, nq, rq = edges(b.S(b.x), b.S(b.adv), b.T(b.x), b.T(b.adv), tau)
-        third = weight / 3
-        return {**host(b), "tri_nat_adv": third * nr, "tri_nat_teacher": third * nq, "tri_adv_teacher": third * rq}
+        found = dict(zip(EDGES, MEASURES[measure](b.S(b.x), b.S(b.adv), b.T(b.x), b.T(b.adv), tau), strict=True))
+        return {**host(b), **{EDGES[edge]: weight / 3 * found[edge] for edge in edges}}
 
     return outer
 
 
 def mmard(
     host: Method,
-    guide: float = 0.3,
+    guide: float = 1.0,
+    own: float = 3.0,
     ramp: float = 0.0,
-    teacher_every: int = 5,
+    drift: str = "ce",
+    teacher_every: int = 0,
     bounded: bool = False,
     beta: float = 3.0,
     measure: str = "nce",
+    edges: str = "nr,nq,rq",
     tau: float = 0.2,
 ) -> Method:
     """MMARD on top of any method.
 
     Args:
         host: the method to add to; one without an attack gets the guidance as its attack.
-        guide: weight of the teacher's drift in the attack; 0 leaves the host's attack.
-        ramp: share of the run over which the guidance grows to `guide`; 0 has it whole from the start.
-        teacher_every: the teacher's input gradient is refreshed at every such step of the attack; 1 is exact.
-        bounded: whether the drift is 1 - exp(-KL) instead of the KL.
+        guide: weight of the teacher's drift in the attack; with 0 the teacher is not differentiated.
+        own: weight of the student's drift out of the teacher's class in the attack; with guide = own = 0 the attack is
+            the host's.
+        ramp: share of the run over which both grow; 0 has them whole from the start.
+        drift: "ce", cross-entropy of the teacher's own class, or "kl", divergence from its prediction at x.
+        teacher_every: the teacher's input gradient is refreshed at every such step of the attack; 1 is exact, 0 takes
+            it once and at x, where "kl" has none.
+        bounded: whether the drift is 1 - exp(-drift) instead.
         beta: weight of the triangle, in the host's unit of KL; 0 leaves the host's loss.
         measure: "nce", "mi", "match" or "kl".
+        edges: which of the three count: nr student to student, nq and rq student to teacher, at x and at x'.
         tau: temperature of the measure "nce"; the others have none.
 
     Raises:
-        Refused: for an unknown measure, a negative weight, a temperature that is not positive, or teacher_every below
-            1.
+        Refused: for an unknown measure, drift or edge, a negative weight, a temperature that is not positive, or the
+            drift "kl" at x.
     """
-    if measure not in MEASURES:
-        raise unknown("mmard.measure", measure, MEASURES)
+    wanted = tuple(edge.strip() for edge in edges.split(","))
+    for kind, given, known in (
+        ("measure", (measure,), MEASURES),
+        ("drift", (drift,), DRIFTS),
+        ("edges", wanted, EDGES),
+    ):
+        for each in given:
+            if each not in known:
+                raise unknown(f"mmard.{kind}", each, known)
+    require(len(set(wanted)) == len(wanted), "mmard.edges", expected="each edge once", got=edges)
     require(tau > 0, "mmard.tau", expected="a positive temperature", got=tau)
-    least = {"guide": (guide, 0), "ramp": (ramp, 0), "teacher_every": (teacher_every, 1), "beta": (beta, 0)}
-    for name, (value, smallest) in least.items():
-        require(value >= smallest, f"mmard.{name}", expected=f"at least {smallest}", got=value)
+    weights = {"guide": guide, "own": own, "ramp": ramp, "teacher_every": teacher_every, "beta": beta}
+    for name, value in weights.items():
+        require(value >= 0, f"mmard.{name}", expected="at least 0", got=value)
+    require(
+        drift == "ce" or teacher_every > 0,
+        "mmard.teacher_every",
+        expected="at least 1 with the drift kl, whose gradient at x is zero",
+        got=teacher_every,
+        mend="take mmard.drift=ce, or say how often it is refreshed",
+    )
     inner, outer, grown = host.inner, host.outer, host
     inner_says, outer_says = host.says
-    if guide > 0:
-        inner = guided(host.inner, guide, ramp, teacher_every, bounded)
-        drift = f"{'1 - exp of minus ' if bounded else ''}KL(T(x) || T(x'))"
-        inner_says = drift if host.inner is None else said((1.0, inner_says), (guide, drift))
+    if guide > 0 or own > 0:
+        inner = guided(host.inner, guide, own, ramp, drift, teacher_every, bounded)
+        pulls = DRIFTS[drift][1].format("x'" if teacher_every else "x")
+        pulls = f"1 - exp(-{pulls})" if bounded else pulls
+        pulls = pulls if teacher_every else f"<grad {pulls}, x' - x>"
+        theirs = 0.0 if host.inner is None else 1.0
+        inner_says = said((theirs, inner_says), (guide, pulls), (own, "CE(S(x'), argmax T(x))"))
     if beta > 0:
         if inner is None:
             raise Refused(
                 f"mmard on {host.name}",
                 expected="an attack",
-                got="a host without one and guide = 0",
-                mend="set guide > 0",
+                got="a host without one, guide = 0 and own = 0",
+                mend="set guide or own > 0",
             )
         grown = host.with_view("x_adv", "x")
-        outer = with_triangle(host.outer, host.scale * beta, measure, tau)
+        outer = with_triangle(host.outer, host.scale * beta, measure, wanted, tau)
         outer_says = said((1.0, outer_says), (beta, f"triangle_{measure}(S(x), S(x'), T)"))
-    changed = guide > 0 or beta > 0
+    changed = guide > 0 or own > 0 or beta > 0
     return replace(
         grown,
         name=f"{host.name}+mmard",

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup, escape
 
 from mmard.errors import needs_extra
-from mmard.report.palette import mark, variables
+from mmard.report.palette import DARK, LIGHT, declarations, mark, variables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,6 +153,19 @@ def page_svg(text: str, slug: str, alt: str) -> Markup:
     return Markup('<svg class="plot" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
         shape, alt, Markup(inner)
     )
+
+
+def standing_alone(svg: Markup, width: float, height: float) -> str:
+    """A drawing of the report's as a file of its own, with the colours that its page would bring."""
+    style = (
+        f":root {{ {declarations(LIGHT)} }} @media (prefers-color-scheme: dark) {{ :root {{ {declarations(DARK)} }} }} "
+        "text { font-family: system-ui, sans-serif; }"
+    )
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
+    opened = str(svg).replace('<svg class="plot"', f"<svg {size}", 1)
+    head, rest = opened.split(">", 1)
+    ground = '<rect width="100%" height="100%" style="fill: var(--page)"/>'
+    return f"{head}><style>{style}</style>{ground}{rest}\n"
 
 
 def _rename(root: ElementTree.Element, slug: str) -> None:

@@ -106,13 +106,13 @@ def markdown(made: Comparison) -> str:
             ]
             for r in made.rows_of(sample)
         ]
-        parts += [_markdown_table(heads, rows), _markdown_text(caption(made, sample))]
+        parts += [markdown_table(heads, rows), markdown_text(caption(made, sample))]
         gaps = list(_difference_rows(made, sample))
         if gaps:
             rows = [[name, *(_apart(" ".join(filter(None, found))) for found in texts)] for name, texts in gaps]
             heads = [f"minus {made.reference}", *(made.columns[c].title for c in sample.columns)]
-            parts += [_markdown_table(heads, rows), _markdown_text(difference_caption(made, sample))]
-    parts += ["\n".join(f"- {_markdown_text(note)}" for note in remarks(made))] if remarks(made) else []
+            parts += [markdown_table(heads, rows), markdown_text(difference_caption(made, sample))]
+    parts += ["\n".join(f"- {markdown_text(note)}" for note in remarks(made))] if remarks(made) else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,12 +129,12 @@ def latex(made: Comparison) -> str:
             ]
             for r in made.rows_of(sample)
         ]
-        parts.append(_latex_table(heads, rows, caption(made, sample), f"tab:accuracy-{number + 1}"))
+        parts.append(latex_table(heads, rows, caption(made, sample), f"tab:accuracy-{number + 1}"))
         gaps = list(_difference_rows(made, sample))
         if gaps:
             rows = [[escaped(name), *(_latex_difference(*found) for found in texts)] for name, texts in gaps]
             heads = [f"minus {made.reference}", *(made.columns[c].title for c in sample.columns)]
-            parts.append(_latex_table(heads, rows, difference_caption(made, sample), f"tab:difference-{number + 1}"))
+            parts.append(latex_table(heads, rows, difference_caption(made, sample), f"tab:difference-{number + 1}"))
     parts += [f"% {note}" for note in remarks(made)]
     return "\n".join(parts) + "\n"
 
@@ -265,7 +265,8 @@ def _latex_difference(mean: str, *halves: str) -> str:
     return " ".join(filter(None, (f"${mean}$" if mean else "", *(escaped(_apart(half)) for half in halves))))
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Plain text as Markdown sets it."""
     return re.sub(r"([|<>*_`\[\]\\])", r"\\\1", text)
 
 
@@ -278,9 +279,10 @@ def _markdown_cell(cell: Cell | None) -> str:
     return f"{mean} {spread}{MARK if cell.suspicious else ''}"
 
 
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[_markdown_text(head) for head in heads], ["---", *["---:"] * (len(heads) - 1)]]
-    lines += [[_markdown_text(row[0]), *row[1:]] for row in rows]
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table whose first cells, `words` of each row, are plain text set left; the others are Markdown set right."""
+    lines = [[markdown_text(head) for head in heads], [*["---"] * words, *["---:"] * (len(heads) - words)]]
+    lines += [[*map(markdown_text, row[:words]), *row[words:]] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -293,7 +295,8 @@ def _latex_cell(cell: Cell | None) -> str:
     return f"{mean} {spread}{escaped(MARK) if cell.suspicious else ''}"
 
 
-def _latex_table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: str, label: str) -> str:
+def latex_table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: str, label: str, words: int = 1) -> str:
+    """A table of cells that are LaTeX, the first `words` of each row set left, with a caption in plain text."""
     body = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [
@@ -301,7 +304,7 @@ def _latex_table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: str,
             r"  \centering",
             rf"  \caption{{{escaped(text)}}}",
             rf"  \label{{{label}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            rf"  \begin{{tabular}}{{{'l' * words}{'r' * (len(heads) - words)}}}",
             r"    \toprule",
             "    " + " & ".join(escaped(head) for head in heads) + r" \\",
             r"    \midrule",

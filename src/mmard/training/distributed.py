@@ -33,6 +33,7 @@ from mmard.run import Event, Run
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for one that is alive and silent; one that died is noticed at once."""
+RESUME = "see why it died; the run is saved as of its last save, go on with --resume"
 
 
 class Silent(Run):
@@ -65,7 +66,7 @@ class Silent(Run):
 
 
 class Lost(Refused):
-    """Another process of this training died or fell silent."""
+    """Another process of this training or evaluation died or fell silent."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Ranks:
         group: carries the gathering of predictions, beside the one in which gradients are averaged, so that the order
             of either does not depend on the other.
         words: carries flags and words between CPUs, also where tensors live on GPUs.
+        mend: what to do when another process is lost.
     """
 
     rank: int
@@ -86,6 +88,7 @@ class Ranks:
     local: int
     group: Any
     words: Any
+    mend: str = RESUME
 
     @property
     def first(self) -> bool:
@@ -122,10 +125,14 @@ class Ranks:
 
     def total(self, mine: int) -> int:
         """Rows of a batch of which this process has so many."""
-        count = torch.tensor(mine)
+        return int(self.sums(torch.tensor(mine)).item())
+
+    def sums(self, mine: Tensor) -> Tensor:
+        """The sum over processes of each number of a tensor on the CPU."""
+        total = mine.clone()
         with told_if_lost(self):
-            dist.all_reduce(count, group=self.words)
-        return int(count.item())
+            dist.all_reduce(total, group=self.words)
+        return total
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Put the mean over processes into the tensors, in place."""
@@ -282,7 +289,7 @@ def told_if_lost(ranks: Ranks | None) -> Iterator[None]:
             f"process {ranks.rank} of {ranks.size}",
             expected="the other processes at their work",
             got=f"one that has gone ({text.strip().splitlines()[0][:120]})",
-            mend="see why it died; the run is saved as of its last save, go on with --resume",
+            mend=ranks.mend,
         ) from error
 
 
@@ -292,11 +299,12 @@ def asked_for() -> bool:
 
 
 @contextmanager
-def joined(on_gpus: bool) -> Iterator[Ranks | None]:
+def joined(on_gpus: bool, mend: str = RESUME) -> Iterator[Ranks | None]:
     """This process among the others, or None if the launcher started only this one or none did.
 
     Args:
-        on_gpus: whether the networks live on GPUs, which talk by NCCL; on CPUs it is gloo.
+        on_gpus: whether tensors on GPUs are exchanged, by NCCL; between CPUs it is gloo.
+        mend: what to do when another process is lost.
     """
     if not asked_for():
         yield None
@@ -309,7 +317,8 @@ def joined(on_gpus: bool) -> Iterator[Ranks | None]:
     group = dist.new_group(timeout=PATIENCE)
     words = dist.new_group(backend="gloo", timeout=PATIENCE) if on_gpus else group
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), group, words)
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local, group, words, mend)
     finally:
         if here:
             dist.destroy_process_group()

@@ -84,6 +84,7 @@ class Bench:
                 seed=self._seed,
                 batch_size=self._batch_size,
                 progress=self._tell,
+                engine="plain",
             )
         return self._known[key]
 
@@ -102,6 +103,7 @@ class Bench:
                 seed=self._seed,
                 batch_size=self._batch_size,
                 progress=self._tell,
+                engine="plain",
             )
             left[rows] = found[-1].mask
         return left

@@ -1,0 +1,1 @@
+"""Studies: declared grids of runs, made in pieces, and read from records."""

@@ -1,0 +1,277 @@
+"""Plots that hold variants of a host beside the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mmard.report.charts import LETTER
+from mmard.report.drawing import canvas
+from mmard.report.palette import dash, mark, series
+from mmard.study.charts import (
+    WIDTH,
+    Drawn,
+    along,
+    around,
+    dot,
+    finished,
+    in_percent,
+    in_rows,
+    key,
+    name_width,
+    panel,
+    slug_of,
+    words,
+)
+from mmard.study.declared import Row
+from mmard.study.nearby import margin, misread
+from mmard.study.rows import Host, Point, axes_of, host_name, hosts_of, row_of, times_as_long, variants_of
+from mmard.study.sheets import number, protocol
+from mmard.study.slope import Taught, taught, trend
+from mmard.study.summary import ROBUST, SECONDS, Mean, Quantity, Reading, beyond, half
+
+ROW = 14
+"""Height of one variant's line."""
+BOTTOM = 40
+
+
+def plug_and_play(reading: Reading) -> list[Drawn]:
+    """Hosts in rows, their variants below each other: accuracy at the left, the gain paired by seed at the right."""
+    keys, variants = hosts_of(reading), variants_of(reading)
+    names = [host_name(reading, each) for each in keys]
+    step = len(variants) + 1
+    top, height = 34, ROW * (step * len(keys) - 1)
+    left = name_width(names)
+    wide = (WIDTH - left - 26 - 12) / 2
+    alt = f"Robust accuracy of {len(keys)} hosts, each {', '.join(variants)}, and what is gained over {variants[0]}."
+    with canvas(slug_of(reading), alt, width=WIDTH, height=top + height + BOTTOM) as made:
+        level = panel(made, left, top, wide, height, first=True)
+        gains = panel(made, left + wide + 26, top, wide, height)
+        for place, host in enumerate(keys):
+            for index, variant in enumerate(variants):
+                row = row_of(reading, host, variant)
+                mean = None if row is None else reading.mean(row, ROBUST)
+                if row is None or mean is None:
+                    continue
+                y = place * step + index
+                dot(level, mean.mean, y, index, reach=mean.interval)
+                gap = reading.gain(row, reading.reference(row), ROBUST)
+                if gap is not None:
+                    seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
+                    dot(gains, gap.mean, y, index, reach=seeds, thin=images, hollow=not beyond(gap))
+        middles = [place * step + (len(variants) - 1) / 2 for place in range(len(keys))]
+        last = step * len(keys) - 1.3
+        in_rows(level, names, middles, last)
+        in_rows(gains, names, middles, last, named=False)
+        for axes in (level, gains):
+            for place in range(1, len(keys)):
+                axes.axhline(place * step - 1, color=mark("grid"), linewidth=1, zorder=0)
+        along(level, "robust %, mean and its 95 % interval")
+        along(gains, f"points above {variants[0]}, paired 95 % intervals", zero=True)
+        key(made, [(index, variant, False) for index, variant in enumerate(variants)], left - 4, 14)
+        words(
+            made,
+            WIDTH - 12,
+            14,
+            "interval over seeds (thick), over images (thin); hollow: within noise",
+            quiet=True,
+            ha="right",
+        )
+    return [finished(reading, "", f"{alt} {protocol(reading)}", made)]
+
+
+def boundary(reading: Reading) -> list[Drawn]:
+    """From the host, hollow, to its variants, filled, for the teacher's margin and what either network misreads."""
+    keys, variants = hosts_of(reading), variants_of(reading)
+    told: tuple[tuple[Quantity, str, bool], ...] = (
+        (margin("teacher"), "teacher's margin, nats", False),
+        (misread("teacher"), "misread by the teacher, %", True),
+        (misread("student"), "misread by the student, %", True),
+    )
+    names = [host_name(reading, each) for each in keys]
+    lanes = max(1, len(variants) - 1)
+    tall = max(26, 16 * lanes + 8)
+    left, top, height = name_width(names), 34, tall * len(keys)
+    wide = (WIDTH - left - 12 - 2 * 24) / 3
+    alt = (
+        f"Training examples under the runs' own attacks, {len(keys)} hosts: the teacher's margin, and the shares that the"
+        f" teacher and the student misread, {variants[0]} and {', '.join(variants[1:])}."
+    )
+    with canvas(slug_of(reading), alt, width=WIDTH, height=top + height + BOTTOM) as made:
+        for column, (quantity, title, shares) in enumerate(told):
+            axes = panel(made, left + column * (wide + 24), top, wide, height, first=column == 0)
+            for place, host in enumerate(keys):
+                for lane, variant in enumerate(variants[1:]):
+                    row = row_of(reading, host, variant)
+                    _moved(axes, reading, row, quantity, place + (lane - (lanes - 1) / 2) * 0.5, lane + 1)
+            in_rows(axes, names, range(len(keys)), len(keys) - 0.4, named=column == 0)
+            along(axes, title, shares=shares, n=4)
+        entries = [(0, variants[0], True), *((k + 1, variant, False) for k, variant in enumerate(variants[1:]))]
+        key(made, entries, left - 4, 14)
+        words(made, WIDTH - 12, 14, "bars: 95 % interval of the change, paired by seed", quiet=True, ha="right")
+    return [finished(reading, "", alt, made)]
+
+
+def _moved(axes: object, reading: Reading, row: Row | None, quantity: Quantity, y: float, index: int) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes), "a panel"
+    reference = None if row is None else reading.reference(row)
+    if row is None or reference is None:
+        return
+    before, after, gap = (
+        reading.mean(reference, quantity),
+        reading.mean(row, quantity),
+        reading.gain(row, reference, quantity),
+    )
+    if before is not None and after is not None:
+        axes.plot([before.mean, after.mean], [y, y], color=mark("muted"), linewidth=1, zorder=1)
+        dot(axes, after.mean, y, index, reach=None if gap is None else around(after.mean, half(gap)))
+    if before is not None:
+        dot(axes, before.mean, y, 0, hollow=True)
+
+
+def ablation(reading: Reading) -> list[Drawn]:
+    """A panel for every axis of each host: value against robust accuracy, and its price."""
+    made: list[Drawn] = []
+    for host in hosts_of(reading):
+        axes = axes_of(reading, host)
+        if axes:
+            made.append(_panels(reading, host, axes, "" if not made else f"{len(made) + 1}"))
+    return made
+
+
+def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: str) -> Drawn:
+    across = 4
+    down = math.ceil(len(every) / across)
+    left, gap, tall, top = 40, 16, 128, 46
+    wide = (WIDTH - left - 10 - gap * (across - 1)) / across
+    bare = row_of(reading, host, variants_of(reading)[0])
+    floor = None if bare is None else reading.mean(bare, ROBUST)
+    name = host_name(reading, host)
+    alt = f"Robust accuracy of {name} with the plug-in along {len(every)} of its parameters, one panel each."
+    with canvas(slug_of(reading, slug or "1"), alt, width=WIDTH, height=top + down * (tall + 62) - 16) as made:
+        shown = []
+        for k, (axis, points) in enumerate(every.items()):
+            x, y = left + (k % across) * (wide + gap), top + (k // across) * (tall + 62)
+            axes = panel(made, x, y, wide, tall, first=k == 0)
+            shown.append(axes)
+            words(made, x, y - 12, axis)
+            rest = next((p for p in points if p.default), None)
+            level = None if rest is None else reading.mean(rest.row, ROBUST)
+            if level is not None:
+                axes.axhline(level.mean, color=mark("muted"), linewidth=1, zorder=0)
+            if floor is not None:
+                axes.axhline(floor.mean, color=mark("muted"), linewidth=1, dashes=(3, 3), zorder=0)
+            for at, point in enumerate(points):
+                mean = reading.mean(point.row, ROBUST)
+                if mean is not None:
+                    gain = None if point.default else reading.gain(point.row, reading.reference(point.row), ROBUST)
+                    reach = None if gain is None else around(mean.mean, half(gain))
+                    clear = point.default or beyond(gain)
+                    dot(axes, at, mean.mean, 5 if point.default else 0, reach=reach, hollow=not clear, upright=True)
+            axes.set_xticks(range(len(points)), [_tick(reading, point, bare) for point in points])
+            axes.set_xlim(-0.6, len(points) - 0.4)
+            axes.tick_params(axis="y", labelleft=k % across == 0)
+        _same_heights(shown)
+        words(made, 2, 14, "robust %", quiet=True)
+        key(made, [(5, "default", False), (0, "beyond noise", False), (0, "within noise", True)], left + 40, 14)
+        lines = f"line: default; dashed: {variants_of(reading)[0]}; below values: training time, {variants_of(reading)[0]} = 1"
+        words(made, WIDTH - 10, 14, lines, quiet=True, ha="right")
+    return finished(reading, slug, f"{alt} {protocol(reading)}", made)
+
+
+def _tick(reading: Reading, point: Point, bare: Row | None) -> str:
+    times = times_as_long(reading, point.row, bare, SECONDS)
+    value = point.value.replace(",", " ") if len(point.value) > 6 else point.value
+    return value if times is None else f"{value}\n{times:.2f}"
+
+
+def _same_heights(shown: Sequence[object]) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    panels = [axes for axes in shown if isinstance(axes, Axes)]
+    limits = [axes.get_ylim() for axes in panels]
+    for axes in panels:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
+
+
+def saturation(reading: Reading) -> list[Drawn]:
+    """Student against teacher with a line for each variant; teachers that are set apart in a panel of their own."""
+    made = []
+    pairs = dict.fromkeys((each.host, each.student) for each in hosts_of(reading))
+    for place, (host, student) in enumerate(pairs):
+        teachers = [each for each in taught(reading, host, student) if each.robust is not None and each.students]
+        if teachers:
+            made.append(_follows(reading, host, student, teachers, "" if place == 0 else student))
+    return made
+
+
+def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taught], slug: str) -> Drawn:
+    variants = variants_of(reading)
+    inside, outside = [t for t in teachers if not t.apart], [t for t in teachers if t.apart]
+    left, top, height = 40, 34, 290
+    aside = 50 + 74 * len(outside) if outside else 0
+    wide = WIDTH - left - aside - 16
+    name = host_name(reading, Host(host, student, ""))
+    alt = f"Robust accuracy of students of {name} against that of their teachers, {' and '.join(variants)}."
+    with canvas(slug_of(reading, slug or "1"), alt, width=WIDTH, height=top + height + 56) as made:
+        main = panel(made, left, top, wide, height, first=True)
+        apart = panel(made, left + wide + 44, top, aside - 44, height) if outside else None
+        for index, variant in enumerate(variants):
+            shift = (index - (len(variants) - 1) / 2) * 0.0016
+            for each in inside:
+                _students(main, float(each.robust or 0) + shift, each.students.get(variant), index)
+            line = trend(teachers, variant)
+            if line is not None:
+                ends = [min(float(t.robust or 0) for t in inside), max(float(t.robust or 0) for t in inside)]
+                (drawn,) = main.plot(ends, [line.cells.at(x) for x in ends], color=mark(series(index)), linewidth=1.6)
+                if dash(index):
+                    drawn.set_dashes(dash(index))
+            for at, each in enumerate(outside):
+                if apart is not None:
+                    _students(apart, at + shift * 100, each.students.get(variant), index)
+        along(main, "robust % of the teacher")
+        if apart is not None:
+            labels = [f"{each.role}\n{number(each.robust or 0.0, ROBUST)}" for each in outside]
+            apart.set_xticks(range(len(outside)), labels)
+            apart.set_xlim(-0.6, len(outside) - 0.4)
+            words(made, left + wide + 44, top + height + 46, "apart, not in the lines", quiet=True)
+        for axes in (main, apart):
+            _same_heights([axes])
+        for each in inside:
+            main.annotate(
+                each.role, (float(each.robust or 0), 0), xycoords=("data", "axes fraction"), xytext=(0, 5),
+                textcoords="offset points", ha="center", fontsize=10, color=mark("muted"),
+            )  # fmt: skip
+        slopes = [_slope_text(name, variant, teachers) for variant in variants]
+        x = left + 74.0
+        words(made, 2, 14, "robust %", quiet=True)
+        for index, text in enumerate(slopes):
+            key(made, [(index, text, False)], x, 14)
+            x += 40 + LETTER * len(text)
+    return finished(reading, slug, f"{alt} {protocol(reading)}", made)
+
+
+def _slope_text(name: str, variant: str, teachers: Sequence[Taught]) -> str:
+    found = trend(teachers, variant)
+    if found is None:
+        return f"{name} {variant}"
+    reach = "" if found.teachers.half is None else f" ± {found.teachers.half:.2f}"
+    return f"{name} {variant}: slope {found.teachers.slope:.2f}{reach}".replace("-", "\N{MINUS SIGN}")
+
+
+def _students(axes: object, x: float, mean: Mean | None, index: int) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes), "a panel"
+    if mean is None:
+        return
+    if mean.n > 1:
+        axes.plot(
+            [x] * mean.n, mean.values, "o", color=mark(series(index)), markersize=2.6, alpha=0.45, markeredgewidth=0
+        )
+    dot(axes, x, mean.mean, index, reach=mean.interval, upright=True)

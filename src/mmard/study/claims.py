@@ -1,0 +1,212 @@
+"""A claim's verdict from records, by the rule that it is declared with (declared/claims.toml).
+
+gain      a variant of every host minus the host, averaged over hosts
+farther   one quantity minus another on the hosts themselves, averaged over hosts
+slope     how much more a student of the variant gains for each point of its teacher than one of the host
+spread    how much the robust accuracy of students differs between robust teachers, variant minus host
+top       the best row with a plug-in minus the best row without it
+trained   whether every row has its records: a statement about the program, not about figures
+"""
+
+from __future__ import annotations
+
+import statistics
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmard.evaluation.spread import Difference, difference
+from mmard.study.declared import Row
+from mmard.study.nearby import distance, margin, misread
+from mmard.study.rows import hosts_of, pooled, row_name, row_of, variants_of
+from mmard.study.sheets import number
+from mmard.study.slope import Taught, taught, trend
+from mmard.study.summary import ROBUST, Quantity, Reading, beyond
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
+Wanted = Literal["more", "less", "not less"]
+
+QUANTITIES = {
+    "robust": ROBUST,
+    "teacher margin": margin("teacher"),
+    "teacher distance": distance("teacher"),
+    "student distance": distance("student"),
+    "student misread": misread("student"),
+}
+UNITS = {"robust": "points", "student misread": "points", "teacher margin": "nats", "teacher distance": "radii"}
+
+
+class Claim(BaseModel):
+    """One claim; docs/studies.md and declared/claims.toml say what its rule is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: str
+    says: str
+    rule: Literal["gain", "farther", "slope", "spread", "top", "trained"]
+    study: str
+    variant: str = ""
+    quantity: str = "robust"
+    than: str = ""
+    plugin: str = ""
+    wanted: Wanted = "more"
+    matters: float = Field(default=0.0, description="The smallest gain worth having, in the unit of the quantity.")
+    which: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict.
+
+    Attributes:
+        verdict: `HOLDS`, `FAILS` or `OPEN`; "" where the scale has no record of the study.
+        figure: the figure with half of its interval and its unit; "" where there is none.
+        because: what stands behind it, in a few words.
+    """
+
+    claim: Claim
+    verdict: str
+    figure: str = ""
+    because: str = ""
+
+
+def load_claims() -> tuple[str, tuple[Claim, ...]]:
+    """Where the claims are from, and all of them in order."""
+    text = (resources.files("mmard") / "study" / "declared" / "claims.toml").read_text(encoding="utf-8")
+    found = tomllib.loads(text)
+    return str(found["source"]), tuple(Claim.model_validate(each) for each in found["claims"])
+
+
+def judge(claim: Claim, readings: Mapping[str, Reading]) -> Judged:
+    """What the records of a scale say of a claim.
+
+    Args:
+        readings: of the scale, by the name of the study.
+    """
+    reading = readings.get(claim.study)
+    if reading is None or not reading.any:
+        return Judged(claim, "", because=f"no record of {claim.study}")
+    return RULES[claim.rule](claim, replace(reading, which=claim.which))
+
+
+def decided(low: float, high: float, wanted: Wanted, matters: float) -> str:
+    """The verdict of an interval.
+
+    >>> decided(0.1, 0.5, "more", 0.2), decided(-0.1, 0.1, "more", 0.2), decided(-0.1, 0.5, "more", 0.2)
+    ('holds', 'does not hold', 'open')
+    >>> decided(-0.1, 0.1, "less", 0.2), decided(-0.1, 0.1, "not less", 0.2), decided(-0.5, -0.3, "not less", 0.2)
+    ('does not hold', 'holds', 'does not hold')
+    """
+    if wanted == "less":
+        low, high = -high, -low
+    if wanted == "not less":
+        low, high = low + matters, high + matters
+        matters = 0.0
+    return HOLDS if low > 0 else FAILS if high < matters else OPEN
+
+
+def _judged(claim: Claim, gap: Difference | None, quantity: Quantity, unit: str, because: str) -> Judged:
+    """By a difference and the wider of its two intervals."""
+    if gap is None:
+        return Judged(claim, OPEN, because="records are missing")
+    text = number(gap.mean, quantity, sign=True)
+    if gap.over_seeds is None:
+        return Judged(claim, OPEN, f"{text} {unit}", "one seed of training")
+    reach = max(gap.over_seeds, gap.over_images or 0.0)
+    figure = f"{text} ± {reach * quantity.times:.{quantity.digits}f} {unit}"
+    verdict = decided(gap.mean - reach, gap.mean + reach, claim.wanted, claim.matters)
+    return Judged(claim, verdict, figure, f"{because}, {gap.seeds[0]} seeds")
+
+
+def _gain(claim: Claim, reading: Reading) -> Judged:
+    quantity = QUANTITIES[claim.quantity]
+    rows = [row_of(reading, key, claim.variant) for key in hosts_of(reading)]
+    pairs = [(row, reading.reference(row)) for row in rows if row is not None]
+    gaps = [gap for row, other in pairs if (gap := reading.gain(row, other, quantity)) is not None]
+    sign = -1 if claim.wanted == "less" else 1
+    better = sum(beyond(gap) and sign * gap.mean > 0 for gap in gaps)
+    worse = sum(beyond(gap) and sign * gap.mean < 0 for gap in gaps)
+    words = f"mean of {len(pairs)} hosts; beyond noise {better} for it, {worse} against"
+    found = _judged(claim, pooled(reading, pairs, quantity), quantity, UNITS[claim.quantity], words)
+    return replace(found, verdict=OPEN) if found.verdict == HOLDS and worse and claim.wanted != "not less" else found
+
+
+def _farther(claim: Claim, reading: Reading) -> Judged:
+    one, other = QUANTITIES[claim.quantity], QUANTITIES[claim.than]
+    rows = [row for key in hosts_of(reading) if (row := row_of(reading, key, variants_of(reading)[0])) is not None]
+    sides: list[dict[int, float]] = []
+    for quantity in (one, other):
+        means = [reading.mean(row, quantity) for row in rows]
+        known = [mean for mean in means if mean is not None]
+        seeds = set.intersection(*(set(mean.by_seed) for mean in known)) if known and known == means else set[int]()
+        sides.append({seed: statistics.fmean(mean.by_seed[seed] for mean in known) for seed in sorted(seeds)})
+    gap = difference(sides[0], sides[1]) if sides[0] and sides[0].keys() == sides[1].keys() else None
+    return _judged(claim, gap, one, UNITS[claim.quantity], f"mean of {len(rows)} hosts")
+
+
+def _each_host(reading: Reading) -> list[tuple[str, list[Taught]]]:
+    pairs = dict.fromkeys((key.host, key.student) for key in hosts_of(reading))
+    return [(host, taught(reading, host, student)) for host, student in pairs]
+
+
+def _slope(claim: Claim, reading: Reading) -> Judged:
+    (_, teachers), *_ = _each_host(reading)
+    found = trend(teachers, claim.variant, variants_of(reading)[0])
+    if found is None or found.teachers.half is None:
+        return Judged(claim, OPEN, because="fewer than three robust teachers with records")
+    line = found.teachers
+    half = found.teachers.half
+    figure = f"{line.slope:+.2f} ± {half:.2f}".replace("-", "\N{MINUS SIGN}")
+    verdict = decided(line.slope - half, line.slope + half, claim.wanted, claim.matters)
+    return Judged(claim, verdict, figure, f"difference of slopes, {line.n} robust teachers as points")
+
+
+def _spread(claim: Claim, reading: Reading) -> Judged:
+    (_, teachers), *_ = _each_host(reading)
+    robust = [each for each in teachers if not each.apart]
+    sides: list[dict[int, float]] = []
+    for variant in (claim.variant, variants_of(reading)[0]):
+        means = [each.students.get(variant) for each in robust]
+        known = [mean for mean in means if mean is not None]
+        whole = len(known) > 1 and known == means
+        seeds = set.intersection(*(set(mean.by_seed) for mean in known)) if whole else set[int]()
+        sides.append({seed: statistics.stdev(mean.by_seed[seed] for mean in known) for seed in sorted(seeds)})
+    shared = sides[0].keys() & sides[1].keys()
+    ours, theirs = ({seed: side[seed] for seed in shared} for side in sides)
+    gap = difference(ours, theirs) if shared else None
+    words = f"standard deviation between {len(robust)} robust teachers"
+    return _judged(claim, gap, ROBUST, "points", words)
+
+
+def _top(claim: Claim, reading: Reading) -> Judged:
+    found = {row: mean.mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
+
+    def best(ours: bool) -> Row | None:
+        rows = [row for row in found if (claim.plugin in row.host.split("+")[1:]) is ours]
+        return max(rows, key=lambda row: found[row], default=None)
+
+    mine, other = best(True), best(False)
+    if mine is None or other is None:
+        return Judged(claim, OPEN, because="records are missing")
+    words = f"{row_name(reading, mine)} minus {row_name(reading, other)}, of {len(found)} methods"
+    return _judged(claim, reading.gain(mine, other, ROBUST), ROBUST, "points", words)
+
+
+def _trained(claim: Claim, reading: Reading) -> Judged:
+    lacking, rows = len(reading.missing()), len(reading.grid.rows)
+    figure = f"{rows - lacking} of {rows} rows"
+    return Judged(claim, OPEN if lacking else HOLDS, figure, "hosts with either half exchanged, trained and attacked")
+
+
+RULES: dict[str, Callable[[Claim, Reading], Judged]] = {
+    "gain": _gain,
+    "farther": _farther,
+    "slope": _slope,
+    "spread": _spread,
+    "top": _top,
+    "trained": _trained,
+}

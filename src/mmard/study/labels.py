@@ -1,0 +1,84 @@
+"""Places for names beside points of a scatter, so that no name lies on another or on a point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Box(NamedTuple):
+    """In CSS pixels, y upward."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def shared(self, other: Box) -> float:
+        """Area that two have in common."""
+        across = min(self.right, other.right) - max(self.left, other.left)
+        up = min(self.top, other.top) - max(self.bottom, other.bottom)
+        return across * up if across > 0 and up > 0 else 0.0
+
+
+DISTANCES = (9.0, 16.0, 26.0, 38.0, 52.0, 68.0)
+TURNS = 16
+POINT = 5.0
+"""Half of what a point takes."""
+
+
+def labels(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], inside: Box) -> list[Box]:
+    """A box for each name, near its point.
+
+    Each takes the nearest place that is free of earlier names, of all points and of the rim, those in a crowd first;
+    where there is none, the one that covers least.
+
+    Args:
+        points: (x, y) in CSS pixels, y upward.
+        sizes: (width, height) of the names.
+        inside: what they must not leave.
+    """
+    dots = [Box(x - POINT, y - POINT, x + POINT, y + POINT) for x, y in points]
+    near = [sum(math.dist(a, b) < 80 for b in points) for a in points]
+    placed: dict[int, Box] = {}
+    for i in sorted(range(len(points)), key=lambda i: (-near[i], points[i])):
+        placed[i] = min(
+            _places(points[i], sizes[i]), key=lambda each: _price(each, points[i], dots, list(placed.values()), inside)
+        )
+    return [placed[i] for i in range(len(points))]
+
+
+def _places(point: tuple[float, float], size: tuple[float, float]) -> list[Box]:
+    """Boxes around a point whose nearest edge or corner is at one of the distances."""
+    (x, y), (wide, tall) = point, size
+    found = []
+    for distance in DISTANCES:
+        for turn in range(TURNS):
+            angle = 2 * math.pi * turn / TURNS
+            to_x, to_y = math.cos(angle), math.sin(angle)
+            # The box leans away from the point: its edge on the near side is at the distance.
+            middle_x = x + distance * to_x + wide / 2 * (0 if abs(to_x) < 0.2 else math.copysign(1, to_x))
+            middle_y = y + distance * to_y + tall / 2 * to_y
+            found.append(Box(middle_x - wide / 2, middle_y - tall / 2, middle_x + wide / 2, middle_y + tall / 2))
+    return found
+
+
+def _price(
+    box: Box, point: tuple[float, float], dots: Sequence[Box], others: Sequence[Box], inside: Box
+) -> tuple[float, float]:
+    covered = sum(box.shared(each) for each in dots) + sum(box.shared(each) for each in others)
+    whole = (box.right - box.left) * (box.top - box.bottom)
+    outside = whole - box.shared(inside)
+    return round(covered + 2 * outside, 3), reach(box, point)
+
+
+def reach(box: Box, point: tuple[float, float]) -> float:
+    """How far a box is from a point: 0 inside.
+
+    >>> reach(Box(3, 0, 5, 2), (0, 1))
+    3.0
+    """
+    across = max(box.left - point[0], point[0] - box.right, 0.0)
+    up = max(box.bottom - point[1], point[1] - box.top, 0.0)
+    return math.hypot(across, up)

@@ -1,0 +1,234 @@
+"""Records of cells: collected from run folders, kept in one file, and a cell made again from its record alone.
+
+The file has one line of JSON for each cell, sorted by name, so that a version control shows what a cell changed:
+
+    collect(runs)              records of the finished cells below a folder
+    read(file), write(file)    records by cell, from a file and into it, whole or not at all
+    merged(old, new)           both, and what is new and what has changed
+    repeat(cell, records, ...) trained and measured again, its teachers first, and every difference
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmard.config import DistillSettings, TrainSettings
+from mmard.errors import Refused, unknown
+from mmard.storage import read_json, write_whole
+from mmard.study.cell import FORMAT, RECORD, Place, Tell, make
+from mmard.study.declared import Cell
+
+Record = dict[str, Any]
+NOT_REPEATED = frozenset(("seconds", "environment", "device"))
+"""What is another each time that a cell is made, at whatever depth of a record."""
+
+
+# files ----------------------------------------------------------------------------------------------------------------
+def collect(runs: str | Path, cells: Iterable[str] | None = None) -> dict[str, Record]:
+    """Records of the finished cells below a folder, or of those of them that are asked for."""
+    files = Path(runs).glob(f"*/{RECORD}") if cells is None else (Path(runs) / name / RECORD for name in cells)
+    found = [_checked(read_json(file), str(file)) for file in files if file.is_file()]
+    return _sorted({record["cell"]: record for record in found})
+
+
+def read(path: str | Path) -> dict[str, Record]:
+    """Records by cell, from a file that `write` wrote.
+
+    Raises:
+        Refused: if there is no such file, or a line of it is no record.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        mend = "mmard study records writes one"
+        raise Refused(str(path), expected="a file of records", got=str(error.strerror or error), mend=mend) from None
+    found = {}
+    for number, text in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        try:
+            record = _checked(json.loads(text), where)
+        except json.JSONDecodeError as error:
+            raise Refused(where, expected="a record as JSON", got=str(error)) from None
+        found[record["cell"]] = record
+    return found
+
+
+def write(path: str | Path, records: Mapping[str, Record]) -> None:
+    """Write records, one a line, by name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n" for each in _sorted(records).values()]
+    write_whole(path, lambda temporary: _write_text(temporary, "".join(lines)))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _checked(record: Any, where: str) -> Record:
+    if not isinstance(record, dict) or "cell" not in record:
+        raise Refused(where, expected="the record of a cell", got=type(record).__name__)
+    if record.get("format") != FORMAT:
+        mend = "it was written by another version of mmard"
+        raise Refused(where, expected=f"format {FORMAT}", got=repr(record.get("format")), mend=mend)
+    return record
+
+
+def _sorted(records: Mapping[str, Record]) -> dict[str, Record]:
+    return {name: records[name] for name in sorted(records)}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Records of two places.
+
+    Attributes:
+        records: of both; of a cell that is in both, the one that holds more, or else the later one.
+        added: cells that only the new ones have.
+        changed: cells of which the new one says something else about the same.
+    """
+
+    records: dict[str, Record]
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+def merged(old: Mapping[str, Record], new: Mapping[str, Record]) -> Merged:
+    """Old records with new ones among them."""
+    records, changed = dict(old), []
+    for name, record in new.items():
+        held = old.get(name)
+        if held is None:
+            records[name] = record
+            continue
+        # A part that one of them lacks is no contradiction.
+        both = [key for key in held if held[key] is not None and record.get(key) is not None]
+        if differences({key: held[key] for key in both}, {key: record[key] for key in both}):
+            changed.append(name)
+            later = record["environment"]["written"] >= held["environment"]["written"]
+            records[name] = record if later else held
+        elif _filled(record) > _filled(held):
+            records[name] = record
+    return Merged(_sorted(records), tuple(sorted(new.keys() - old.keys())), tuple(sorted(changed)))
+
+
+def _filled(record: Record) -> int:
+    return sum(value is not None for value in record.values())
+
+
+# again ----------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Difference:
+    """A part of two records that is not the same.
+
+    Attributes:
+        where: its keys, joined by dots.
+        recorded, again: what the two say.
+    """
+
+    where: str
+    recorded: Any
+    again: Any
+
+
+def differences(recorded: Any, again: Any, where: str = "") -> list[Difference]:
+    """What two records of a cell say that is not the same to the bit; times and machines do not count.
+
+    >>> differences({"seconds": 1, "figures": {"n": 5}}, {"seconds": 2, "figures": {"n": 6}})
+    [Difference(where='figures.n', recorded=5, again=6)]
+    """
+    if isinstance(recorded, dict) and isinstance(again, dict):
+        keys = [key for key in {**recorded, **again} if key not in NOT_REPEATED]
+        return [d for key in keys for d in differences(recorded.get(key), again.get(key), f"{where}.{key}".strip("."))]
+    return [] if recorded == again else [Difference(where, recorded, again)]
+
+
+def cell_of(record: Record) -> Cell:
+    """The cell that a record is of.
+
+    Raises:
+        Refused: if this version does not know one of its settings.
+    """
+    said = record["settings"]
+    kind = DistillSettings if "student" in said else TrainSettings
+    return Cell(
+        record["cell"],
+        kind.resolve(said),
+        dict(record["teachers"]),
+        record["role"],
+        record["scale"],
+        tuple(record["attacks"]),
+        record["test_images"],
+        # A cell whose boundary was not asked for has none to compare.
+        record["boundary"] is not None,
+    )
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A cell that was made again.
+
+    Attributes:
+        recorded, again: the two records.
+        differences: what is not the same.
+        teachers: the same of its teachers, by cell; where those differ, the cell cannot be the same.
+    """
+
+    recorded: Record
+    again: Record
+    differences: list[Difference]
+    teachers: dict[str, list[Difference]] = field(default_factory=dict)
+
+    @property
+    def same(self) -> bool:
+        """Whether every figure and all weights are the same to the bit."""
+        return not self.differences
+
+
+def repeat(
+    name: str, records: Mapping[str, Record], place: Place, tell: Tell = lambda stage, share: None
+) -> Repeated:
+    """Train and measure a recorded cell again; its teachers first, unless they are at that place already.
+
+    Args:
+        name: of the cell.
+        records: that hold it and its teachers.
+        place: a folder where the cell was not made yet. Cells take as many threads as they took then.
+        tell: told how far the cell is.
+
+    Raises:
+        Refused: for a cell without a record, or a folder that holds the very run that the record is of.
+    """
+    for needed in (name, *_teachers(name, records)):
+        if needed not in records:
+            raise unknown("cell", needed, records)
+    made: dict[str, Record] = {}
+    for each in (*reversed(_teachers(name, records)), name):
+        recorded = records[each]
+        held = place.record(each)
+        if each == name and held is not None and held["environment"] == recorded["environment"]:
+            mend = "choose another --runs"
+            raise Refused(str(place.runs), expected="a folder where this cell was not made", got=each, mend=mend)
+        with place.lock(each):
+            here = replace(place, threads=recorded["environment"]["threads"])
+            made[each] = make(cell_of(recorded), here, tell)
+    compared = {each: differences(records[each], again) for each, again in made.items()}
+    return Repeated(records[name], made[name], compared.pop(name), compared)
+
+
+def _teachers(name: str, records: Mapping[str, Record]) -> list[str]:
+    """Cells that a cell needs, the nearest first."""
+    found: list[str] = []
+    asked = [name]
+    while asked:
+        for teacher in records.get(asked.pop(0), {}).get("teachers", {}).values():
+            if teacher in found:
+                found.remove(teacher)
+            found.append(teacher)
+            asked.append(teacher)
+    return found

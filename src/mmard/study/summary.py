@@ -1,0 +1,265 @@
+"""What records say of a study's rows: means over seeds, and differences that are paired by seed.
+
+    reading = Reading(grid, records)                    records by the name of their cell; those that lack are missing
+    reading.mean(row, ROBUST)                           mean, deviation and interval over the seeds that there are
+    reading.gain(row, reading.reference(row), ROBUST)   the row minus the one that it is held beside
+
+The statistics are those of `mmard.evaluation.spread`. Nothing is filled in: a row without records has no mean.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmard.config import DistillSettings, Value
+from mmard.evaluation.score import Mask, wilson
+from mmard.evaluation.spread import Difference, deviation, difference, mean_interval
+from mmard.study.cell import unpacked
+from mmard.study.declared import Cell, Grid, Row
+
+Record = Mapping[str, Any]
+WHICH = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that every record has a number of.
+
+    Attributes:
+        title: as a table's head says it, with its unit.
+        take: the number of a record with its best or last weights; None where it has none.
+        times: what the number is multiplied with to be shown: 100 for a share.
+        digits: behind the point when shown.
+        figure: the key of the figure whose verdicts on images can be paired; "" for none.
+    """
+
+    title: str
+    take: Callable[[Record, str], float | None]
+    times: float = 1.0
+    digits: int = 1
+    figure: str = ""
+
+
+def accuracy(key: str, title: str) -> Quantity:
+    """The accuracy under an attack, or "clean", or "robust": the least of all attacks together."""
+
+    def take(record: Record, which: str) -> float | None:
+        found = record["figures"].get(which, {}).get(key)
+        return None if found is None else float(found["accuracy"])
+
+    return Quantity(title, take, 100.0, 1, key)
+
+
+def near(whose: str, key: str, title: str, *, state: str = "own", times: float = 1.0, digits: int = 2) -> Quantity:
+    """A number on the nearness of inputs to the boundary of "teacher" or "student".
+
+    Args:
+        state: which inputs: "own", training examples under the run's own attack, or "test", attacked test images.
+    """
+
+    def take(record: Record, which: str) -> float | None:
+        found = ((record.get("boundary") or {}).get(state) or {}).get(whose, {}).get(key)
+        return None if found is None else float(found)
+
+    return Quantity(title, take, times, digits)
+
+
+def in_radii(quantity: Quantity) -> Quantity:
+    """A distance as a multiple of the radius that the run was trained for."""
+
+    def take(record: Record, which: str) -> float | None:
+        found = quantity.take(record, which)
+        return None if found is None else found / float(record["settings"]["eps"])
+
+    return Quantity(quantity.title, take, quantity.times, quantity.digits)
+
+
+def _train_seconds(record: Record, which: str) -> float | None:
+    # A clock on the wall says little of a CPU that does other work too.
+    found = record["seconds"].get("train_cpu" if record["device"] == "cpu" else "train")
+    return None if found is None else float(found)
+
+
+ROBUST = accuracy("robust", "robust %")
+CLEAN = accuracy("clean", "clean %")
+SECONDS = Quantity("training s", _train_seconds, 1.0, 0)
+"""Of the CPU where a run was trained there, in one sitting; on a GPU by the clock."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A quantity over the seeds of a row.
+
+    Attributes:
+        by_seed: the numbers.
+        of: how many seeds the row is declared with.
+        images: of a single figure, (images read rightly, images), for its interval.
+        suspicious: slugs of the suspicion checks that these weights raised; see docs/checks.md.
+    """
+
+    by_seed: Mapping[int, float]
+    of: int
+    images: tuple[int, int] | None = None
+    suspicious: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> list[float]:
+        """By seed, in order."""
+        return [self.by_seed[seed] for seed in sorted(self.by_seed)]
+
+    @property
+    def n(self) -> int:
+        """Seeds behind it."""
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def median(self) -> float:
+        """Over seeds."""
+        return statistics.median(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Over seeds, n - 1 in the denominator; None for one."""
+        return deviation(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %: by Student's t over seeds; of one seed's accuracy by Wilson over images; None where it is unknown."""
+        if self.n > 1:
+            return mean_interval(self.values)
+        return None if self.images is None else wilson(*self.images)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A grid and the records of its cells.
+
+    Attributes:
+        grid: the study at a scale.
+        records: by the name of the cell; others than the grid's do not matter.
+        which: the weights that are spoken of.
+    """
+
+    grid: Grid
+    records: Mapping[str, Record]
+    which: str = "best"
+
+    def cell(self, row: Row) -> Cell:
+        """The first cell of a row, whose settings are those of all but for the seed."""
+        return self.grid.cells[row.cells[0]]
+
+    def recorded(self, row: Row) -> dict[int, Record]:
+        """Records of a row by seed, as far as there are any."""
+        found = {self.grid.cells[name].seed: self.records.get(name) for name in row.cells}
+        return {seed: record for seed, record in found.items() if record is not None}
+
+    def mean(self, row: Row, quantity: Quantity) -> Mean | None:
+        """A quantity over the seeds that there are; None where there is none."""
+        own = self.recorded(row)
+        found = {seed: value for seed, r in own.items() if (value := quantity.take(r, self.which)) is not None}
+        if not found:
+            return None
+        images = None
+        if quantity.figure and len(found) == 1:
+            figure = own[next(iter(found))]["figures"][self.which][quantity.figure]
+            images = (int(figure["correct"]), int(figure["n"]))
+        raised = (mark for r in own.values() for mark in (r.get("suspicious") or {}).get(self.which, ()))
+        suspicious = tuple(dict.fromkeys(raised)) if quantity.figure and quantity.figure != "clean" else ()
+        return Mean(found, len(row.cells), images, suspicious)
+
+    def gain(self, row: Row, other: Row | None, quantity: Quantity) -> Difference | None:
+        """The row minus another, over the seeds that both have; None where they share none."""
+        if other is None:
+            return None
+        ours, theirs = self.mean(row, quantity), self.mean(other, quantity)
+        if ours is None or theirs is None:
+            return None
+        shared = ours.by_seed.keys() & theirs.by_seed.keys()
+        if not shared:
+            return None
+        masks = [self.masks(each, quantity) for each in (row, other)]
+        a, b = ({seed: each.by_seed[seed] for seed in shared} for each in (ours, theirs))
+        return difference(a, b, *masks)
+
+    def masks(self, row: Row, quantity: Quantity) -> dict[int, Mask]:
+        """Which images a row's networks read rightly, by seed; for a quantity that is no accuracy there are none."""
+        found = {}
+        for seed, record in self.recorded(row).items():
+            figure = record["figures"].get(self.which, {}).get(quantity.figure)
+            if figure is not None and "right" in figure:
+                found[seed] = unpacked(figure["right"], int(figure["n"]))
+        return found
+
+    def reference(self, row: Row) -> Row | None:
+        """What a row is held beside: for a point of a sweep the default, for a variant the host's first; None for that.
+
+        Two rows of the same host, student and teacher.
+        """
+        alike = [r for r in self.grid.rows if (r.host, r.student, r.teacher) == (row.host, row.student, row.teacher)]
+        resting = [r for r in alike if not r.axis]
+        if not row.axis:
+            return resting[0] if resting and resting[0] is not row else None
+        own = self.cell(row).settings
+        same = [r for r in resting if self.cell(r).settings.method == own.method]
+        return min(same, key=lambda r: _unlike(self.cell(r).settings.params, own.params), default=None)
+
+    def host(self, row: Row) -> Row | None:
+        """The first row of a row's host, student and teacher; None for that row itself."""
+        alike = (r for r in self.grid.rows if (r.host, r.student, r.teacher) == (row.host, row.student, row.teacher))
+        first = next((r for r in alike if not r.axis), None)
+        return None if first is row else first
+
+    def value(self, row: Row, axis: str) -> Value | None:
+        """What a row has along an axis of the study's sweeps; None where its method has no such parameter."""
+        sweep = next(each for each in self.grid.study.sweeps if each.axis == axis)
+        return self.cell(row).settings.params.get(sweep.param)
+
+    def teacher(self, row: Row) -> tuple[str, Record | None]:
+        """Cell and record of a row's robust teacher; "" without one."""
+        name = self.cell(row).teachers.get("T", "")
+        return name, self.records.get(name)
+
+    def teacher_robust(self, row: Row, quantity: Quantity = ROBUST) -> float | None:
+        """The teacher's own figure, of the weights that the student learnt from."""
+        record, settings = self.teacher(row)[1], self.cell(row).settings
+        if record is None or not isinstance(settings, DistillSettings):
+            return None
+        return quantity.take(record, settings.teacher_which)
+
+    def missing(self) -> list[tuple[Row, list[int]]]:
+        """Rows that lack records, and the seeds that they lack."""
+        found = []
+        for row in self.grid.rows:
+            lacking = [self.grid.cells[name].seed for name in row.cells if name not in self.records]
+            if lacking:
+                found.append((row, lacking))
+        return found
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a record of any row."""
+        return any(name in self.records for row in self.grid.rows for name in row.cells)
+
+
+def _unlike(a: Mapping[str, Value], b: Mapping[str, Value]) -> int:
+    return sum(a.get(key) != b.get(key) for key in a.keys() | b.keys())
+
+
+def beyond(gap: Difference | None) -> bool:
+    """Whether a difference is beyond the noise over seeds, and beyond that over images where it is known."""
+    if gap is None or gap.over_seeds is None:
+        return False
+    return abs(gap.mean) > max(gap.over_seeds, gap.over_images or 0.0)
+
+
+def half(gap: Difference) -> float | None:
+    """Half of a difference's 95 % interval over seeds; with one seed that over images; None where neither is known."""
+    return gap.over_images if gap.over_seeds is None else gap.over_seeds

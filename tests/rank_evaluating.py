@@ -1,0 +1,89 @@
+"""One of several processes that evaluate together, started by PyTorch's launcher: `rank_evaluating.py OUT`.
+
+Leaves in OUT/<rank>.pt the verdicts that it has in the end, and how many batches it judged itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from little import net, picture_set
+from torch import Tensor, nn
+
+from mmard.attacks import trial
+from mmard.balls import Budget
+from mmard.errors import Refused
+from mmard.evaluation import evaluate as evaluating
+from mmard.evaluation.evaluate import Measured, accuracies, evaluate
+from mmard.evaluation.meeting import follow, lead
+from mmard.evaluation.suite import measure
+from mmard.training.distributed import Ranks, joined
+
+BUDGET, SPECS = Budget(0.05), ["pgd-3", "fab-t"]
+SAID = {"split": "test", "which": "best", "seed": 3, "batch_size": 7}
+
+
+class Meeting(nn.Module):
+    """A network that waits, in its first forward, until all processes are in theirs."""
+
+    def __init__(self, inner: nn.Module, ranks: Ranks) -> None:
+        super().__init__()
+        self.inner, self._ranks, self._waited = inner, ranks, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._waited:
+            self._waited = True
+            self._ranks.wait()
+        return self.inner(x)
+
+
+def masks(measured: list[Measured]) -> dict[str, list[bool]]:
+    return {each.score.attack: each.mask.tolist() for each in measured}
+
+
+def validated(ranks: Ranks | None) -> dict[str, object]:
+    """The verdicts of PGD and CW, as the processes of a training make them, and accuracies."""
+    model, images = net(seed=2), picture_set(60, seed=5)
+    attacks = [trial("pgd-3", BUDGET), trial("cw-3", BUDGET)]
+    whole = masks(evaluate(model, images, attacks, BUDGET, **SAID, ranks=ranks))
+    return {**whole, "accuracies": accuracies(model, images, attacks[0], BUDGET, seed=4, batch_size=7, ranks=ranks)}
+
+
+def refusal(ranks: Ranks) -> str:
+    """What is said where the processes have different networks."""
+    try:
+        with lead(ranks, net(seed=ranks.rank), picture_set(8), None):
+            return ""
+    except Refused as refused:
+        return str(refused)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
+    with joined(on_gpus=False) as ranks:
+        assert ranks is not None
+        judged = 0
+        kept = evaluating._standing
+
+        def counted(*arguments: object) -> np.ndarray:
+            global judged
+            judged += 1
+            return kept(*arguments)
+
+        evaluating._standing = counted
+        found = {"validated": validated(ranks), "validating": judged}
+        judged = 0
+        model, images = Meeting(net(seed=2), ranks), picture_set(60, seed=5)
+        if ranks.first:
+            with lead(ranks, model, images, None) as folder:
+                found["evaluated"] = masks(measure(model, images, SPECS, BUDGET, **SAID, folder=folder))
+            found["left behind"] = folder.exists()
+        else:
+            follow(ranks, model, images, SPECS, BUDGET, witnessed=False, **SAID)
+        found["evaluating"] = judged
+        found["refusal"] = refusal(ranks)
+        torch.save(found, out / f"{ranks.rank}.pt")

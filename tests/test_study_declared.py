@@ -1,0 +1,133 @@
+"""Studies and scales as they are declared: what is shipped can be built, equal cells are one, wrong words are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmard.config import DistillSettings
+from mmard.errors import Refused
+from mmard.methods import build, parameters
+from mmard.study.declared import MACHINE, Sweep, grid_of, load_scale, load_study, names, together
+
+SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
+
+
+@pytest.mark.parametrize(("study", "scale"), SHIPPED)
+def test_every_cell_of_what_is_shipped_can_be_built_and_comes_after_its_teachers(study: str, scale: str) -> None:
+    where = load_scale(scale)
+    grid = grid_of(load_study(study, where), where)
+    seen: set[str] = set()
+    for name, cell in grid.cells.items():
+        assert name == cell.name
+        assert set(cell.teachers.values()) <= seen
+        seen.add(name)
+        method = build(cell.settings.method, cell.settings.params)
+        assert set(method.teachers) == set(cell.teachers)
+        assert isinstance(cell.settings, DistillSettings) is bool(cell.teachers)
+        resolved = type(cell.settings).resolve(cell.settings.as_config())
+        assert resolved == cell.settings, "a cell is made again from its settings alone"
+        said = {
+            full.split(".", 1)[1] for full in cell.settings.params if full.startswith(method.name.split("+")[0] + ".")
+        }
+        assert said == set(parameters(method.name.split("+")[0])), "every parameter is said"
+    students = {name for name, cell in grid.cells.items() if not cell.role}
+    assert {name for row in grid.rows for name in row.cells} == students
+    assert all(len(row.cells) == len(where.seeds) for row in grid.rows)
+
+
+def test_every_study_is_done_at_some_scale() -> None:
+    assert {study for study, _ in SHIPPED} == set(names("studies"))
+
+
+def test_equal_cells_of_two_studies_are_one() -> None:
+    scale = load_scale("S")
+    one, other = (grid_of(load_study(name, scale), scale) for name in ("plug-and-play", "boundary"))
+    assert set(other.cells) < set(one.cells)
+    assert len(together([one, other])) == len(one.cells)
+
+
+def test_a_default_that_is_said_and_one_that_is_not_are_one_cell() -> None:
+    scale = load_scale("S")
+    default = parameters("mmard")["beta"].default
+    said = grid_of(load_study("ablation", scale).model_copy(update={"sweeps": (_beta(default),)}), scale)
+    by_variant = {row.variant: row.cells for row in said.rows}
+    assert by_variant[f"beta {default:g}"] == by_variant["+both"]
+    assert by_variant["+outer"] != by_variant["+both"]
+
+
+def _beta(value: float) -> Sweep:
+    return Sweep(axis="beta", param="mmard.beta", values=(value,), plugin="mmard")
+
+
+@pytest.mark.parametrize("setting", sorted(MACHINE & set(DistillSettings.model_fields)))
+def test_what_belongs_to_a_machine_names_no_cell(setting: str) -> None:
+    scale = load_scale("S")
+    value = {"threads": 7, "save_seconds": 3.0, "attack_chunk": 5, "tensorboard": True, "on_disk": True}.get(
+        setting, "x"
+    )
+    other = scale.model_copy(update={"every": {**scale.every, setting: value}})
+    study = load_study("saturation", scale).model_copy(update={"teachers": ("main",)})
+    assert set(grid_of(study, scale).cells) == set(grid_of(study, other).cells)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("epochs", 41), ("lr", 0.11), ("eps", 0.14), ("augment", "none")])
+def test_what_changes_a_network_changes_its_name_and_those_of_its_students(setting: str, value: object) -> None:
+    scale = load_scale("S")
+    teachers = {**scale.teachers, "main": {**scale.teachers["main"], setting: value}}
+    other = scale.model_copy(update={"teachers": teachers})
+    study = load_study("saturation", scale).model_copy(update={"teachers": ("main",)})
+    assert not set(grid_of(study, scale).cells) & set(grid_of(study, other).cells)
+
+
+@given(st.sampled_from([2.0, 3.0, 10.0]))
+def test_a_factor_divides_and_multiplies_and_of_a_share_its_odds(factor: float) -> None:
+    default = float(parameters("rslad")["alpha"].default)
+    low, high = (value for _, value in Sweep(axis="a", param="rslad.alpha", factor=factor, share=True).points())
+    assert 0 < low < default < high < 1  # type: ignore[operator]
+    odds = [float(v) / (1 - float(v)) for v in (low, default, high)]
+    assert odds[1] / odds[0] == pytest.approx(factor, rel=1e-2)
+    assert odds[2] / odds[1] == pytest.approx(factor, rel=1e-2)
+    beta = float(parameters("trades")["beta"].default)
+    found = [value for _, value in Sweep(axis="b", param="trades.beta", factor=factor).points()]
+    assert found == pytest.approx([beta / factor, beta * factor], rel=1e-3)
+
+
+def test_a_study_of_ones_own_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\ntitle = "t"\nquestion = "q"\nreads = "benchmark"\nhosts = ["pgd_at", "rslad"]\n')
+    scale = load_scale("S")
+    grid = grid_of(load_study(file, scale), scale, seeds=(7,))
+    assert [(row.host, row.variant, row.teacher) for row in grid.rows] == [
+        ("pgd_at", "plain", ""),
+        ("rslad", "plain", "main"),
+    ]
+    assert [cell.seed for cell in grid.cells.values() if not cell.role] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ('hosts = ["rslda"]', "did you mean 'rslad'"),
+        ('hosts = ["rslad"]\nteachers = ["mian"]', "did you mean 'main'"),
+        ('hosts = ["rslad"]\nhost = 1', "host"),
+        ('hosts = ["rslad"]\n[variants.a]\nparams = {"mmard.beta" = 1.0}', "mmard.beta"),
+        ('hosts = ["rslad"]\n[variants.a]\nsettings = {epoch = 3}', "did you mean 'epochs'"),
+        ("hosts = [", "TOML"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_with_the_word_that_is_wrong(tmp_path: Path, change: str, says: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\ntitle = "t"\nquestion = "q"\nreads = "benchmark"\n' + change)
+    scale = load_scale("S")
+    with pytest.raises(Refused, match=says.replace(".", r"\.")):
+        grid_of(load_study(file, scale), scale)
+
+
+@pytest.mark.parametrize("kind", [load_study, load_scale])
+def test_an_unknown_name_is_refused_with_the_nearest(kind: object) -> None:
+    with pytest.raises(Refused, match="expected one of"):
+        kind("boundry" if kind is load_study else "s")  # type: ignore[operator]
