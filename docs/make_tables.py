@@ -22,8 +22,8 @@ from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
-    "README.md", "docs/methods.md", "docs/teachers.md", "docs/settings.md", "docs/mmard.md",
-    "docs/results/cifar10-jpeg.md", "docs/results/digits-catalogue.md",
+    "README.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md", "docs/settings.md", "docs/mmard.md",
+    "docs/results/cifar10-jpeg.md", "docs/results/digits-catalogue.md", "docs/results/digits-saad.md",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
 STEPS = 10
@@ -148,6 +148,19 @@ def digits_catalogue() -> str:
     return table(("method", "clean %", "robust %", "seeds"), rows)
 
 
+def digits_saad() -> str:
+    """SAAD on digits, with one thing changed at a time."""
+    study = json.loads((ROOT / "results" / "digits-saad.json").read_text(encoding="utf-8"))
+    rows: list[tuple[object, ...]] = []
+    for variant in dict.fromkeys(cell["variant"] for cell in study["cells"]):
+        cells = [cell for cell in study["cells"] if cell["variant"] == variant]
+        zero = ", ".join(f"{100 * cell['clean_by_class'][0]:.0f}" for cell in cells)
+        rows.append(
+            (variant, percent([c["clean"] for c in cells]), percent([c["robust"] for c in cells]), zero, len(cells))
+        )
+    return table(("what is changed", "clean %", "robust %", "class 0, clean %", "seeds"), rows)
+
+
 def cifar10_jpeg() -> str:
     """The CIFAR-10 trial: a row for each network and set of images, a column for each attack."""
     columns = {"clean": 0, "pgd-20": 1, "cw-30": 2, "worst_of_pgd-20,cw-30": 3, "aa": 4}
@@ -200,6 +213,19 @@ def read_in() -> str:
     return table(("short", "what it is"), list(sources().items()))
 
 
+def released_code() -> str:
+    """What the authors' code does, what ours does, and the test of it; from the tests themselves."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from released import defects
+
+    def place(test: str) -> str:
+        file, _, name = test.partition("::")
+        return f"[{name.removeprefix('test_')}](../tests/{file})"
+
+    rows: list[tuple[object, ...]] = [(d.code, d.theirs, d.ours, place(d.test)) for d in defects()]
+    return table(("code of", "does", "ours", "test"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "costs": costs,
@@ -207,9 +233,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "digits-defaults": digits_defaults,
     "digits-catalogue": digits_catalogue,
+    "digits-saad": digits_saad,
     "cifar10-jpeg": cifar10_jpeg,
     "teachers": known_teachers,
     "read-in": read_in,
+    "released-code": released_code,
 }
 
 

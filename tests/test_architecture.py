@@ -48,17 +48,19 @@ FLOORS = {
         "bench/",
         "report/",
         "share/",
+        "study/",
         "cli/",
         "__init__.py",
         "__main__.py",
     ),
 }
-MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "run.py")
+MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "study/", "run.py")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "base"}
 LONGEST = 400
 OPTIONAL = (
     "PIL", "pyarrow", "scipy", "sklearn", "huggingface_hub", "tensorboard", "matplotlib", "autoattack", "pyautoattack",
     "onnx", "onnxruntime", "onnxscript", "torchvision",
+    "submitit",
 )  # fmt: skip
 
 FILES = sorted(PACKAGE.rglob("*.py"))

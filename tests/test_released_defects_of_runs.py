@@ -51,7 +51,7 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         "SAAD",
-        "the attack goes backward into the weights' gradients",
+        "an attack (its CW) goes backward into the weights' gradients",
         "a step leaves no gradient before its own backward",
         "test_common_steps.py::test_a_step_leaves_the_teacher_the_flags_and_the_modes_as_they_were",
     ),
@@ -110,13 +110,13 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
         "test_averaging.py::test_swa_takes_statistics_from_the_images",
     ),
     (
-        "IGDM, SAAD, DDP of PyTorch",
+        "others' IGDM, SAAD in several processes",
         "a further forward in train mode before backward fails, or each process has statistics of its own",
         "two processes give what one gives",
         "test_distributed.py::test_two_processes_equal_one",
     ),
     (
-        "ARD, RSLAD, AdaAD, MTARD, ABSLD, PeerAiD, CIARD",
+        "IAD, RSLAD, AdaAD, DGAD, MTARD, B-MTARD, ABSLD, PeerAiD, CIARD",
         "the best epoch is chosen on the test images",
         "training and selection never see them",
         "test_job.py::test_training_and_selection_never_look_at_the_test_images",
@@ -148,8 +148,8 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
     (
         "others'",
         "ramps and milestones count from 0 in one place and from 1 in another",
-        "a shorter run keeps its drops by share",
-        "test_presets.py::test_a_shorter_run_keeps_its_drops_by_share",
+        "every epoch of every preset has the rate that its script has there",
+        "test_presets.py::test_the_schedule_is_that_of_the_released_code",
     ),
     (
         "others'",

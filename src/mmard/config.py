@@ -162,6 +162,9 @@ class Settings(BaseModel):
     )
     cuda_graphs: bool = setting(True, "Machine", "Record the attack as one CUDA graph where there is a GPU.")
     compile: bool = setting(False, "Machine", "Compile the update's forwards by torch.compile; takes a minute or more.")
+    autocast_update: bool = setting(
+        False, "Machine", "The update's forwards in bfloat16 by autocast, which is not the methods' own arithmetic."
+    )
     tensorboard: bool = setting(False, "Machine", "Write TensorBoard events into the run folder.")
 
     @property

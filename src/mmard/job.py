@@ -26,7 +26,7 @@ from mmard.engine.known import NONE as NO_TABLES
 from mmard.engine.known import Tables, tables_for
 from mmard.engine.layout import lay_out
 from mmard.engine.recorded import chosen
-from mmard.engine.twins import Engine, Record
+from mmard.engine.twins import Engine, Record, refuse_without_bf16
 from mmard.engine.ways import accumulation_notes, ascent_for
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import accuracies
@@ -145,6 +145,8 @@ def prepare(
         torch.set_num_threads(settings.threads)
     engine = Engine(settings.engine, settings.precision)
     engine.check(device)
+    if settings.autocast_update:
+        refuse_without_bf16("--autocast-update", device)
     budget = Budget(settings.eps, settings.norm)
     given = {"T": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
     _refuse_what_is_lost(settings, student, given, data, method)
@@ -181,8 +183,9 @@ def prepare(
         for letter in method.forwards:
             lay_out(nets[letter], validation.image_shape)
     how: dict[str, Any] = {"ascent": ascent, "compiled": settings.compile, "engine": engine, "ranks": ranks}
-    step = Step(method, nets, attack, budget, seed=settings.seed, **how)
+    step = Step(method, nets, attack, budget, seed=settings.seed, autocast=settings.autocast_update, **how)
     notes += ignored
+    notes += ["update in bfloat16 by autocast: not the method's own arithmetic"] if settings.autocast_update else []
     notes += accumulation_notes(method, settings.accumulate, settings.batch_size if splits else None)
     where = settings.teacher_table if isinstance(settings, DistillSettings) else "off"
     tables = tables_for(where, method, nets, splits.train if splits else None, batches)

@@ -212,9 +212,7 @@ def _price(out: Console, price: Record) -> None:
 def _attacks(out: Console, rows: Sequence[Record]) -> None:
     out.print()
     line(out, "attacks, on images that withstand", "strong")
-    grid = table(
-        "attack", "network", "images/s", "twin x", "n", right=("images/s", "twin x", "n"), fold=("attack",)
-    )
+    grid = table("attack", "network", "images/s", "twin x", "n", right=("images/s", "twin x", "n"), fold=("attack",))
     for row in rows:
         plain, twin = row["variants"]["itself"], row["variants"]["twin"]
         speed = f"{plain['images_per_second']:.3g}"

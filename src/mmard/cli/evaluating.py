@@ -142,7 +142,7 @@ def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
             if source is not None:
                 measured = examine_transfer(module, source, images, specs, budget, keep, **every)
             else:
-                shared = {"folder": folder, "processes": request.processes, "engine": request.engine}
+                shared: dict[str, Any] = {"folder": folder, "processes": request.processes, "engine": request.engine}
                 measured = examine(module, images, specs, budget, look, keep, **every, **shared)
     except KeyboardInterrupt:
         complain(_interrupted(keep))

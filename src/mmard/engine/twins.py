@@ -36,6 +36,16 @@ def has_bf16(device: torch.device) -> bool:
     return torch.backends.mkldnn.is_available() and any(flag is not None and flag() for flag in flags)
 
 
+def refuse_without_bf16(what: str, device: torch.device, mend: str = "leave it out") -> None:
+    """Refuse bfloat16 where the hardware has none.
+
+    Raises:
+        Refused: so.
+    """
+    if not has_bf16(device):
+        raise Refused(what, expected=f"a {device.type} with bfloat16", got="one without", mend=mend)
+
+
 @dataclass(frozen=True)
 class Engine:
     """How a step calls its networks in the attack, and those at rest everywhere.
@@ -67,9 +77,8 @@ class Engine:
         Raises:
             Refused: so.
         """
-        if self.precision == "bf16" and not has_bf16(device):
-            mend = "use --precision fp32, or auto"
-            raise Refused("precision bf16", expected=f"a {device.type} with bfloat16", got="one without", mend=mend)
+        if self.precision == "bf16":
+            refuse_without_bf16("precision bf16", device, "use --precision fp32, or auto")
 
 
 PLAIN = Engine("plain")

@@ -92,7 +92,7 @@ def measure(
                 company.enter_context(shared_work(processes, model, images, shared, budget, settings, place))
             return measure(model, images, specs, budget, **settings, **given, folder=place)
 
-    def place(spec: str, label: str = "") -> Path | None:
+    def kept_in(spec: str, label: str = "") -> Path | None:
         facts = (weights_hash(model), images.fingerprint(), budget.eps, batch_size, engine, label, __version__)
         return folder and folder / _name(spec, budget.norm, budget.eps, seed, facts)
 
@@ -106,7 +106,7 @@ def measure(
         progress=progress,
         witness=witness,
         finished=finished,
-        folder=place("each"),
+        folder=kept_in("each"),
     )
     results, wholes, alone = [clean], list[Measured](), iter(rest)
     for attack in attacks:
@@ -120,7 +120,7 @@ def measure(
                 ensemble=attack,
                 **settings,
                 progress=progress,
-                folder=place(attack.spec, attack.label),
+                folder=kept_in(attack.spec, attack.label),
             )
             if finished is not None:
                 for each in found:

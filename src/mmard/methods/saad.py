@@ -12,14 +12,16 @@ attack differentiates the first-order term through x' and asks the teacher once,
 paper averages weights over the second half of the run (`average` = "swa", as the preset "official" says).
 
 The weights depend on the batch: its surest sample has the weight 0, and a teacher that is sure of everything teaches
-with small weights, that is at a lower learning rate.
+with small weights, that is at a lower learning rate. A class that the teacher is sure of under attack is hardly taught,
+since at beta = 0 no other term has its samples, and a small student may never say it: then set beta > 0 (figures are in
+docs/methods.md).
 
 Differences from the authors' code (HongsinLee/saad, 295121c):
   1. theirs ignores its argument for the spread and has 5 in the code; ours reads `spread`.
   2. theirs has the weight decay 2e-4 in the code whatever is asked for; here it is the user's.
   3. theirs runs T(x) twice, in the attack and in the loss; ours once.
   4. theirs lets S(2x - x') move BatchNorm's running statistics; ours does not unless `quiet_mirror` = False.
-  5. theirs re-estimates the average's statistics at every epoch from its start on; ours when it is used.
+  5. theirs runs S(x) in train mode even at beta = 0, where its loss has weight zero; ours drops both.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ what it was drawn from (`drawn_from`), so that a plot that lags behind its recor
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmard.errors import unknown
 from mmard.report.charts import LETTER
-from mmard.report.drawing import LETTERS, SMALL, Canvas, need_plots, standing_alone
+from mmard.report.drawing import LETTERS, SMALL, Canvas, canvas, need_plots, standing_alone
 from mmard.report.palette import mark, marker, series
-from mmard.study.sheets import as_json
+from mmard.study.sheets import protocol
 from mmard.study.summary import Reading
 
 if TYPE_CHECKING:
@@ -26,34 +27,35 @@ WIDTH = 720
 """Of a plot, in CSS pixels: what a page of text is wide."""
 NAME = 10
 """Between a name and the panel that it stands at."""
+WIDE = 7.0
+"""Of a letter in a font that is wide."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A plot.
+class Plot:
+    """A plot that can be drawn.
 
     Attributes:
         slug: what its file is called beside the study's name; "" for the first.
         alt: what it shows, in words.
-        svg: the file.
+        draw: makes the SVG file's text; refused where matplotlib is not installed.
     """
 
     slug: str
     alt: str
-    svg: str
+    draw: Callable[[], str]
 
 
-def charts(reading: Reading) -> list[Drawn]:
-    """The plots of a study; none where there is no record.
+def charts(reading: Reading) -> list[Plot]:
+    """The plots of a study; none where there is no record. Nothing is drawn yet.
 
     Raises:
-        Refused: where matplotlib is not installed, or for a study that is read in a way that is not known here.
+        Refused: for a study that is read in a way that is not known here.
     """
     from mmard.study.charts_of_hosts import ablation, boundary, plug_and_play, saturation
     from mmard.study.charts_of_methods import benchmark, sensitivity
 
-    need_plots()
-    drawers: dict[str, Callable[[Reading], list[Drawn]]] = {
+    drawers: dict[str, Callable[[Reading], list[Plot]]] = {
         "plug-and-play": plug_and_play,
         "boundary": boundary,
         "ablation": ablation,
@@ -68,10 +70,18 @@ def charts(reading: Reading) -> list[Drawn]:
 
 
 def stamp(reading: Reading) -> str:
-    """What a study's plots are drawn from: a hash of its rows as they are written down, and of nothing else."""
-    known = sorted(name for row in reading.grid.rows for name in row.cells if name in reading.records)
-    held = [repr(reading.records[name].get("boundary")) for name in known]
-    return hashlib.sha256("\n".join([as_json(reading), *held]).encode()).hexdigest()[:16]
+    """What a study's plots are drawn from: a hash of its rows, and of the figures in their records."""
+    grid = reading.grid
+    rows = [[row.host, row.variant, row.student, row.teacher, row.axis, row.value, row.cells] for row in grid.rows]
+    held = {}
+    for name in grid.cells:
+        record = reading.records.get(name)
+        if record is not None:
+            own = record["figures"].get(reading.which, {})
+            figures = {key: [each["n"], each["correct"], each.get("right")] for key, each in own.items()}
+            held[name] = [figures, record["seconds"], record.get("boundary")]
+    said = [grid.scale.name, grid.study.name, grid.study.apart, reading.which, rows, held]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def drawn_from(svg: str) -> str | None:
@@ -86,10 +96,18 @@ def around(value: float, reach: float | None) -> tuple[float, float] | None:
 
 
 # pieces ---------------------------------------------------------------------------------------------------------------
-def finished(reading: Reading, slug: str, alt: str, made: Canvas) -> Drawn:
-    """A drawing as a file that says what it was drawn from."""
-    svg = standing_alone(made.svg, made.width, made.height)
-    return Drawn(slug, alt, svg.replace("<style>", f"<desc>drawn from {stamp(reading)}</desc><style>", 1))
+def plot(reading: Reading, slug: str, alt: str, draw: Callable[[Canvas], None], height: float) -> Plot:
+    """A plot of this height that `draw` puts on a canvas, as a file that says what it was drawn from."""
+    whole = f"{alt} {protocol(reading)}"
+
+    def drawn() -> str:
+        need_plots()
+        with canvas(slug_of(reading, slug), whole, width=WIDTH, height=height) as made:
+            draw(made)
+        svg = standing_alone(made.svg, made.width, made.height)
+        return svg.replace("<style>", f"<desc>drawn from {stamp(reading)}</desc><style>", 1)
+
+    return Plot(slug, alt, drawn)
 
 
 def panel(made: Canvas, left: float, top: float, width: float, height: float, *, first: bool = False) -> Axes:
@@ -177,9 +195,15 @@ def plain(value: float, _: object = None) -> str:
 
 def name_width(names: Sequence[str]) -> float:
     """What the longest name takes at the left of a panel."""
-    return NAME + 4 + LETTER * max(map(len, names), default=0)
+    return NAME + 4 + WIDE * max(map(len, names), default=0)
+
+
+def level_title(reading: Reading) -> str:
+    """What an axis of robust accuracies says of its intervals."""
+    several = any(len(reading.recorded(row)) > 1 for row in reading.grid.rows)
+    return "robust %, mean and its 95 % interval" if several else "robust %, 95 % interval over images"
 
 
 def slug_of(reading: Reading, *more: str) -> str:
     """What ids within a plot begin with."""
-    return "-".join((reading.grid.scale.name, reading.grid.study.name, *more))
+    return "-".join(filter(None, (reading.grid.scale.name, reading.grid.study.name, *more)))

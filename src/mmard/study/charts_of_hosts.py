@@ -6,27 +6,27 @@ import math
 from collections.abc import Sequence
 
 from mmard.report.charts import LETTER
-from mmard.report.drawing import canvas
+from mmard.report.drawing import Canvas
 from mmard.report.palette import dash, mark, series
 from mmard.study.charts import (
     WIDTH,
-    Drawn,
+    Plot,
     along,
     around,
     dot,
-    finished,
     in_percent,
     in_rows,
     key,
+    level_title,
     name_width,
     panel,
-    slug_of,
+    plot,
     words,
 )
-from mmard.study.declared import Row
+from mmard.study.grid import Row
 from mmard.study.nearby import margin, misread
 from mmard.study.rows import Host, Point, axes_of, host_name, hosts_of, row_of, times_as_long, variants_of
-from mmard.study.sheets import number, protocol
+from mmard.study.sheets import number
 from mmard.study.slope import Taught, taught, trend
 from mmard.study.summary import ROBUST, SECONDS, Mean, Quantity, Reading, beyond, half
 
@@ -35,7 +35,7 @@ ROW = 14
 BOTTOM = 40
 
 
-def plug_and_play(reading: Reading) -> list[Drawn]:
+def plug_and_play(reading: Reading) -> list[Plot]:
     """Hosts in rows, their variants below each other: accuracy at the left, the gain paired by seed at the right."""
     keys, variants = hosts_of(reading), variants_of(reading)
     names = [host_name(reading, each) for each in keys]
@@ -44,7 +44,8 @@ def plug_and_play(reading: Reading) -> list[Drawn]:
     left = name_width(names)
     wide = (WIDTH - left - 26 - 12) / 2
     alt = f"Robust accuracy of {len(keys)} hosts, each {', '.join(variants)}, and what is gained over {variants[0]}."
-    with canvas(slug_of(reading), alt, width=WIDTH, height=top + height + BOTTOM) as made:
+
+    def draw(made: Canvas) -> None:
         level = panel(made, left, top, wide, height, first=True)
         gains = panel(made, left + wide + 26, top, wide, height)
         for place, host in enumerate(keys):
@@ -66,7 +67,7 @@ def plug_and_play(reading: Reading) -> list[Drawn]:
         for axes in (level, gains):
             for place in range(1, len(keys)):
                 axes.axhline(place * step - 1, color=mark("grid"), linewidth=1, zorder=0)
-        along(level, "robust %, mean and its 95 % interval")
+        along(level, level_title(reading))
         along(gains, f"points above {variants[0]}, paired 95 % intervals", zero=True)
         key(made, [(index, variant, False) for index, variant in enumerate(variants)], left - 4, 14)
         words(
@@ -77,10 +78,11 @@ def plug_and_play(reading: Reading) -> list[Drawn]:
             quiet=True,
             ha="right",
         )
-    return [finished(reading, "", f"{alt} {protocol(reading)}", made)]
+
+    return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
-def boundary(reading: Reading) -> list[Drawn]:
+def boundary(reading: Reading) -> list[Plot]:
     """From the host, hollow, to its variants, filled, for the teacher's margin and what either network misreads."""
     keys, variants = hosts_of(reading), variants_of(reading)
     told: tuple[tuple[Quantity, str, bool], ...] = (
@@ -94,10 +96,11 @@ def boundary(reading: Reading) -> list[Drawn]:
     left, top, height = name_width(names), 34, tall * len(keys)
     wide = (WIDTH - left - 12 - 2 * 24) / 3
     alt = (
-        f"Training examples under the runs' own attacks, {len(keys)} hosts: the teacher's margin, and the shares that the"
-        f" teacher and the student misread, {variants[0]} and {', '.join(variants[1:])}."
+        f"Training examples under the runs' own attacks, {len(keys)} hosts: the teacher's margin, and the shares that"
+        f" the teacher and the student misread, {variants[0]} and {', '.join(variants[1:])}."
     )
-    with canvas(slug_of(reading), alt, width=WIDTH, height=top + height + BOTTOM) as made:
+
+    def draw(made: Canvas) -> None:
         for column, (quantity, title, shares) in enumerate(told):
             axes = panel(made, left + column * (wide + 24), top, wide, height, first=column == 0)
             for place, host in enumerate(keys):
@@ -109,7 +112,8 @@ def boundary(reading: Reading) -> list[Drawn]:
         entries = [(0, variants[0], True), *((k + 1, variant, False) for k, variant in enumerate(variants[1:]))]
         key(made, entries, left - 4, 14)
         words(made, WIDTH - 12, 14, "bars: 95 % interval of the change, paired by seed", quiet=True, ha="right")
-    return [finished(reading, "", alt, made)]
+
+    return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
 def _moved(axes: object, reading: Reading, row: Row | None, quantity: Quantity, y: float, index: int) -> None:
@@ -131,9 +135,9 @@ def _moved(axes: object, reading: Reading, row: Row | None, quantity: Quantity, 
         dot(axes, before.mean, y, 0, hollow=True)
 
 
-def ablation(reading: Reading) -> list[Drawn]:
+def ablation(reading: Reading) -> list[Plot]:
     """A panel for every axis of each host: value against robust accuracy, and its price."""
-    made: list[Drawn] = []
+    made: list[Plot] = []
     for host in hosts_of(reading):
         axes = axes_of(reading, host)
         if axes:
@@ -141,7 +145,7 @@ def ablation(reading: Reading) -> list[Drawn]:
     return made
 
 
-def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: str) -> Drawn:
+def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: str) -> Plot:
     across = 4
     down = math.ceil(len(every) / across)
     left, gap, tall, top = 40, 16, 128, 46
@@ -150,7 +154,8 @@ def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: s
     floor = None if bare is None else reading.mean(bare, ROBUST)
     name = host_name(reading, host)
     alt = f"Robust accuracy of {name} with the plug-in along {len(every)} of its parameters, one panel each."
-    with canvas(slug_of(reading, slug or "1"), alt, width=WIDTH, height=top + down * (tall + 62) - 16) as made:
+
+    def draw(made: Canvas) -> None:
         shown = []
         for k, (axis, points) in enumerate(every.items()):
             x, y = left + (k % across) * (wide + gap), top + (k // across) * (tall + 62)
@@ -176,9 +181,11 @@ def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: s
         _same_heights(shown)
         words(made, 2, 14, "robust %", quiet=True)
         key(made, [(5, "default", False), (0, "beyond noise", False), (0, "within noise", True)], left + 40, 14)
-        lines = f"line: default; dashed: {variants_of(reading)[0]}; below values: training time, {variants_of(reading)[0]} = 1"
+        plain = variants_of(reading)[0]
+        lines = f"line: default; dashed: {plain}; below values: training time, {plain} = 1"
         words(made, WIDTH - 10, 14, lines, quiet=True, ha="right")
-    return finished(reading, slug, f"{alt} {protocol(reading)}", made)
+
+    return plot(reading, slug, alt, draw, top + down * (tall + 62) - 16)
 
 
 def _tick(reading: Reading, point: Point, bare: Row | None) -> str:
@@ -199,7 +206,7 @@ def _same_heights(shown: Sequence[object]) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
 
 
-def saturation(reading: Reading) -> list[Drawn]:
+def saturation(reading: Reading) -> list[Plot]:
     """Student against teacher with a line for each variant; teachers that are set apart in a panel of their own."""
     made = []
     pairs = dict.fromkeys((each.host, each.student) for each in hosts_of(reading))
@@ -210,7 +217,7 @@ def saturation(reading: Reading) -> list[Drawn]:
     return made
 
 
-def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taught], slug: str) -> Drawn:
+def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taught], slug: str) -> Plot:
     variants = variants_of(reading)
     inside, outside = [t for t in teachers if not t.apart], [t for t in teachers if t.apart]
     left, top, height = 40, 34, 290
@@ -218,7 +225,8 @@ def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taugh
     wide = WIDTH - left - aside - 16
     name = host_name(reading, Host(host, student, ""))
     alt = f"Robust accuracy of students of {name} against that of their teachers, {' and '.join(variants)}."
-    with canvas(slug_of(reading, slug or "1"), alt, width=WIDTH, height=top + height + 56) as made:
+
+    def draw(made: Canvas) -> None:
         main = panel(made, left, top, wide, height, first=True)
         apart = panel(made, left + wide + 44, top, aside - 44, height) if outside else None
         for index, variant in enumerate(variants):
@@ -253,7 +261,8 @@ def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taugh
         for index, text in enumerate(slopes):
             key(made, [(index, text, False)], x, 14)
             x += 40 + LETTER * len(text)
-    return finished(reading, slug, f"{alt} {protocol(reading)}", made)
+
+    return plot(reading, slug, alt, draw, top + height + 56)
 
 
 def _slope_text(name: str, variant: str, teachers: Sequence[Taught]) -> str:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from mmard.evaluation.spread import Difference
-from mmard.report.charts import LETTER
-from mmard.report.drawing import LETTERS, canvas
+from mmard.report.drawing import LETTERS, Canvas
 from mmard.report.palette import mark
 from mmard.study.charts import (
+    WIDE,
     WIDTH,
-    Drawn,
+    Plot,
     along,
     around,
     dot,
-    finished,
     in_percent,
     in_rows,
     key,
+    level_title,
     name_width,
     panel,
     plain,
-    slug_of,
+    plot,
     words,
 )
 from mmard.study.labels import Box, labels, reach
 from mmard.study.rows import row_name
-from mmard.study.sheets import protocol
 from mmard.study.summary import ROBUST, WHICH, Reading, beyond
 from mmard.study.tables_of_methods import Turned, pareto, placed, ranked, turned
 
@@ -35,19 +37,20 @@ ROW = 19
 LETTER_HEIGHT = 13.0
 
 
-def benchmark(reading: Reading) -> list[Drawn]:
+def benchmark(reading: Reading) -> list[Plot]:
     """All methods in rows, best and last weights; then accuracy against time of training."""
     return [_ranks(reading), *_price(reading)] if ranked(reading) else []
 
 
-def _ranks(reading: Reading) -> Drawn:
+def _ranks(reading: Reading) -> Plot:
     rows = ranked(reading)
     names = [row_name(reading, row) for row in rows]
     readings = [replace(reading, which=which) for which in (reading.which, *(w for w in WHICH if w != reading.which))]
     left, top, height = name_width(names), 34, ROW * len(rows)
     wide = (WIDTH - left - 26 - 12) * 0.52
     alt = f"Robust accuracy of {len(rows)} methods, the highest first, and what each is below the first."
-    with canvas(slug_of(reading), alt, width=WIDTH, height=top + height + BOTTOM) as made:
+
+    def draw(made: Canvas) -> None:
         level = panel(made, left, top, wide, height, first=True)
         gaps = panel(made, left + wide + 26, top, WIDTH - left - wide - 26 - 12, height)
         for y, row in enumerate(rows):
@@ -61,24 +64,26 @@ def _ranks(reading: Reading) -> Drawn:
                 dot(gaps, gap.mean, y, 2, reach=seeds, thin=images, hollow=not beyond(gap))
         in_rows(level, names, range(len(rows)), len(rows) - 0.3)
         in_rows(gaps, names, range(len(rows)), len(rows) - 0.3, named=False)
-        along(level, "robust %, mean and its 95 % interval")
+        along(level, level_title(reading))
         along(gaps, "points above the first, paired 95 % intervals", zero=True)
         key(made, [(0, f"{readings[0].which} weights", False), (0, f"{readings[1].which}", True)], left - 4, 14)
         words(
             made, WIDTH - 12, 14, "right: over seeds (thick), over images (thin); hollow: noise", quiet=True, ha="right"
         )
-    return finished(reading, "", f"{alt} {protocol(reading)}", made)
+
+    return plot(reading, "", alt, draw, top + height + BOTTOM)
 
 
-def _price(reading: Reading) -> list[Drawn]:
+def _price(reading: Reading) -> list[Plot]:
     """Robust accuracy against time of training, with those that nothing faster surpasses joined."""
     points = placed(reading)
     if len(points) < 2:
         return []
     names = [row_name(reading, row) for row, _, _ in points]
     left, top, height = 44, 30, 430
-    alt = f"Robust accuracy of {len(points)} methods against seconds of training, and those that nothing faster surpasses."
-    with canvas(slug_of(reading, "time"), alt, width=WIDTH, height=top + height + BOTTOM) as made:
+    alt = f"Robust accuracy of {len(points)} methods against seconds of training; those that nothing faster surpasses."
+
+    def draw(made: Canvas) -> None:
         axes = panel(made, left, top, WIDTH - left - 12, height, first=True)
         front = {row for row, _, _ in pareto(reading)}
         edge = [(s, r) for row, s, r in points if row in front]
@@ -96,9 +101,10 @@ def _price(reading: Reading) -> list[Drawn]:
         places = [tuple(map(float, axes.transData.transform((s, r)))) for _, s, r in points]
         box = axes.get_window_extent()
         inside = Box(box.x0 + 2, box.y0 + 2, box.x1, box.y1)
-        sizes = [(LETTER * len(name) + 2, LETTER_HEIGHT) for name in names]
+        sizes = [(WIDE * len(name), LETTER_HEIGHT) for name in names]
+        front_line = _along([tuple(map(float, axes.transData.transform(each))) for each in edge])
         at = [(x, y) for x, y in places]
-        for name, point, found in zip(names, at, labels(at, sizes, inside), strict=True):
+        for name, point, found in zip(names, at, labels(at, sizes, inside, front_line), strict=True):
             middle = ((found.left + found.right) / 2, (found.bottom + found.top) / 2)
             if reach(found, point) > 12:
                 end = (min(max(point[0], found.left), found.right), min(max(point[1], found.bottom), found.top))
@@ -108,17 +114,27 @@ def _price(reading: Reading) -> list[Drawn]:
                 middle[0] / made.width, middle[1] / made.height, name, fontsize=LETTERS, ha="center",
                 va="center_baseline",
             )  # fmt: skip
-    return [finished(reading, "time", f"{alt} {protocol(reading)}", made)]
+
+    return [plot(reading, "time", alt, draw, top + height + BOTTOM)]
+
+
+def _along(corners: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
+    """Points along a line of straight parts, ten pixels apart."""
+    found = []
+    for a, b in pairwise(corners):
+        n = max(1, int(math.dist(a, b) / 10))
+        found += [(a[0] + (b[0] - a[0]) * k / n, a[1] + (b[1] - a[1]) * k / n) for k in range(n)]
+    return found
 
 
 def _seconds_axis(axes: object, seconds: list[float]) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten."""
+    """Ticks at round numbers of a logarithmic axis."""
     from matplotlib.axes import Axes
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
     assert isinstance(axes, Axes), "a panel"
     low, high = axes.get_xlim()
-    ticks = [m * 10.0**e for e in range(-3, 8) for m in (1, 2, 3, 5, 7) if low <= m * 10.0**e <= high]
+    ticks = [m * 10.0**e for e in range(-3, 8) for m in (1, 1.5, 2, 3, 4, 5, 7) if low <= m * 10.0**e <= high]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -127,7 +143,7 @@ def _seconds_axis(axes: object, seconds: list[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
 
 
-def sensitivity(reading: Reading) -> list[Drawn]:
+def sensitivity(reading: Reading) -> list[Plot]:
     """What each hyperparameter changes when it is off to either side, the most costly method last."""
     every = [each for each in turned(reading) if any(gap is not None for _, _, gap in each.changes)]
     if not every:
@@ -139,7 +155,8 @@ def sensitivity(reading: Reading) -> list[Drawn]:
     names = [_name(each) for each in rows]
     left, top, height = name_width(names), 34, 24 * len(rows)
     alt = f"Change of robust accuracy of {len(order)} methods when a hyperparameter is {' or '.join(labels_said)}."
-    with canvas(slug_of(reading), alt, width=WIDTH, height=top + height + BOTTOM) as made:
+
+    def draw(made: Canvas) -> None:
         axes = panel(made, left, top, WIDTH - left - 12, height, first=True)
         for y, each in enumerate(rows):
             for label, _, gap in each.changes:
@@ -152,7 +169,8 @@ def sensitivity(reading: Reading) -> list[Drawn]:
         key(made, [(index, label, False) for index, label in enumerate(labels_said)], left - 4, 14)
         said = "interval over seeds (thick), over images (thin); hollow: within noise"
         words(made, WIDTH - 12, 14, said, quiet=True, ha="right")
-    return [finished(reading, "", f"{alt} {protocol(reading)}", made)]
+
+    return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
 def _name(each: Turned) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmard.errors import Refused, require
-from mmard.study.declared import Cell, Grid, Scale, grid_of, load_scale, load_study, names, together
+from mmard.study.declared import Scale, load_scale, load_study, names
+from mmard.study.grid import Cell, Grid, grid_of, together
 
 ALL = "all"
 

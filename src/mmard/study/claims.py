@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmard.evaluation.spread import Difference, difference
-from mmard.study.declared import Row
+from mmard.study.grid import Row
 from mmard.study.nearby import distance, margin, misread
 from mmard.study.rows import hosts_of, pooled, row_name, row_of, variants_of
 from mmard.study.sheets import number
@@ -37,7 +37,13 @@ QUANTITIES = {
     "student distance": distance("student"),
     "student misread": misread("student"),
 }
-UNITS = {"robust": "points", "student misread": "points", "teacher margin": "nats", "teacher distance": "radii"}
+UNITS = {
+    "robust": "points",
+    "teacher margin": "nats",
+    "teacher distance": "radii",
+    "student distance": "radii",
+    "student misread": "points",
+}
 
 
 class Claim(BaseModel):

@@ -1,7 +1,7 @@
 """How long cells take: as others of their kind took, or by passes counted and networks timed.
 
-A guess from passes leaves out what methods do beside them, so it is corrected by how such guesses have fared on the cells
-that are finished. It is a matter of planning, and no figure rests on it.
+A guess from passes leaves out what methods do beside them, so it is corrected by how such guesses have fared on the
+cells that are finished. It is a matter of planning, and no figure rests on it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mmard.data import Splits
 from mmard.evaluation.ensemble import is_named
 from mmard.job import method_of
 from mmard.networks import new_network
-from mmard.plan import count_passes
-from mmard.study.declared import Cell
+from mmard.plan import Passes, count_passes
+from mmard.study.grid import Cell
 
 SURVIVING = 0.7
 """Share of images that an attack of the evaluation is spent on: a network of a study reads about so many rightly."""
@@ -39,16 +39,17 @@ class Expectation:
     """Seconds of cells, trained and attacked.
 
     Args:
-        splits: data of the cells.
+        splits: data of the cells; None where nothing is to be timed, so that only what is finished tells.
         device: where the networks are timed.
         records: of finished cells, by name.
         cells: all cells of the studies, by name, finished ones too.
     """
 
-    splits: Splits
+    splits: Splits | None
     device: torch.device
     records: Mapping[str, Mapping[str, Any]]
     cells: Mapping[str, Cell]
+    _passes: dict[str, dict[str, Passes]] = field(default_factory=dict)
     _units: dict[str, tuple[float, float]] = field(default_factory=dict)
     _taken: dict[str, list[float]] | None = None
     _correction: float | None = None
@@ -56,6 +57,9 @@ class Expectation:
     def seconds(self, cell: Cell) -> float:
         """Of a cell."""
         known = self.taken.get(kind(cell))
+        if known is None and self.splits is None:
+            every = [seconds for each in self.taken.values() for seconds in each]
+            return statistics.median(every) if every else 0.0
         return statistics.median(known) if known else self.guess(cell) * self.correction
 
     @property
@@ -79,9 +83,10 @@ class Expectation:
 
     def guess(self, cell: Cell) -> float:
         """From passes alone."""
+        assert self.splits is not None
         settings, test = cell.settings, len(self.splits.test)
         name = network_of(settings)
-        passes = count_passes(method_of(settings), settings.steps)
+        passes = self._counted(settings)
         images = settings.epochs * len(self.splits.train)
         total = 0.0
         for letter, count in passes.items():
@@ -95,8 +100,23 @@ class Expectation:
         # Last and best weights.
         return total + 2 * min(cell.images or test, test) * SURVIVING * _steps(cell, budget) * both
 
+    def _counted(self, settings: Settings) -> dict[str, Passes]:
+        said = (
+            settings.method,
+            settings.inner,
+            settings.outer,
+            settings.attack,
+            settings.steps,
+            *settings.params.items(),
+        )
+        key = " ".join(map(str, said))
+        if key not in self._passes:
+            self._passes[key] = count_passes(method_of(settings), settings.steps)
+        return self._passes[key]
+
     def _unit(self, name: str, settings: Settings) -> tuple[float, float]:
         """Seconds of one image forward, and backward."""
+        assert self.splits is not None
         if name not in self._units:
             network = new_network(name, self.splits.train, settings.normalise, 0).to(self.device).eval()
             x = torch.rand(settings.batch_size, *self.splits.train.image_shape, device=self.device)
@@ -122,28 +142,20 @@ def spent(record: Mapping[str, Any]) -> float:
     return float(record["seconds"]["train"] + record["seconds"]["evaluate"])
 
 
-def together_seconds(expected: Mapping[str, float], cells: Mapping[str, Cell], jobs: int) -> float:
-    """Wall-clock seconds of cells that are made by so many workers, each taking the next one whose teachers are done.
+def wall_seconds(expected: Mapping[str, float], cells: Mapping[str, Cell], jobs: int) -> float:
+    """Wall-clock seconds of cells that so many workers share: their sum over the workers, or the longest wait.
 
     >>> from mmard.config import TrainSettings
-    >>> cells = {name: Cell(name, TrainSettings(), {}, "", "S", ()) for name in "abc"}
-    >>> together_seconds({"a": 10.0, "b": 10.0, "c": 10.0}, cells, jobs=2)
-    20.0
+    >>> cells = {name: Cell(name, TrainSettings(), {}, "", "S", ()) for name in "abcd"}
+    >>> wall_seconds(dict.fromkeys("abcd", 10.0), cells, jobs=2), wall_seconds({"a": 10.0}, cells, jobs=2)
+    (20.0, 10.0)
     """
-    free, ends, open_ = [0.0] * jobs, dict[str, float](), list(expected)
-    while open_:
-        at = min(range(jobs), key=free.__getitem__)
-        # When a cell's teachers are done; one that is not among these is done already.
-        ready = {
-            name: max((ends[t] for t in cells[name].teachers.values() if t in expected), default=0.0)
-            for name in open_
-            if all(t in ends or t not in expected for t in cells[name].teachers.values())
-        }
-        name = next((name for name, when in ready.items() if when <= free[at]), None)
-        name = name or min(ready, key=ready.__getitem__)
-        ends[name] = free[at] = max(free[at], ready[name]) + expected[name]
-        open_.remove(name)
-    return max(ends.values(), default=0.0)
+
+    def chain(name: str) -> float:
+        own = expected.get(name, 0.0)
+        return own + max((chain(teacher) for teacher in cells[name].teachers.values() if teacher in cells), default=0.0)
+
+    return max(sum(expected.values()) / jobs, max(map(chain, expected), default=0.0))
 
 
 def _steps(cell: Cell, budget: Budget) -> float:
@@ -151,7 +163,7 @@ def _steps(cell: Cell, budget: Budget) -> float:
     total = 1.0 + (BOUNDARY_STEPS if cell.boundary else 0)
     for spec in cell.attacks:
         attack = None if is_named(spec) else trial(spec, budget).attack
-        total += ENSEMBLE_STEPS if attack is None else attack.steps * getattr(attack, "restarts", 1)
+        total += attack.steps * getattr(attack, "restarts", 1) if attack is not None else ENSEMBLE_STEPS
     return total
 
 

@@ -24,11 +24,16 @@ class Box(NamedTuple):
 
 DISTANCES = (9.0, 16.0, 26.0, 38.0, 52.0, 68.0)
 TURNS = 16
-POINT = 5.0
+POINT = 6.0
 """Half of what a point takes."""
 
 
-def labels(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], inside: Box) -> list[Box]:
+def labels(
+    points: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    inside: Box,
+    avoided: Sequence[tuple[float, float]] = (),
+) -> list[Box]:
     """A box for each name, near its point.
 
     Each takes the nearest place that is free of earlier names, of all points and of the rim, those in a crowd first;
@@ -38,8 +43,10 @@ def labels(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, f
         points: (x, y) in CSS pixels, y upward.
         sizes: (width, height) of the names.
         inside: what they must not leave.
+        avoided: more places that they had better not cover, e.g. along a line.
     """
     dots = [Box(x - POINT, y - POINT, x + POINT, y + POINT) for x, y in points]
+    dots += [Box(x - 1, y - 1, x + 1, y + 1) for x, y in avoided]
     near = [sum(math.dist(a, b) < 80 for b in points) for a in points]
     placed: dict[int, Box] = {}
     for i in sorted(range(len(points)), key=lambda i: (-near[i], points[i])):

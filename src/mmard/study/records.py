@@ -19,12 +19,15 @@ from typing import Any
 from mmard.config import DistillSettings, TrainSettings
 from mmard.errors import Refused, unknown
 from mmard.storage import read_json, write_whole
-from mmard.study.cell import FORMAT, RECORD, Place, Tell, make
-from mmard.study.declared import Cell
+from mmard.study.cell import make
+from mmard.study.grid import Cell
+from mmard.study.place import FORMAT, RECORD, Place
+from mmard.study.recording import Tell
 
 Record = dict[str, Any]
-NOT_REPEATED = frozenset(("seconds", "environment", "device"))
-"""What is another each time that a cell is made, at whatever depth of a record."""
+NOT_REPEATED = frozenset(("seconds", "environment", "device", "settings"))
+"""What is another each time that a cell is made, at whatever depth of a record; and the settings, by which it is made
+and to which later versions add."""
 
 
 # files ----------------------------------------------------------------------------------------------------------------
@@ -190,9 +193,7 @@ class Repeated:
         return not self.differences
 
 
-def repeat(
-    name: str, records: Mapping[str, Record], place: Place, tell: Tell = lambda stage, share: None
-) -> Repeated:
+def repeat(name: str, records: Mapping[str, Record], place: Place, tell: Tell = lambda stage, share: None) -> Repeated:
     """Train and measure a recorded cell again; its teachers first, unless they are at that place already.
 
     Args:

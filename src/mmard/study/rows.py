@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmard.evaluation.spread import Difference, difference
-from mmard.study.declared import Row
+from mmard.study.grid import Row
 from mmard.study.summary import Quantity, Reading
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmard.balls import Budget
 from mmard.evaluation.spread import Difference
 from mmard.report.paper import MARK, escaped, latex_table, markdown_table, markdown_text
-from mmard.study.declared import Row
+from mmard.study.grid import Row
 from mmard.study.rows import row_name
 from mmard.study.summary import CLEAN, ROBUST, SECONDS, Mean, Quantity, Reading, beyond, half
 
@@ -169,17 +169,47 @@ def _typeset(cell: str | Entry) -> str:
     return rf"\textbf{{{text}}}" if isinstance(cell, Entry) and cell.strong else text
 
 
-def for_terminal(sheet: Sheet) -> Table:
-    """One table for a console; a star stands for what bold shows elsewhere."""
+def for_terminal(sheet: Sheet, width: int) -> list[Table]:
+    """One table for a console, in pieces below each other where it is wider; a star stands for bold."""
     from rich.text import Text
 
     from mmard.cli.output import table
 
-    made = table(*sheet.heads, right=sheet.heads[sheet.words :], fold=sheet.heads)
-    for row in sheet.rows:
-        bold = [isinstance(cell, Entry) and cell.strong for cell in row]
-        made.add_row(*(Text(text_of(c), "bold" if b else "") for c, b in zip(row, bold, strict=True)))
+    columns = list(range(sheet.words, len(sheet.heads)))
+    widths = [_wide(sheet, c) for c in range(len(sheet.heads))]
+    named = sum(widths[: sheet.words])
+    pieces: list[list[int]] = [[]]
+    for c in columns:
+        if pieces[-1] and named + sum(widths[each] for each in pieces[-1]) + widths[c] > width:
+            pieces.append([])
+        pieces[-1].append(c)
+    made = []
+    for piece in pieces:
+        shown = [*range(sheet.words), *piece]
+        heads = [sheet.heads[c] for c in shown]
+        found = table(*heads, right=heads[sheet.words :], fold=heads)
+        for column, c in zip(found.columns, shown, strict=True):
+            column.width = widths[c] - GAP
+        for row in sheet.rows:
+            # No-break spaces: a figure keeps its interval beside it.
+            cells = [(text_of(row[c]).replace(" ", "\u00a0"), _strong(row[c])) for c in shown]
+            found.add_row(*(Text(text, "bold" if strong else "") for text, strong in cells))
+        made.append(found)
     return made
+
+
+GAP = 2
+"""Blanks between columns of a terminal."""
+
+
+def _wide(sheet: Sheet, c: int) -> int:
+    """Of a column: its widest cell, or the longest word of its head."""
+    words = max((len(word) for word in sheet.heads[c].split()), default=0)
+    return GAP + max(words, *(len(text_of(row[c])) for row in sheet.rows), 0)
+
+
+def _strong(cell: str | Entry) -> bool:
+    return isinstance(cell, Entry) and cell.strong
 
 
 # rows as they are -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmard.evaluation.spread import Difference, t_95
-from mmard.study.declared import Row
+from mmard.study.grid import Row
 from mmard.study.summary import CLEAN, ROBUST, Mean, Reading
 
 WEAK = 0.5

@@ -17,8 +17,8 @@ from typing import Any
 from mmard.config import DistillSettings, Value
 from mmard.evaluation.score import Mask, wilson
 from mmard.evaluation.spread import Difference, deviation, difference, mean_interval
-from mmard.study.cell import unpacked
-from mmard.study.declared import Cell, Grid, Row
+from mmard.study.grid import Cell, Grid, Row
+from mmard.study.verdicts import unpacked
 
 Record = Mapping[str, Any]
 WHICH = ("best", "last")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from mmard.study.declared import Row
+from collections.abc import Sequence
+
+from mmard.study.grid import Row
 from mmard.study.nearby import STATES, distance, margin, misread, nearness
 from mmard.study.rows import Host, axes_of, host_name, hosts_of, pooled, row_name, row_of, times_as_long, variants_of
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
-from mmard.study.slope import Slope, Trend, taught, trend
+from mmard.study.slope import Slope, Taught, Trend, taught, trend
 from mmard.study.summary import CLEAN, ROBUST, SECONDS, Quantity, Reading
 
 Cells = tuple[str | Entry, ...]
@@ -77,7 +79,7 @@ def boundary(reading: Reading) -> list[Sheet]:
             lines.append((row_name(reading, row), *(cell for pair in pairs for cell in pair)))
     heads = ("", *(head for q in told for head in (q.title, "change")))
     where = f"On {STATES['own']}; last weights."
-    made = [Sheet(heads, tuple(lines), f"{where} {first} and what changes. {_WORDS}")]
+    made = [Sheet(heads, tuple(lines), f"{where} Values of {first}, and what changes. {_WORDS}")]
     for state, said in STATES.items():
         quantities = nearness(state)
         rows: list[Cells] = []
@@ -143,16 +145,20 @@ def saturation(reading: Reading) -> list[Sheet]:
             own = [NOTHING if value is None else number(value, ROBUST) for value in (each.robust, each.clean)]
             means = [mean_text(each.students.get(variant), ROBUST) for variant in variants]
             gains = [gap_entry(each.gains.get(variant), ROBUST) for variant in added]
-            rows.append((each.title + (", apart" if each.apart else ""), *own, *means, *gains))
+            rows.append((each.role + (", apart" if each.apart else ""), *own, *means, *gains))
         name = host_name(reading, Host(host, student, ""))
-        students = (*(f"{name} {v}: robust %" for v in variants), *(f"gain of {v}" for v in added))
-        heads = ("teacher", "its robust %", "its clean %", *students)
-        made.append(Sheet(heads, tuple(rows), "Of teachers: the weights that taught."))
+        students = (*(f"{v}: robust %" for v in variants), *(f"gain of {v}" for v in added))
+        heads = (f"{name}, teacher", "its robust %", "its clean %", *students)
+        made.append(Sheet(heads, tuple(rows), f"Of teachers the weights that taught. {_roles(teachers)}"))
         lines: list[Cells] = [(f"{name} {variant}", *_slopes(trend(teachers, variant))) for variant in variants]
         lines += [(f"{variant} minus {first}", *_slopes(trend(teachers, variant, first))) for variant in added]
         made.append(Sheet(("student's points for one of the teacher's", "slope", "± cells", "± teachers", "n"),
                           tuple(lines), _SLOPES))  # fmt: skip
     return made
+
+
+def _roles(teachers: Sequence[Taught]) -> str:
+    return "; ".join(f"{each.role}: {each.title}" for each in teachers) + "."
 
 
 _SLOPES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mmard.evaluation.spread import Difference
-from mmard.study.declared import Row
+from mmard.study.grid import Row
 from mmard.study.rows import axes_of, host_name, hosts_of, row_name, row_of, variants_of
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
 from mmard.study.summary import CLEAN, ROBUST, SECONDS, WHICH, Quantity, Reading, beyond

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -231,18 +231,24 @@ class Forwards(nn.Module):
 
     Two calls before one backward would fail: the second changes BatchNorm's buffers, which the first one's backward
     reads.
+
+    Args:
+        module: the network.
+        autocast: make its forwards in bfloat16 by `torch.autocast`.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, autocast: bool = False) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.autocast = module, autocast
 
     def forward(self, inputs: Sequence[Tensor], quiet: Sequence[bool]) -> list[Tensor]:
         """Logits (B, C) at each of the inputs (B, C, H, W), in order; the quiet ones move no running statistics."""
         logits = []
-        for x, still in zip(inputs, quiet, strict=True):
-            with quiet_statistics(self.module) if still else ExitStack():
-                logits.append(self.module(x))
+        # One context for all of them, for it keeps the weights that it has cast.
+        with torch.autocast(inputs[0].device.type, torch.bfloat16) if self.autocast else nullcontext():
+            for x, still in zip(inputs, quiet, strict=True):
+                with quiet_statistics(self.module) if still else nullcontext():
+                    logits.append(self.module(x).to(x.dtype))
         return logits
 
 

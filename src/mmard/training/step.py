@@ -64,6 +64,7 @@ class Step:
         ranks: this process among those that train together, each of which is called with its rows of the batch; the
             loss that is returned is that of all rows, in every process.
         compiled: run the declared forwards through `torch.compile`.
+        autocast: run them in bfloat16 by `torch.autocast`, with float32 weights, gradients and logits.
 
     Attributes:
         count: number of steps taken, which addresses the random start of the next.
@@ -83,6 +84,7 @@ class Step:
         engine: Engine = PLAIN,
         ranks: Ranks | None = None,
         compiled: bool = False,
+        autocast: bool = False,
     ) -> None:
         missing = [letter for letter in method.nets if letter not in nets]
         if missing:
@@ -113,7 +115,7 @@ class Step:
         run = {letter: self.nets[letter] for letter in method.forwards}
         self._compiled = [Compiled(net) for net in run.values()] if compiled else []
         run = dict(zip(run, self._compiled, strict=True)) if compiled else run
-        self._alone = {letter: Forwards(net) for letter, net in run.items()}
+        self._alone = {letter: Forwards(net, autocast) for letter, net in run.items()}
         self._joined = self._alone if ranks is None else {k: wrapped(own, ranks) for k, own in self._alone.items()}
 
     @property

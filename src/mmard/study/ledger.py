@@ -1,0 +1,271 @@
+"""RESULTS.md and its pictures, from the records of all scales: what was asked, what was measured, what it means.
+
+page = ledger(by_scale)           the text, and the pictures by file name
+write_ledger(page, out, folder)   both into files
+stale(page, out, folder)          what in the files is not as the records have it
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mmard.errors import Refused
+from mmard.report.paper import markdown_table, markdown_text
+from mmard.storage import write_whole
+from mmard.study.charts import charts, drawn_from, stamp
+from mmard.study.claims import Judged, judge, load_claims
+from mmard.study.declared import Scale, load_scale, load_study, names
+from mmard.study.grid import grid_of
+from mmard.study.provenance import commands, provenance, recipe, teachers
+from mmard.study.rows import gaps
+from mmard.study.sheets import foot, markdown_sheet
+from mmard.study.summary import Reading, Record
+from mmard.study.tables import tables
+
+RECORDS = Path("results/studies")
+PICTURES = Path("results/pictures")
+PAGE = Path("RESULTS.md")
+FIRST = ("S", "M", "L")
+"""Scales that come before others."""
+MOST_GAPS = 8
+"""Rows without records that are named one by one."""
+
+HEAD = """# Results
+
+<!-- written by `mmard study ledger`; change the records or the code, not this page -->
+
+Everything here is computed from the records in [results/studies](results/studies), one line of JSON for each trained
+network. `mmard study rerun CELL --records FILE` makes a network again from its line and compares every figure.
+[docs/studies.md](docs/studies.md) says how studies are run and read."""
+
+RULE = """A verdict is by the 95 % interval of its figure, over seeds (Student's t, paired by seed) or over images
+(paired), whichever is wider: *holds* where all of it is on the claimed side and no single host is beyond noise on the
+other, *does not hold* where it excludes a gain worth having, *open* otherwise. The figures and the gains worth having
+are declared in [claims.toml](src/mmard/study/declared/claims.toml). Each interval stands for itself: of twenty
+differences of nothing, one is beyond its own by chance. The students of a scale share its teachers, so that intervals
+over seeds say nothing of other teachers."""
+
+CLAIMED = """Claimed by others and not measured here; training, data and attacks differ from ours, so that none of these
+figures can be held beside one above."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The results as they are to be written.
+
+    Attributes:
+        text: of RESULTS.md.
+        pictures: files by name.
+        stamps: what each picture is drawn from, by name; known without drawing it.
+    """
+
+    text: str
+    pictures: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+
+
+def by_scale(records: Mapping[str, Record]) -> dict[str, dict[str, Record]]:
+    """Records of each scale by the name of their cell."""
+    found: dict[str, dict[str, Record]] = {}
+    for name, record in records.items():
+        found.setdefault(str(record["scale"]), {})[name] = record
+    return found
+
+
+def readings(scale: Scale, records: Mapping[str, Record], which: str = "best") -> dict[str, Reading]:
+    """The studies of a scale that have records: those in its order, then those of which every row has some."""
+    found = {}
+    for name in dict.fromkeys((*scale.order, *names("studies"))):
+        try:
+            reading = Reading(grid_of(load_study(name, scale), scale), records, which)
+        except Refused:
+            # A study that asks for what this scale does not have is not done here.
+            if name in scale.order:
+                raise
+            continue
+        whole = all(reading.recorded(row) for row in reading.grid.rows)
+        if (name in scale.order and reading.any) or whole:
+            found[name] = reading
+    return found
+
+
+def ledger(records: Mapping[str, Record], *, which: str = "best", pictures: Path = PICTURES, draw: bool = True) -> Page:
+    """The page about all records.
+
+    Args:
+        records: of all scales, by cell.
+        which: the weights that are spoken of.
+        pictures: where they will be, as seen from the page.
+        draw: make the pictures, which takes a few seconds and matplotlib; without, the text alone is made.
+    """
+    made = Page("")
+    found = by_scale(records)
+    scales = [load_scale(name) for name in names("scales")]
+    scales.sort(key=lambda scale: (FIRST.index(scale.name) if scale.name in FIRST else len(FIRST), scale.name))
+    every = {scale.name: readings(scale, found[scale.name], which) for scale in scales if scale.name in found}
+    parts = [HEAD, _claims(every)]
+    for scale in scales:
+        if scale.name in found:
+            parts.append(_scale(scale, found[scale.name], every[scale.name], made, pictures, draw))
+    parts += [_published(), _not_run(scales, every)]
+    text = "\n\n".join(part.strip() for part in parts if part) + "\n"
+    return Page(text, made.pictures, made.stamps)
+
+
+def _claims(every: Mapping[str, Mapping[str, Reading]]) -> str:
+    source, claims = load_claims()
+    heads = ["", "claim", *(f"scale {name}" for name in every)]
+    rows, reasons = [], []
+    for claim in claims:
+        judged = {name: judge(claim, readings) for name, readings in every.items()}
+        rows.append([claim.number, claim.says, *(_verdict(each) for each in judged.values())])
+        told = [f"{name}: {each.because}" for name, each in judged.items() if each.because]
+        reasons.append(f"- {claim.number}: {markdown_text('; '.join(told))}")
+    return "\n\n".join(
+        [
+            "## The paper's claims",
+            f"{source}; the words are ours.",
+            markdown_table(heads, rows, 2),
+            RULE,
+            _folded("What stands behind each verdict", "\n".join(reasons)),
+        ]
+    )
+
+
+def _verdict(judged: Judged) -> str:
+    if not judged.verdict:
+        return "not measured"
+    return f"**{judged.verdict}**" + (f"<br>{markdown_text(judged.figure)}" if judged.figure else "")
+
+
+def _scale(
+    scale: Scale,
+    records: Mapping[str, Record],
+    studies: Mapping[str, Reading],
+    made: Page,
+    pictures: Path,
+    draw: bool,
+) -> str:
+    own = teachers(scale, records.values())
+    parts = [
+        f"## Scale {scale.name}: {scale.title}",
+        markdown_text(f"{scale.data_says}. {recipe(records.values())}"),
+    ]
+    if studies:
+        parts.append(markdown_text(foot(next(iter(studies.values())))))
+    parts += [markdown_sheet(own).strip()] if own is not None else []
+    lines = "\n".join(f"- {markdown_text(line)}" for line in provenance(records.values()))
+    again = "```\n" + "\n".join(commands(scale)) + "\n```"
+    parts.append(_folded("Commits, machines, versions, hours and commands", f"{lines}\n\n{again}"))
+    for reading in studies.values():
+        parts.append(_study(reading, made, pictures, draw))
+    known = {name for reading in studies.values() for name in reading.grid.cells}
+    strange = sorted(set(records) - known)
+    if strange:
+        parts.append(f"{len(strange)} records are of cells that no study declares any more, and are left out.")
+    return "\n\n".join(parts)
+
+
+def _study(reading: Reading, made: Page, pictures: Path, draw: bool) -> str:
+    study, scale = reading.grid.study, reading.grid.scale
+    parts = [f"### {study.title}", f"*{markdown_text(study.question)}*"]
+    parts += _pictures(reading, made, pictures, draw)
+    sheets = tables(reading)
+    parts += [markdown_sheet(sheet).strip() for sheet in sheets if sheet.main]
+    lacking = gaps(reading)
+    if lacking:
+        named = "; ".join(lacking[:MOST_GAPS]) + (f"; and {len(lacking) - MOST_GAPS} more" * (len(lacking) > MOST_GAPS))
+        parts.append(f"Missing: {markdown_text(named)}.")
+    marks = foot(reading).partition("\N{DAGGER}: ")[2]
+    parts += [f"\N{DAGGER}: {markdown_text(marks)}"] if marks else []
+    rest = [markdown_sheet(sheet).strip() for sheet in sheets if not sheet.main]
+    if rest:
+        parts.append(_folded("More figures", "\n\n".join(rest)))
+    parts.append(f"`mmard study table {study.name} --scale {scale.name}`")
+    return "\n\n".join(parts)
+
+
+def _pictures(reading: Reading, made: Page, pictures: Path, draw: bool) -> list[str]:
+    """References to the pictures of a study, which go into `made`."""
+    study, scale = reading.grid.study, reading.grid.scale
+    parts = []
+    for each in charts(reading):
+        name = f"{scale.name}-{study.name}{f'-{each.slug}' if each.slug else ''}.svg"
+        made.stamps[name] = stamp(reading)
+        if draw:
+            made.pictures[name] = each.draw()
+        parts.append(f"![{markdown_text(each.alt)}]({(pictures / name).as_posix()})")
+    return parts
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details>\n<summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def _published() -> str:
+    text = (resources.files("mmard") / "study" / "declared" / "published.toml").read_text(encoding="utf-8")
+    found = tomllib.loads(text)
+    heads = ("method", "teacher", "clean %", "AutoAttack %", "claimed by", "read in", "note")
+    rows = []
+    for each in found["figures"]:
+        clean, robust = (f"{each[key]:.2f}" if key in each else "" for key in ("clean", "aa"))
+        robust += f" ± {each['sd']:.2f}" if "sd" in each else ""
+        cells: list[Any] = [each["method"], each.get("teacher", ""), clean, robust]
+        rows.append([*cells, each["claimed_by"], each["read_in"], each.get("note", "")])
+    rows.sort(key=lambda row: row[3], reverse=True)
+    places = "\n".join(f"- {name}: {markdown_text(says)}" for name, says in found["places"].items())
+    intro = f"{markdown_text(found['title'])}. {CLAIMED}"
+    return f"## What others have published\n\n{intro}\n\n{_words_table(heads, rows)}\n\n{places}"
+
+
+def _words_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(heads, [list(row) for row in rows], len(heads))
+
+
+def _not_run(scales: Sequence[Scale], every: Mapping[str, Mapping[str, Reading]]) -> str:
+    """Studies that are declared and have not been run, with the minutes that are planned for them."""
+    lines = []
+    for scale in scales:
+        for name in scale.order:
+            reading = every.get(scale.name, {}).get(name)
+            left = len(reading.missing()) if reading is not None else None
+            if left == 0:
+                continue
+            minutes = scale.minutes.get(name)
+            planned = "" if minutes is None else f"; planned: {minutes:.0f} minutes on {scale.minutes_on}"
+            state = "not run" if left is None else f"{left} rows lack records"
+            lines.append(f"- scale {scale.name}, {name}: {state}{planned}. `{commands(scale)[0].replace('all', name)}`")
+    return "## Not run\n\n" + "\n".join(lines) if lines else ""
+
+
+# files ----------------------------------------------------------------------------------------------------------------
+def write_ledger(page: Page, out: Path, pictures: Path) -> None:
+    """Write the page and its pictures; pictures of the same kind that it has no more are removed."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name, svg in page.pictures.items():
+        write_whole(pictures / name, lambda temporary, svg=svg: _fill(temporary, svg))  # type: ignore[misc]
+    for file in pictures.glob("*.svg"):
+        if file.name not in page.pictures and drawn_from(file.read_text(encoding="utf-8")) is not None:
+            file.unlink()
+    write_whole(out, lambda temporary: _fill(temporary, page.text))
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def stale(page: Page, out: Path, pictures: Path) -> list[str]:
+    """Files that are not as the records have it, a line each."""
+    found = []
+    if not out.is_file() or out.read_text(encoding="utf-8") != page.text:
+        found.append(str(out))
+    for name, wanted in page.stamps.items():
+        file = pictures / name
+        if not file.is_file() or drawn_from(file.read_text(encoding="utf-8")) != wanted:
+            found.append(str(file))
+    return found

@@ -1,0 +1,55 @@
+"""A study that is made in seconds: digits, networks of two channels, a few epochs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mmard.study.choosing import Choice, choose
+
+SCALE = """
+name = "little"
+title = "a few images"
+says = "seconds"
+data_says = "digits"
+seeds = [0, 1]
+student = "cnn-2"
+attacks = ["pgd-2", "cw-2"]
+attack_images = 60
+
+[every]
+data = "digits"
+threads = 1
+epochs = 2
+limit_train = 256
+batch_size = 32
+steps = 2
+
+[teachers.main]
+title = "cnn-4"
+model = "cnn-4"
+method = "trades"
+epochs = 9
+"""
+STUDY = """
+name = "two"
+title = "With a teacher and without"
+question = "Does it run?"
+reads = "benchmark"
+hosts = ["pgd_at", "ard"]
+boundary = true
+"""
+
+
+def little(folder: Path, **changes: Any) -> Choice:
+    """The cells of the study; what is changed is a line of the study, or of what holds for every cell of the scale."""
+    scale, study = SCALE, STUDY
+    for name, value in changes.items():
+        if name in ("hosts", "boundary"):
+            study = re.sub(rf"^{name} = .*$", f"{name} = {value}", study, count=1, flags=re.MULTILINE)
+        else:
+            scale = re.sub(rf"^{name} = .*$", f"{name} = {value}", scale, count=1, flags=re.MULTILINE)
+    (folder / "little.toml").write_text(scale)
+    (folder / "two.toml").write_text(study)
+    return choose([folder / "two.toml"], folder / "little.toml")

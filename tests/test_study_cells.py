@@ -1,0 +1,197 @@
+"""A cell of a study: an ordinary run, resumed as one, and a record from which it can be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from little_study import little
+
+import mmard
+from mmard.data import load
+from mmard.errors import Refused
+from mmard.networks import load_network
+from mmard.run import Run
+from mmard.study import nearness
+from mmard.study.cell import make
+from mmard.study.grid import Cell
+from mmard.study.place import Place, is_trained, is_whole
+from mmard.study.records import differences
+from mmard.study.scrubbing import scrubbed, without_paths
+from mmard.study.verdicts import unpacked
+from mmard.training.fit import Interrupted
+from mmard.weights import weights_hash
+
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[None]:
+    """Fewer images than a study looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearness, "IMAGES", 64)
+        patch.setattr(nearness, "NEAREST", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(few: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Cell], Place, dict[str, Any]]:
+    """A teacher and a student of seed 0, made; their cells, their place, their records."""
+    folder = tmp_path_factory.mktemp("cells")
+    cells = little(folder).cells
+    place = Place(folder / "runs")
+    place.runs.mkdir()
+    wanted = {name: cell for name, cell in cells.items() if cell.role or (cell.seed == 0 and cell.teachers)}
+    return wanted, place, {name: make(cell, place) for name, cell in wanted.items()}
+
+
+def test_a_record_says_what_was_measured_on_what(made: Any) -> None:
+    cells, place, records = made
+    teacher, student = cells
+    record = records[student]
+    assert record == json.loads((place.folder(student) / "cell.json").read_text())
+    assert record["teachers"] == {"T": teacher}
+    assert record["settings"]["teacher"] == teacher
+    assert record["role"] == ""
+    assert records[teacher]["role"] == "teacher main"
+    assert record["seed"] == record["settings"]["seed"] == 0
+    for which in ("last", "best"):
+        module = load_network(str(place.folder(student)), which=which).module
+        assert record["weights"][which] == weights_hash(module)
+        own = record["figures"][which]
+        assert set(own) == {"clean", "pgd-2", "cw-2", "robust"}
+        right = {name: unpacked(own[name]["right"], own[name]["n"]) for name in ("clean", "robust")}
+        for name, mask in right.items():
+            assert own[name]["n"] == 60 == len(mask)
+            assert int(mask.sum()) == own[name]["correct"] == round(60 * own[name]["accuracy"])
+        assert (right["robust"] <= right["clean"]).all(), "no attack makes a misread image right"
+        assert own["robust"]["correct"] <= min(own["pgd-2"]["correct"], own["cw-2"]["correct"])
+        images = load("digits", limit_train=256).test.take(slice(0, 60))
+        with torch.no_grad():
+            logits = module.eval()(images.x.float() / 255)
+        assert np.array_equal(right["clean"], (logits.argmax(1) == images.y).numpy())
+    assert record["epochs"] == 2 == len(record["curve"]["clean"])
+    assert record["best_epoch"] in (1, 2)
+    kept = {(r["which"], r["attack"]) for r in Run.open(place.folder(student)).score_records()}
+    assert {which for which, _ in kept} == {"last", "best"}, "the run keeps its figures too"
+    assert len(kept) == 8
+
+
+def test_a_record_has_the_commit_and_no_path(made: Any) -> None:
+    _, place, records = made
+    for record in records.values():
+        here = record["environment"]
+        assert here["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", here["commit"])
+        assert here["commits"] == [str(here["commit"])]
+        assert {"versions", "cpu", "threads", "python", "command"} <= set(here)
+        text = json.dumps(record)
+        for path in (place.runs, Path.cwd(), Path.home()):
+            assert str(path) not in text
+        assert record["settings"]["data_dir"] is None
+
+
+def test_nearness_is_of_the_same_images_for_both_networks(made: Any) -> None:
+    cells, _, records = made
+    teacher, student = cells
+    assert records[teacher]["boundary"] is None, "a teacher has none of its own"
+    found = records[student]["boundary"]
+    assert found["teacher"] == teacher
+    assert found["images"] == found["test_images"] == 64
+    for name in ("own", "usual", "plain", "test"):
+        for who in ("teacher", "student"):
+            each = found[name][who]
+            assert sum(each["histogram"]) == 64
+            assert len(each["histogram"]) == len(found["edges"]) - 1
+            assert 0 <= each["wrong"] <= 1
+            assert each["entropy"] > 0
+        assert 0 <= found[name]["agree"] <= 1
+    assert found["own"]["student"]["mean_margin"] < found["plain"]["student"]["mean_margin"], "it is attacked"
+    assert 0 < found["own"]["student"]["n_minimal"] <= 4
+    assert found["usual"]["student"]["n_minimal"] == 0
+
+
+def test_the_same_cell_is_the_same_to_the_bit_and_the_run_that_mmard_distill_makes(made: Any, tmp_path: Path) -> None:
+    cells, place, records = made
+    _, student = cells
+    again = Place(tmp_path)
+    second = {name: make(cell, again) for name, cell in cells.items()}
+    for name in cells:
+        assert differences(records[name], second[name]) == []
+        assert records[name]["weights"] == second[name]["weights"]
+    said = Run.open(place.folder(student)).config
+    taught, data = said.pop("teacher"), said.pop("data")
+    trained = mmard.distill(said.pop("student"), taught, data=data, out=tmp_path / "plain", **said)
+    assert weights_hash(trained.network("last")) == records[student]["weights"]["last"]
+
+
+def test_a_cell_that_was_stopped_goes_on_to_the_same_weights(made: Any, tmp_path: Path) -> None:
+    cells, _, records = made
+    teacher = next(iter(cells.values()))
+    place = Place(tmp_path)
+    steps = 0
+
+    def stop(stage: str, share: float) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        make(teacher, place, stop)
+    assert not is_trained(place, teacher.name)
+    assert place.record(teacher.name) is None
+    record = make(teacher, place)
+    assert differences(records[teacher.name], record) == []
+    assert record["seconds"]["train_cpu"] is None, "the seconds of the first sitting are not known"
+    assert is_trained(place, teacher.name)
+
+
+def test_what_a_record_lacks_is_measured_and_what_it_has_stays(made: Any, tmp_path: Path) -> None:
+    cells, _, records = made
+    teacher, student = cells.values()
+    place = Place(tmp_path)
+    make(teacher, place)
+    first = make(replace(student, boundary=False), place)
+    assert first["boundary"] is None
+    assert not is_whole(student, first)
+    before = (place.folder(student.name) / "last.safetensors").stat().st_mtime_ns
+    second = make(student, place)
+    assert is_whole(student, second)
+    assert differences(second, records[student.name]) == []
+    assert (place.folder(student.name) / "last.safetensors").stat().st_mtime_ns == before, "nothing is trained again"
+    assert make(replace(student, boundary=False), place) == second, "more than is asked for is enough"
+    wider = replace(student, attacks=("pgd-2", "cw-2", "pgd-3"))
+    assert not is_whole(wider, second)
+
+
+def test_the_folder_of_another_training_is_refused(made: Any, tmp_path: Path) -> None:
+    cells, _, _ = made
+    teacher = next(iter(cells.values()))
+    place = Place(tmp_path)
+    longer = teacher.settings.model_copy(update={"epochs": 30})
+    Run.create(place.folder(teacher.name), longer.as_config())
+    with pytest.raises(Refused, match="epochs 30 for 9"):
+        make(teacher, place)
+
+
+def test_the_half_of_a_folder_that_a_killed_process_left_is_taken(made: Any, tmp_path: Path) -> None:
+    cells, _, records = made
+    teacher = next(iter(cells.values()))
+    place = Place(tmp_path)
+    place.folder(teacher.name).mkdir()
+    (place.folder(teacher.name) / ".config.json.x7").write_text("{")
+    assert differences(make(teacher, place), records[teacher.name]) == []
+
+
+def test_paths_are_cut_to_their_names() -> None:
+    assert scrubbed("/bin/mmard run --runs /a/b/S -x ~/c rel/d.toml") == "mmard run --runs S -x c rel/d.toml"
+    home = str(Path.home() / "data")
+    assert home not in json.dumps(without_paths({"a": [f"in {home}/x", 3]}, []))
+    assert without_paths(["/runs/S/cell", None], [Path("/runs/S")]) == ["S/cell", None]

@@ -1,0 +1,157 @@
+"""Records in files: what is read, merged, compared, and made again."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import invented_cells
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from little_study import little
+
+from mmard.errors import Refused
+from mmard.study import nearness
+from mmard.study.cell import make
+from mmard.study.place import Place
+from mmard.study.records import cell_of, collect, differences, merged, read, repeat, write
+from mmard.study.verdicts import packed, unpacked
+
+GRID = invented_cells.little("boundary", boundary=True)
+RECORDS = invented_cells.records(GRID)
+STUDENT = GRID.rows[0].cells[0]
+
+
+def changed(record: dict[str, Any], **values: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(record), **values}
+
+
+def later(record: dict[str, Any]) -> dict[str, Any]:
+    return changed(record, environment={**record["environment"], "written": "2031-01-01T00:00:00+00:00"})
+
+
+# files ---------------------------------------------------------------------------------------------------------------
+def test_what_is_written_is_read_sorted_and_a_line_each(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "S.jsonl"
+    write(file, dict(reversed(RECORDS.items())))
+    assert read(file) == RECORDS
+    lines = file.read_text().splitlines()
+    assert [json.loads(line)["cell"] for line in lines] == sorted(RECORDS)
+    write(tmp_path / "again.jsonl", read(file))
+    assert (tmp_path / "again.jsonl").read_bytes() == file.read_bytes()
+
+
+def test_run_folders_that_are_finished_are_collected(tmp_path: Path) -> None:
+    for name in list(RECORDS)[:3]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cell.json").write_text(json.dumps(RECORDS[name]))
+    (tmp_path / "half").mkdir()
+    some = dict(sorted(RECORDS.items()))
+    assert collect(tmp_path) == {name: some[name] for name in sorted(list(RECORDS)[:3])}
+    assert list(collect(tmp_path, [STUDENT, "half", "none"])) == [n for n in [STUDENT] if n in list(RECORDS)[:3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "line 1: expected a record as JSON"),
+        ("[1]", "line 1: expected the record of a cell, got list"),
+        ('{"cell": "a", "format": 2}', "line 1: expected format 1, got 2; it was written by another version"),
+    ],
+)
+def test_a_line_that_is_no_record_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "r.jsonl").write_text(text + "\n")
+    with pytest.raises(Refused, match=says):
+        read(tmp_path / "r.jsonl")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="mmard study records writes one"):
+        read(tmp_path / "none.jsonl")
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_verdicts_come_back(right: list[bool]) -> None:
+    assert unpacked(packed(np.array(right)), len(right)).tolist() == right
+
+
+# merging -------------------------------------------------------------------------------------------------------------
+def test_new_cells_are_added_and_equal_ones_left_as_they_are() -> None:
+    old = {name: RECORDS[name] for name in list(RECORDS)[1:]}
+    again = {name: later(record) for name, record in RECORDS.items()}
+    both = merged(old, again)
+    assert both.added == (next(iter(RECORDS)),)
+    assert both.changed == ()
+    assert all(both.records[name] == old[name] for name in old), "times and machines are no change"
+
+
+def test_of_records_that_differ_the_later_is_taken_and_named() -> None:
+    old = RECORDS[STUDENT]
+    new = later(old)
+    new["figures"]["last"]["robust"]["correct"] += 1
+    for one, other in ((old, new), (new, old)):
+        both = merged({STUDENT: one}, {STUDENT: other})
+        assert both.changed == (STUDENT,)
+        assert both.records[STUDENT] == new
+
+
+def test_a_record_that_holds_more_is_taken() -> None:
+    less = changed(RECORDS[STUDENT], boundary=None)
+    for one, other in ((less, RECORDS[STUDENT]), (RECORDS[STUDENT], less)):
+        both = merged({STUDENT: one}, {STUDENT: other})
+        assert both.records[STUDENT] == RECORDS[STUDENT]
+        assert both.changed == ()
+
+
+# again ---------------------------------------------------------------------------------------------------------------
+def test_a_difference_is_found_at_any_depth_and_time_is_none() -> None:
+    old = RECORDS[STUDENT]
+    new = later(changed(old, seconds={"train": 0.0}, device="cuda:0"))
+    new["settings"]["a setting of a later version"] = 1
+    assert differences(old, new) == []
+    new["boundary"]["own"]["teacher"]["mean_margin"] += 1e-12
+    new["weights"]["last"] = "0"
+    assert [each.where for each in differences(old, new)] == ["boundary.own.teacher.mean_margin", "weights.last"]
+    assert [each.where for each in differences({"a": 1}, {})] == ["a"]
+
+
+def test_the_cell_of_a_record_is_the_cell_that_made_it() -> None:
+    for name, record in RECORDS.items():
+        assert cell_of(json.loads(json.dumps(record))) == GRID.cells[name]
+
+
+def test_a_setting_that_this_version_does_not_know_is_refused() -> None:
+    with pytest.raises(Refused, match="epoch"):
+        cell_of(changed(RECORDS[STUDENT], settings={**RECORDS[STUDENT]["settings"], "epoch": 3}))
+
+
+def test_a_recorded_cell_is_made_again_from_its_record_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearness, "IMAGES", 64)
+    monkeypatch.setattr(nearness, "NEAREST", 4)
+    cells = little(tmp_path, hosts='["ard"]').cells
+    teacher, student = list(cells)[:2]
+    place = Place(tmp_path / "runs")
+    (tmp_path / "runs").mkdir()
+    made = {name: make(cells[name], place) for name in (teacher, student)}
+    write(tmp_path / "r.jsonl", made)
+    held = read(tmp_path / "r.jsonl")
+    found = repeat(student, held, Place(tmp_path / "again"))
+    assert found.same
+    assert found.teachers == {teacher: []}, "the teacher was made first"
+    assert found.again["environment"]["written"] >= found.recorded["environment"]["written"]
+    wrong = copy.deepcopy(held)
+    wrong[student]["figures"]["best"]["robust"]["correct"] -= 1
+    told = repeat(student, wrong, Place(tmp_path / "again"))
+    assert [(each.where, each.again - each.recorded) for each in told.differences] == [
+        ("figures.best.robust.correct", 1)
+    ]
+    with pytest.raises(Refused, match="a folder where this cell was not made"):
+        repeat(student, held, place)
+    with pytest.raises(Refused, match=teacher):
+        repeat(student, {student: held[student]}, Place(tmp_path / "third"))
+    assert replace(cells[student], boundary=True) == cell_of(held[student])
