@@ -41,7 +41,7 @@ def passes(forwards: int, train: int, x: int, w: int) -> Passes:
         ("rslad", 10, passes(12, 2, 10, 2), passes(1, 0, 0, 0)),
         # T(x') at every step with its gradient, and once more in the loss.
         ("adaad", 10, passes(11, 1, 10, 1), passes(11, 0, 10, 0)),
-        # The drift costs one backward of the teacher through T(x), which is read anyway, the triangle T(x') in the loss.
+        # The drift costs one backward of the teacher through T(x), read anyway, the triangle T(x') in the loss.
         ("rslad+mmard", 10, passes(12, 2, 10, 2), passes(2, 0, 1, 0)),
         # The mirror: a view of the student more, and T(x'), T(x - d).
         ("rslad+igdm", 10, passes(13, 3, 10, 3), passes(3, 0, 0, 0)),

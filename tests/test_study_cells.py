@@ -22,7 +22,7 @@ from mmard.errors import Refused
 from mmard.networks import load_network
 from mmard.run import Run
 from mmard.study import nearness
-from mmard.study.cell import make
+from mmard.study.cell import make, splits_of
 from mmard.study.grid import Cell
 from mmard.study.place import Place, is_trained, is_whole
 from mmard.study.records import differences
@@ -188,6 +188,12 @@ def test_the_half_of_a_folder_that_a_killed_process_left_is_taken(made: Any, tmp
     place.folder(teacher.name).mkdir()
     (place.folder(teacher.name) / ".config.json.x7").write_text("{")
     assert differences(make(teacher, place), records[teacher.name]) == []
+
+
+def test_data_is_read_once_for_all_cells(made: Any, tmp_path: Path) -> None:
+    cells, place, _ = made
+    teacher, student = cells.values()
+    assert splits_of(teacher, place) is splits_of(student, Place(tmp_path))
 
 
 def test_paths_are_cut_to_their_names() -> None:

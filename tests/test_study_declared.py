@@ -1,4 +1,4 @@
-"""Studies and scales as they are declared: what is shipped can be built, equal cells are one, wrong words are refused."""
+"""Studies and scales as declared: what is shipped can be built, equal cells are one, wrong words are refused."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_runs_go_before_records(here: Path, found: Found, capsys: pytest.Capture
     assert answer(["study", "table", "plug-and-play"]) == 0
     shown = capsys.readouterr().out
     assert "From runs/study/S." in shown
-    assert "(1 of 5 seeds)" in shown
+    assert "(1 of 5 seeds)" in shown.replace("\u00a0", " ")
     assert Reading(made, {name: found[name]}).any
 
 

@@ -8,6 +8,8 @@
     catalogue.py   methods, models, data, fetch                demo.py     demo
     reporting.py   report (its options: app_report.py)
     benching.py    bench (its options: app_bench.py)
+    studying.py    study run (options of all: app_study.py)    study_told.py  study list, status, records, rerun
+    reading.py     study table, plot, ledger                   study_board.py the display while cells are made
     output.py      consoles, tables, numbers for people
 
 Nothing here imports PyTorch before a command runs that needs it, so that help answers at once.

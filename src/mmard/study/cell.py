@@ -48,6 +48,7 @@ def make(cell: Cell, place: Place, tell: Tell = lambda stage, share: None) -> di
     return record
 
 
+@lru_cache(maxsize=1)
 def _loaded(data: str, data_dir: str | None, **how: Any) -> Splits:
     return load(data, data_dir, **how)
 

@@ -203,8 +203,9 @@ GAP = 2
 
 
 def _wide(sheet: Sheet, c: int) -> int:
-    """Of a column: its widest cell, or the longest word of its head."""
-    words = max((len(word) for word in sheet.heads[c].split()), default=0)
+    """Of a column: its widest cell, or the longest word of its head, which is folded above figures."""
+    head = sheet.heads[c]
+    words = len(head) if c < sheet.words else max((len(word) for word in head.split()), default=0)
     return GAP + max(words, *(len(text_of(row[c])) for row in sheet.rows), 0)
 
 
