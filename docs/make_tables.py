@@ -22,8 +22,8 @@ from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
-    "README.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md", "docs/settings.md", "docs/mmard.md",
-    "docs/results/cifar10-jpeg.md", "docs/results/digits-catalogue.md", "docs/results/digits-saad.md",
+    "README.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md", "docs/settings.md",
+    "docs/results/cifar10-jpeg.md", "docs/results/digits-saad.md",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
 STEPS = 10
@@ -121,33 +121,6 @@ def percent(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
-def digits_defaults() -> str:
-    """Every variant of the study, and its gain over the host of the same seed."""
-    study = json.loads((ROOT / "results" / "digits-defaults.json").read_text(encoding="utf-8"))
-    host = {cell["seed"]: cell for cell in study["cells"] if cell["variant"] == "rslad"}
-    rows: list[tuple[object, ...]] = []
-    for variant in study["table"]:
-        cells = [cell for cell in study["cells"] if cell["variant"] == variant]
-        gains = [cell["robust"] - host[cell["seed"]]["robust"] for cell in cells]
-        gain = "" if variant == "rslad" else percent(gains)
-        rows.append(
-            (variant, percent([c["clean"] for c in cells]), percent([c["robust"] for c in cells]), gain, len(cells))
-        )
-    return table(("variant", "clean %", "robust %", "gain over the host, paired by seed", "seeds"), rows)
-
-
-def digits_catalogue() -> str:
-    """Every method of the catalogue study."""
-    study = json.loads((ROOT / "results" / "digits-catalogue.json").read_text(encoding="utf-8"))
-    rows: list[tuple[object, ...]] = []
-    for method in study["table"]:
-        cells = [cell for cell in study["cells"] if cell["method"] == method]
-        rows.append(
-            (code(method), percent([c["clean"] for c in cells]), percent([c["robust"] for c in cells]), len(cells))
-        )
-    return table(("method", "clean %", "robust %", "seeds"), rows)
-
-
 def digits_saad() -> str:
     """SAAD on digits, with one thing changed at a time."""
     study = json.loads((ROOT / "results" / "digits-saad.json").read_text(encoding="utf-8"))
@@ -231,8 +204,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "costs": costs,
     "parameters": method_parameters,
     "settings": settings,
-    "digits-defaults": digits_defaults,
-    "digits-catalogue": digits_catalogue,
     "digits-saad": digits_saad,
     "cifar10-jpeg": cifar10_jpeg,
     "teachers": known_teachers,

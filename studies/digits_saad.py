@@ -1,10 +1,10 @@
 r"""Which part of SAAD loses a class on the bundled digits: its formula with one thing changed at a time.
 
-    python studies/digits_saad.py --runs runs/digits-saad --teacher runs/digits-catalogue/teacher \\
+    python studies/digits_saad.py --runs runs/digits-saad --teacher runs/study/S/TEACHER \\
         --results results/digits-saad.json
 
-The setting is that of digits_catalogue.py, whose TRADES teacher it takes. Finished cells are skipped, so it may be
-stopped and started.
+The setting and the teacher are those of `mmard study` at scale S, whose cell teacher-main-0-... TEACHER stands for.
+Finished cells are skipped, so it may be stopped and started.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from digits_defaults import ATTACKS
 from torch import Tensor
 
 import mmard
@@ -26,6 +25,8 @@ from mmard.environment import environment
 from mmard.method import Batch, Method, Terms
 from mmard.methods.saad import saad
 from mmard.ops import entropy, kl
+
+ATTACKS = ["pgd-40x2", "cw-40x2"]
 
 
 def weighted(b: Batch, w: Tensor) -> Terms:

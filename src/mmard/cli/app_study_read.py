@@ -20,7 +20,7 @@ Runs = Annotated[
     Path | None,
     _option("Read this folder of runs.", "FOLDER", shown="runs/study/<scale>, if it has some"),
 ]
-Which = Annotated[str, _option("Which weights are spoken of.", "best|last", shown="best")]
+Which = Annotated[str, _option("Which weights are spoken of.", "best|last", shown="what the scale says")]
 
 
 @studies.command(
@@ -37,7 +37,7 @@ def table(
     scale: ScaleName = "S",
     records: Records = None,
     runs: Runs = None,
-    which: Which = "best",
+    which: Which = "",
     form: Annotated[
         str | None,
         _option("Print it as this.", "text|markdown|latex|csv|json", "--format", shown="text"),
@@ -65,7 +65,7 @@ def plot(
     scale: ScaleName = "S",
     records: Records = None,
     runs: Runs = None,
-    which: Which = "best",
+    which: Which = "",
     out: Annotated[
         Path | None,
         _option("The file; further plots go beside it.", "FILE.svg", "--out", shown="<scale>-<study>.svg"),
@@ -95,7 +95,7 @@ def ledger(
     pictures: Annotated[
         Path | None, _option("Folder of the pictures.", "FOLDER", "--pictures", shown="results/pictures beside it")
     ] = None,
-    which: Which = "best",
+    which: Which = "",
     check: Annotated[
         bool, _option("Write nothing; exit with 1 where page or pictures lag behind.", None, "--check")
     ] = False,

@@ -28,7 +28,7 @@ class Source:
     Attributes:
         study, scale: by name or file.
         records: a file of records; `runs`: a folder of runs; neither: the scale's own runs, or else its records here.
-        which: "best" or "last".
+        which: "best" or "last"; what the scale says if empty.
     """
 
     study: str
@@ -50,7 +50,7 @@ class Source:
 
         if self.records is not None and self.runs is not None:
             raise Refused("--records and --runs", expected="one of them", got="both")
-        require(self.which in WHICH, "--which", expected=" or ".join(WHICH), got=self.which)
+        require(self.which in ("", *WHICH), "--which", expected=" or ".join(WHICH), got=self.which)
         choice = choose([self.study], self.scale)
         require(len(choice.grids) == 1, "NAME", expected="one study", got=self.study, mend="mmard study list")
         grid, name = choice.grids[0], choice.scale.name
@@ -59,7 +59,7 @@ class Source:
         place = str(self.runs or choice.runs)
         if not found and self.runs is None and (self.records is not None or file.is_file()):
             found, place = read(file), str(file)
-        reading = Reading(grid, found, self.which)
+        reading = Reading(grid, found, self.which or choice.scale.which)
         if not reading.any:
             mend = f"mmard study run {self.study} --scale {self.scale}"
             raise Refused(
@@ -172,7 +172,7 @@ def write_results(
     from mmard.study.records import merged, read
     from mmard.study.summary import WHICH
 
-    require(which in WHICH, "--which", expected=" or ".join(WHICH), got=which)
+    require(which in ("", *WHICH), "--which", expected=" or ".join(WHICH), got=which)
     if not check:
         need_plots()
     files = [file for place in records or [RECORDS] for file in _record_files(place)]

@@ -61,7 +61,6 @@ class Claim(BaseModel):
     plugin: str = ""
     wanted: Wanted = "more"
     matters: float = Field(default=0.0, description="The smallest gain worth having, in the unit of the quantity.")
-    which: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def judge(claim: Claim, readings: Mapping[str, Reading]) -> Judged:
     reading = readings.get(claim.study)
     if reading is None or not reading.any:
         return Judged(claim, "", because=f"no record of {claim.study}")
-    return RULES[claim.rule](claim, replace(reading, which=claim.which))
+    return RULES[claim.rule](claim, reading)
 
 
 def decided(low: float, high: float, wanted: Wanted, matters: float) -> str:

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -94,6 +94,7 @@ class Scale(_Declared):
     student: str
     attacks: tuple[str, ...]
     attack_images: int = Field(default=0, description="Attack the first so many test images; 0 for all.")
+    which: Literal["best", "last"] = Field(default="best", description="Weights that tables and verdicts speak of.")
     every: dict[str, Any]
     teachers: dict[str, dict[str, Any]]
     order: tuple[str, ...] = Field(default=(), description="Studies in the order of what they tell; `all` means these.")

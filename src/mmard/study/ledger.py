@@ -77,12 +77,12 @@ def by_scale(records: Mapping[str, Record]) -> dict[str, dict[str, Record]]:
     return found
 
 
-def readings(scale: Scale, records: Mapping[str, Record], which: str = "best") -> dict[str, Reading]:
+def readings(scale: Scale, records: Mapping[str, Record], which: str = "") -> dict[str, Reading]:
     """The studies of a scale that have records: those in its order, then those of which every row has some."""
     found = {}
     for name in dict.fromkeys((*scale.order, *names("studies"))):
         try:
-            reading = Reading(grid_of(load_study(name, scale), scale), records, which)
+            reading = Reading(grid_of(load_study(name, scale), scale), records, which or scale.which)
         except Refused:
             # A study that asks for what this scale does not have is not done here.
             if name in scale.order:
@@ -94,12 +94,12 @@ def readings(scale: Scale, records: Mapping[str, Record], which: str = "best") -
     return found
 
 
-def ledger(records: Mapping[str, Record], *, which: str = "best", pictures: Path = PICTURES, draw: bool = True) -> Page:
+def ledger(records: Mapping[str, Record], *, which: str = "", pictures: Path = PICTURES, draw: bool = True) -> Page:
     """The page about all records.
 
     Args:
         records: of all scales, by cell.
-        which: the weights that are spoken of.
+        which: the weights that are spoken of; what each scale says if not given.
         pictures: where they will be, as seen from the page.
         draw: make the pictures, which takes a few seconds and matplotlib; without, the text alone is made.
     """
