@@ -64,7 +64,7 @@ def test_a_command_on_a_page_has_only_options_that_exist(where: str, line: str) 
     _, command, *rest = shlex.split(line, comments=True)
     if command.startswith("--"):
         return
-    if rest and f"\n  {rest[0]} " in help_of(command):
+    if rest and rest[0][0] != "-" and f"\n  {rest[0]} " in help_of(command):
         # A command with commands of its own.
         command = f"{command} {rest.pop(0)}"
     known = set(re.findall(r"--[a-z-]+", help_of(command).replace("--[no-]", "--")))

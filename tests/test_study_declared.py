@@ -13,6 +13,7 @@ from mmard.errors import Refused
 from mmard.methods import build, parameters
 from mmard.study.declared import Sweep, load_scale, load_study, names
 from mmard.study.grid import MACHINE, grid_of, together
+from mmard.study.place import Place, settings_here
 
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
 
@@ -132,3 +133,14 @@ def test_a_wrong_declaration_is_refused_with_the_word_that_is_wrong(tmp_path: Pa
 def test_an_unknown_name_is_refused_with_the_nearest(kind: object) -> None:
     with pytest.raises(Refused, match="expected one of"):
         kind("boundry" if kind is load_study else "s")  # type: ignore[operator]
+
+
+def test_a_given_teacher_is_no_cell_and_its_file_lies_beside_the_data(tmp_path: Path) -> None:
+    scale = load_scale("paper-cifar10")
+    grid = grid_of(load_study("headline", scale), scale)
+    assert not any(cell.role for cell in grid.cells.values())
+    cell = next(iter(grid.cells.values()))
+    settings = settings_here(cell, Place(tmp_path / "runs", data_dir=str(tmp_path)))
+    assert isinstance(settings, DistillSettings)
+    assert settings.teacher == scale.teachers["main"]["given"]
+    assert settings.teacher_weights == str(tmp_path / scale.teachers["main"]["weights"])

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
-from mmard.config import DistillSettings, Settings, teachers_said
+from mmard.config import DistillSettings, Settings, teachers_said, weights_said
 from mmard.errors import Refused
 from mmard.run import Run
 from mmard.storage import read_json
@@ -83,6 +83,9 @@ def settings_here(cell: Cell, place: Place) -> Settings:
         }
         each = {letter: names[0] if len(names) == 1 else names for letter, names in found.items()}
         here["teacher"] = each["T"] if isinstance(settings.teacher, str) else each
+        if place.data_dir and settings.teacher_weights is not None:  # given files lie beside the data
+            files = {letter: str(Path(place.data_dir) / file) for letter, file in weights_said(settings).items()}
+            here["teacher_weights"] = files["T"] if isinstance(settings.teacher_weights, str) else files
     return settings.model_copy(update=here)
 
 
