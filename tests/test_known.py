@@ -23,7 +23,7 @@ from mmard.methods import build
 
 @pytest.mark.parametrize(
     ("spec", "gains"),
-    [("rslad", True), ("kd", True), ("ard", True), ("adaad", False), ("rslad+mmard", True), ("rslad+igdm", True)],
+    [("rslad", True), ("kd", True), ("ard", True), ("adaad", False), ("rslad+mmard", False), ("rslad+igdm", True)],
 )
 def test_who_reads_the_teacher_at_x(spec: str, gains: bool) -> None:
     assert saves_a_forward(build(spec)) == ({"T"} if gains else set())

@@ -78,13 +78,13 @@ class Way:
 
 
 WAYS = (
-    Way("table on disk", table="disk"),
+    Way("table on disk", "rslad+igdm", table="disk"),
     Way("table in memory", "iad_i", table="memory"),
     Way("slices", ascent=lambda: Chunks(6)),
     Way("slices found by running out", "rslad", ascent=Chunks, student=Cramped),
     Way("micro-batches", "rslad+igdm", accumulate=3, recipe=replace(RECIPE, grad_clip=0.5, average="ema")),
     Way("recorded", ascent=lambda: Graphs(Rerun())),
-    Way("all", ascent=lambda: Chunks(0, Graphs(Rerun())), student=Cramped, table="disk", accumulate=2),
+    Way("all", "rslad+igdm", ascent=lambda: Chunks(0, Graphs(Rerun())), student=Cramped, table="disk", accumulate=2),
 )
 
 
