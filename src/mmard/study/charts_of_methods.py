@@ -27,6 +27,7 @@ from mmard.study.charts import (
     plot,
     words,
 )
+from mmard.study.grid import Row
 from mmard.study.labels import Box, labels, reach
 from mmard.study.rows import row_name
 from mmard.study.summary import ROBUST, WHICH, Reading, beyond
@@ -42,8 +43,17 @@ def benchmark(reading: Reading) -> list[Plot]:
     return [_ranks(reading), *_price(reading)] if ranked(reading) else []
 
 
-def _ranks(reading: Reading) -> Plot:
+def _drawn(reading: Reading) -> tuple[list[Row], str]:
+    """Rows that stand together on a scale, and a line on those that do not: below half of the first."""
     rows = ranked(reading)
+    robust = {row: mean.mean for row in rows if (mean := reading.mean(row, ROBUST)) is not None}
+    kept = [row for row in rows if robust[row] >= robust[rows[0]] / 2]
+    rest = [f"{row_name(reading, row)} {100 * robust[row]:.1f}" for row in rows if row not in kept]
+    return kept, f"left out, in %: {', '.join(rest)}" if rest else ""
+
+
+def _ranks(reading: Reading) -> Plot:
+    rows, left_out = _drawn(reading)
     names = [row_name(reading, row) for row in rows]
     readings = [replace(reading, which=which) for which in (reading.which, *(w for w in WHICH if w != reading.which))]
     left, top, height = name_width(names), 34, ROW * len(rows)
@@ -70,13 +80,15 @@ def _ranks(reading: Reading) -> Plot:
         words(
             made, WIDTH - 12, 14, "right: over seeds (thick), over images (thin); hollow: noise", quiet=True, ha="right"
         )
+        words(made, 2, top + height + BOTTOM - 8, left_out, quiet=True)
 
     return plot(reading, "", alt, draw, top + height + BOTTOM)
 
 
 def _price(reading: Reading) -> list[Plot]:
     """Robust accuracy against time of training, with those that nothing faster surpasses joined."""
-    points = placed(reading)
+    kept, left_out = _drawn(reading)
+    points = [each for each in placed(reading) if each[0] in kept]
     if len(points) < 2:
         return []
     names = [row_name(reading, row) for row, _, _ in points]
@@ -87,6 +99,7 @@ def _price(reading: Reading) -> list[Plot]:
         axes = panel(made, left, top, WIDTH - left - 12, height, first=True)
         front = {row for row, _, _ in pareto(reading)}
         edge = [(s, r) for row, s, r in points if row in front]
+        words(made, 2, top + height + BOTTOM - 8, left_out, quiet=True)
         axes.plot(*zip(*edge, strict=True), color=mark("muted"), linewidth=1, dashes=(4, 3), zorder=1)
         for row, seconds, robust in points:
             dot(axes, seconds, robust, 1 if row in front else 0)
