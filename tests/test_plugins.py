@@ -111,7 +111,7 @@ def test_a_plug_in_that_is_computed_with_weight_zero_is_the_host_to_the_bit(
     host: str, plugin: str, params: Params
 ) -> None:
     if host in NONE and params.get("mmard.guide") == 0:
-        with pytest.raises(Refused, match="set guide > 0"):
+        with pytest.raises(Refused, match="set guide or own > 0"):
             build(host + plugin, params)
         return
     assert_same(twenty_steps(host + plugin, {**EARLY.get(host, {}), **params}, 0.0), host_alone(host, 0.0))
