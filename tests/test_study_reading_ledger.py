@@ -13,8 +13,8 @@ import pytest
 from invented_cells import grid, records
 
 from mmard.cli import answer
-from mmard.study.charts import drawn_from
 from mmard.study.declared import load_scale
+from mmard.study.drawn import drawn_from
 from mmard.study.ledger import PAGE, PICTURES, RECORDS, by_scale, ledger, stale, write_ledger
 from mmard.study.provenance import provenance, recipe
 from mmard.study.records import read, write

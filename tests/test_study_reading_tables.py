@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from invented_cells import VARIANTS, little, records
 
 from mmard.errors import Refused
-from mmard.study.charts import charts, drawn_from, stamp
+from mmard.study.charts import charts
 from mmard.study.declared import Sweep
+from mmard.study.drawn import drawn_from, stamp
 from mmard.study.grid import Cell, Row
 from mmard.study.labels import Box, labels
 from mmard.study.sheets import Entry, Sheet, as_csv, as_json, foot, latex, markdown, text_of

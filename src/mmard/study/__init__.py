@@ -14,6 +14,6 @@ Made
 
 Read
     summary.py      means, differences, by row; rows.py, slope.py, nearby.py
-    tables.py       tables; charts.py pictures; sheets.py, labels.py their forms
+    tables.py       tables; charts.py pictures; sheets.py, drawn.py, labels.py their forms
     claims.py       verdicts; ledger.py RESULTS.md; provenance.py what stands behind it
 """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmard.report.charts import LETTER
 from mmard.report.drawing import Canvas
 from mmard.report.palette import dash, mark, series
-from mmard.study.charts import (
+from mmard.study.drawn import (
     WIDTH,
     Plot,
     along,

@@ -10,7 +10,7 @@ from itertools import pairwise
 from mmard.evaluation.spread import Difference
 from mmard.report.drawing import LETTERS, Canvas
 from mmard.report.palette import mark
-from mmard.study.charts import (
+from mmard.study.drawn import (
     WIDE,
     WIDTH,
     Plot,

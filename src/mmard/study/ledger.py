@@ -17,9 +17,10 @@ from typing import Any
 from mmard.errors import Refused
 from mmard.report.paper import markdown_table, markdown_text
 from mmard.storage import write_whole
-from mmard.study.charts import charts, drawn_from, stamp
+from mmard.study.charts import charts
 from mmard.study.claims import Judged, judge, load_claims
 from mmard.study.declared import Scale, load_scale, load_study, names
+from mmard.study.drawn import drawn_from, stamp
 from mmard.study.grid import grid_of
 from mmard.study.provenance import commands, provenance, recipe, teachers
 from mmard.study.rows import gaps
