@@ -37,11 +37,11 @@ def show_list() -> None:
             for scale in scales
         }
     out = console()
-    heads = [f"cells at {scale.name}" for scale in scales]
-    rows = table("study", "what it asks", *heads, right=heads, fold=("what it asks",))
+    rows = table("study", "what it asks", "cells at each scale", fold=("what it asks", "cells at each scale"))
     for name in order:
-        cells = [counts[name, scale.name] for scale in scales]
-        rows.add_row(Text(name, "command"), load_study(name).question, *("-" if n is None else str(n) for n in cells))
+        cells = {scale.name: counts[name, scale.name] for scale in scales}
+        said = ", ".join(f"{scale} {n}" for scale, n in cells.items() if n is not None)
+        rows.add_row(Text(name, "command"), load_study(name).question, said)
     line(out, "studies", "strong")
     put(out, rows)
     out.print()
