@@ -129,6 +129,13 @@ def test_a_wrong_declaration_is_refused_with_the_word_that_is_wrong(tmp_path: Pa
         grid_of(load_study(file, scale), scale)
 
 
+def test_a_way_of_reading_that_is_not_known_is_refused_before_hours_of_training(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\ntitle = "t"\nquestion = "q"\nreads = "ablations"\nhosts = ["rslad"]\n')
+    with pytest.raises(Refused, match=r"reads: expected .*'ablation'"):
+        load_study(file)
+
+
 @pytest.mark.parametrize("kind", [load_study, load_scale])
 def test_an_unknown_name_is_refused_with_the_nearest(kind: object) -> None:
     with pytest.raises(Refused, match="expected one of"):

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import pytest
@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented_cells import VARIANTS, little, records
 
-from mmard.errors import Refused
-from mmard.study.charts import charts
-from mmard.study.declared import Sweep
+from mmard.study.charts import DRAWERS, charts
+from mmard.study.declared import Reads, Sweep
 from mmard.study.drawn import drawn_from, stamp
 from mmard.study.grid import Cell, Row
 from mmard.study.labels import Box, labels
@@ -161,17 +160,8 @@ def test_a_raised_suspicion_stands_beside_the_figure() -> None:
     assert "fgsm-beats-pgd (rslad plain)" in foot(found)
 
 
-def test_an_unknown_way_of_reading_is_refused() -> None:
-    made = little("plug-and-play")
-    found = Reading(made, {})
-    strange = Reading(
-        type(made)(made.study.model_copy(update={"reads": "plug"}), made.scale, made.rows, made.cells), {}
-    )
-    assert tables(found)
-    with pytest.raises(Refused, match="plug-and-play"):
-        tables(strange)
-    with pytest.raises(Refused, match="plug-and-play"):
-        charts(strange)
+def test_every_way_of_reading_has_its_tables_and_its_plots() -> None:
+    assert set(get_args(Reads)) == set(READERS) == set(DRAWERS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

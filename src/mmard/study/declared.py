@@ -66,13 +66,17 @@ class Sweep(_Declared):
             yield f"{self.axis} {sign}{self.factor:g}", float(f"{value:.4g}")
 
 
+Reads = Literal["plug-and-play", "boundary", "ablation", "saturation", "benchmark", "sensitivity"]
+"""Ways in which records of a study are read; there is a table and a plot for each."""
+
+
 class Study(_Declared):
     """A question, and the cells that answer it."""
 
     name: str
     title: str
     question: str
-    reads: str = Field(description="Which page of the results it is read by: the kind of its table and its plot.")
+    reads: Reads = Field(description="Which page of the results it is read by: the kind of its table and its plot.")
     hosts: tuple[str, ...]
     variants: dict[str, Variant] = {"plain": Variant()}
     sweeps: tuple[Sweep, ...] = ()

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmard.errors import unknown
+from mmard.study.declared import Reads
 from mmard.study.sheets import Sheet
 from mmard.study.summary import Reading
 from mmard.study.tables_of_hosts import ablation, boundary, plug_and_play, saturation
 from mmard.study.tables_of_methods import benchmark, sensitivity
 
-READERS: dict[str, Callable[[Reading], list[Sheet]]] = {
+READERS: dict[Reads, Callable[[Reading], list[Sheet]]] = {
     "plug-and-play": plug_and_play,
     "boundary": boundary,
     "ablation": ablation,
@@ -29,12 +29,5 @@ READERS: dict[str, Callable[[Reading], list[Sheet]]] = {
 
 
 def tables(reading: Reading) -> list[Sheet]:
-    """The tables of a study.
-
-    Raises:
-        Refused: for a study that is read in a way that is not known here.
-    """
-    reads = reading.grid.study.reads
-    if reads not in READERS:
-        raise unknown(f"`reads` of study {reading.grid.study.name}", reads, READERS)
-    return READERS[reads](reading)
+    """The tables of a study."""
+    return READERS[reading.grid.study.reads](reading)
