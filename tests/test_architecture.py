@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,14 @@ def words(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
 def none_of(offences: list[str]) -> None:
     assert FILES, f"no source found in {PACKAGE}"
     assert not offences, "\n  ".join(["", *dict.fromkeys(offences)])
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Deferred imports and those for types count: what needs them cannot be read without the other either."""
+    try:
+        TopologicalSorter({path: {file for _, file in ours(path)} - {path} for path in FILES}).prepare()
+    except CycleError as circle:
+        none_of([" imports ".join(at(path) for path in reversed(circle.args[1]))])
 
 
 def test_every_file_has_one_floor() -> None:

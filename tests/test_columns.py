@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mmard.attacks import Trial
 from mmard.balls import Budget
-from mmard.cli.app import app
+from mmard.cli.commands import app
 from mmard.errors import Refused
 from mmard.evaluation.columns import GROUPS, SPELLINGS, spelled
 from mmard.evaluation.ensemble import SPECS, is_named

@@ -11,7 +11,7 @@ from little import matcher, net, picture_set, picture_splits
 from typer.testing import CliRunner
 
 from mmard.api import distill, train, training_step
-from mmard.cli import app
+from mmard.cli.commands import app
 from mmard.config import DistillSettings, read_config, teachers_said
 from mmard.errors import Refused
 from mmard.job import prepare
@@ -105,7 +105,7 @@ def test_weights_for_an_ensemble_are_refused() -> None:
 
 
 def called(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app.app, list(words))
+    result = CliRunner().invoke(app, list(words))
     return result.exit_code, result.output
 
 

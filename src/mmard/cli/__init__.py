@@ -1,15 +1,19 @@
 """The command line: `mmard`, or `python -m mmard`.
 
-    app.py         the commands, their help and their examples
+    app.py         the program and its front page              commands.py    every command, in order
+    app_*.py       options, help and examples of commands      options.py     what options have in common
     flags.py       the options of `train` and `distill`, made from the settings
     help.py        how a help page looks
-    training.py    train, distill, resume, dry run             live.py     the display while training
-    evaluating.py  evaluate                                    showing.py  show
-    catalogue.py   methods, models, data, fetch                demo.py     demo
-    reporting.py   report (its options: app_report.py)
-    benching.py    bench (its options: app_bench.py)
-    studying.py    study run (options of all: app_study.py)    study_told.py  study list, status, records, rerun
+    request.py     the run, data and network that are meant    scores.py      figures as a table, and as they come
+    training.py    train, distill, resume, dry run             live.py        the display while training
+    evaluating.py  evaluate                                    showing.py     show
+    catalogue.py   methods, models, data                       teaching.py    teachers, fetch
+    comparing.py   compare                                     transferring.py transfer
+    exporting.py   export                                      sharing.py     push, pull
+    reporting.py   report                                      benching.py    bench
+    studying.py    study run                                   study_told.py  study list, status, records, rerun
     reading.py     study table, plot, ledger                   study_board.py the display while cells are made
+    demo.py        demo                                        findings.py    findings as people read them
     output.py      consoles, tables, numbers for people
 
 Nothing here imports PyTorch before a command runs that needs it, so that help answers at once.
@@ -34,7 +38,7 @@ def answer(arguments: Sequence[str]) -> int:
     0: done. 1: training diverged, or an error of ours, with its traceback. 2: refused, with one line that says where,
     expected, got and mend. 130: stopped by the user.
     """
-    from mmard.cli.app import app
+    from mmard.cli.commands import app
     from mmard.cli.output import complain
 
     try:

@@ -9,18 +9,15 @@ import typer
 
 from mmard.cli.app import app
 from mmard.cli.help import Page
+from mmard.cli.options import option
 
 
-def _option(text: str, metavar: str, *flags: str, panel: str, shown: str | bool = False) -> Any:
-    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel, show_default=shown)
+def _speed(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
+    return option(text, metavar, *flags, panel="Speed", shown=shown)
 
 
-def _speed(text: str, metavar: str, *flags: str, shown: str | bool = False) -> Any:
-    return _option(text, metavar, *flags, panel="Speed", shown=shown)
-
-
-def _agreement(text: str, metavar: str, *flags: str, shown: str | bool = False) -> Any:
-    return _option(text, metavar, *flags, panel="Agreement", shown=shown)
+def _agreement(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
+    return option(text, metavar, *flags, panel="Agreement", shown=shown)
 
 
 @app.command(

@@ -1,4 +1,4 @@
-"""The commands about networks of other people, and ours for them: teachers, push, pull. Registered by app.py."""
+"""The commands about networks of other people, and ours for them: teachers, push, pull."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mmard.cli.app import AsJson, _option, app
+from mmard.cli.app import app
 from mmard.cli.help import Page
+from mmard.cli.options import AsJson, option
 
 
 @app.command(
@@ -43,9 +44,9 @@ def teachers(
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="The repository at the Hugging Face hub.")],
-    to: Annotated[Path | None, _option("Write the folder here and send nothing.", "FOLDER", "--to")] = None,
-    public: Annotated[bool, _option("A repository that is made is for everybody.", None, "--public")] = False,
-    licence: Annotated[str | None, _option("Licence of the weights, as the hub names it: mit.", "NAME")] = None,
+    to: Annotated[Path | None, option("Write the folder here and send nothing.", "FOLDER", "--to")] = None,
+    public: Annotated[bool, option("A repository that is made is for everybody.", None, "--public")] = False,
+    licence: Annotated[str | None, option("Licence of the weights, as the hub names it: mit.", "NAME")] = None,
 ) -> None:
     """Share a run at the Hugging Face hub: weights, settings, figures, findings, and a model card made from them.
 
@@ -68,8 +69,8 @@ def pull(
     repo: Annotated[
         str, typer.Argument(metavar="USER/NAME", help="A repository at the hub, or a folder that push --to wrote.")
     ],
-    to: Annotated[Path, _option("Where the run goes.", "FOLDER", "--to")],
-    revision: Annotated[str | None, _option("Branch, tag or commit.", "TEXT")] = None,
+    to: Annotated[Path, option("Where the run goes.", "FOLDER", "--to")],
+    revision: Annotated[str | None, option("Branch, tag or commit.", "TEXT")] = None,
 ) -> None:
     """Bring a shared run to a folder that evaluate, compare and --teacher take. Every file is checked."""
     from mmard.cli.sharing import pull_run

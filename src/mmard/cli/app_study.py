@@ -1,4 +1,4 @@
-"""The commands of `mmard study` that make cells: list, run, status, rerun, records. Registered by app.py."""
+"""The commands of `mmard study` that make cells: list, run, status, rerun, records."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mmard.cli.app import AsJson, _option, app
+from mmard.cli.app import app
 from mmard.cli.help import FrontPage, Page
+from mmard.cli.options import AsJson, option
 
 studies = typer.Typer(
     cls=FrontPage,
@@ -23,7 +24,7 @@ app.add_typer(studies, name="study", rich_help_panel="Look")
 
 
 def _cluster(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
-    return _option(text, metavar, *flags, panel="Cluster", shown=shown)
+    return option(text, metavar, *flags, panel="Cluster", shown=shown)
 
 
 Names = Annotated[
@@ -32,12 +33,12 @@ Names = Annotated[
         metavar="NAME...", help="Studies of `mmard study list`, files that declare one, or all.", show_default=False
     ),
 ]
-ScaleName = Annotated[str, _option("Data, networks, seeds, attacks: a name, or a file.", "S|M|L|FILE", shown="S")]
-Runs = Annotated[Path | None, _option("Where the runs are.", "FOLDER", shown="runs/study/<scale>")]
-Only = Annotated[str, _option("Only cells with this in their name, host, variant or student; and teachers.", "TEXT")]
-Seeds = Annotated[int | None, _option("Only the first so many seeds of the scale.", "N")]
-DataDir = Annotated[Path | None, _option("Folder that holds the data; digits need none.", "FOLDER", "--data-dir")]
-Device = Annotated[str, _option("cpu, cuda, cuda:1, or auto.", "TEXT", shown="auto")]
+ScaleName = Annotated[str, option("Data, networks, seeds, attacks: a name, or a file.", "S|M|L|FILE", shown="S")]
+Runs = Annotated[Path | None, option("Where the runs are.", "FOLDER", shown="runs/study/<scale>")]
+Only = Annotated[str, option("Only cells with this in their name, host, variant or student; and teachers.", "TEXT")]
+Seeds = Annotated[int | None, option("Only the first so many seeds of the scale.", "N")]
+DataDir = Annotated[Path | None, option("Folder that holds the data; digits need none.", "FOLDER", "--data-dir")]
+Device = Annotated[str, option("cpu, cuda, cuda:1, or auto.", "TEXT", shown="auto")]
 
 
 @studies.callback(invoke_without_command=True)
@@ -74,7 +75,7 @@ def run(
     names: Names,
     scale: ScaleName = "S",
     runs: Runs = None,
-    jobs: Annotated[int | None, _option("Cells at a time.", "N", shown="as the cores or GPUs allow")] = None,
+    jobs: Annotated[int | None, option("Cells at a time.", "N", shown="as the cores or GPUs allow")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     only: Only = "",
@@ -87,7 +88,7 @@ def run(
     minutes: Annotated[int, _cluster("Until a job is ended and queued again.", "N", shown="240")] = 240,
     cpus: Annotated[int, _cluster("For each job.", "N", shown="1")] = 1,
     gpus: Annotated[int, _cluster("For each job.", "N", shown="0")] = 0,
-    dry_run: Annotated[bool, _option("Say what there is to do and how long; do nothing.", None, "--dry-run")] = False,
+    dry_run: Annotated[bool, option("Say what there is to do and how long; do nothing.", None, "--dry-run")] = False,
 ) -> None:
     """Train and attack what is missing. Ctrl-C saves; the same command goes on.
 
@@ -130,7 +131,7 @@ def status(
 )
 def records(
     names: Names,
-    out: Annotated[Path, _option("File of records, to be written or added to.", "FILE")],
+    out: Annotated[Path, option("File of records, to be written or added to.", "FILE")],
     scale: ScaleName = "S",
     runs: Runs = None,
     only: Only = "",
@@ -152,8 +153,8 @@ def records(
 )
 def rerun(
     cell: Annotated[str, typer.Argument(metavar="CELL", help="Name of a cell that has a record.", show_default=False)],
-    records: Annotated[Path, _option("File of records that has it and its teachers.", "FILE")],
-    runs: Annotated[Path, _option("Where the new runs go; teachers that are there are taken.", "FOLDER")] = Path(
+    records: Annotated[Path, option("File of records that has it and its teachers.", "FILE")],
+    runs: Annotated[Path, option("Where the new runs go; teachers that are there are taken.", "FOLDER")] = Path(
         "runs/study/again"
     ),
     device: Device = "auto",
@@ -168,6 +169,3 @@ def rerun(
     from mmard.cli.study_told import rerun_cell
 
     rerun_cell(cell, records, runs, device, None if data_dir is None else str(data_dir), as_json)
-
-
-from mmard.cli import app_study_read  # noqa: E402, F401  it registers itself here

@@ -1,4 +1,4 @@
-"""The commands of `mmard study` that read records: table, plot, ledger. Registered by app_study.py."""
+"""The commands of `mmard study` that read records: table, plot, ledger."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Annotated
 
 import typer
 
-from mmard.cli.app import AsJson, _option
 from mmard.cli.app_study import ScaleName, studies
 from mmard.cli.help import Page
+from mmard.cli.options import AsJson, option
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A study of `mmard study list`, or a file of your own.")]
 Records = Annotated[
     Path | None,
-    _option("Read this file, as `records` writes it.", "FILE", shown="results/studies/<scale>.jsonl"),
+    option("Read this file, as `records` writes it.", "FILE", shown="results/studies/<scale>.jsonl"),
 ]
 Runs = Annotated[
     Path | None,
-    _option("Read this folder of runs.", "FOLDER", shown="runs/study/<scale>, if it has some"),
+    option("Read this folder of runs.", "FOLDER", shown="runs/study/<scale>, if it has some"),
 ]
-Which = Annotated[str, _option("Which weights are spoken of.", "best|last", shown="what the scale says")]
+Which = Annotated[str, option("Which weights are spoken of.", "best|last", shown="what the scale says")]
 
 
 @studies.command(
@@ -40,10 +40,10 @@ def table(
     which: Which = "",
     form: Annotated[
         str | None,
-        _option("Print it as this.", "text|markdown|latex|csv|json", "--format", shown="text"),
+        option("Print it as this.", "text|markdown|latex|csv|json", "--format", shown="text"),
     ] = None,
     out: Annotated[
-        Path | None, _option("Write it into a file; .md, .tex, .csv, .json or .txt says as what.", "FILE", "--out")
+        Path | None, option("Write it into a file; .md, .tex, .csv, .json or .txt says as what.", "FILE", "--out")
     ] = None,
 ) -> None:
     """The tables of a study: means over seeds, differences paired by seed, and what is missing."""
@@ -68,7 +68,7 @@ def plot(
     which: Which = "",
     out: Annotated[
         Path | None,
-        _option("The file; further plots go beside it.", "FILE.svg", "--out", shown="<scale>-<study>.svg"),
+        option("The file; further plots go beside it.", "FILE.svg", "--out", shown="<scale>-<study>.svg"),
     ] = None,
 ) -> None:
     """The plots of a study as SVG files, for light and dark pages. Needs the extra mmard[plots]."""
@@ -89,15 +89,15 @@ def plot(
 def ledger(
     records: Annotated[
         list[Path] | None,
-        _option("Files of records, or folders of such files.", "FILE|FOLDER", "--records", shown="results/studies"),
+        option("Files of records, or folders of such files.", "FILE|FOLDER", "--records", shown="results/studies"),
     ] = None,
-    out: Annotated[Path, _option("The page.", "FILE", "--out", shown="RESULTS.md")] = Path("RESULTS.md"),
+    out: Annotated[Path, option("The page.", "FILE", "--out", shown="RESULTS.md")] = Path("RESULTS.md"),
     pictures: Annotated[
-        Path | None, _option("Folder of the pictures.", "FOLDER", "--pictures", shown="results/pictures beside it")
+        Path | None, option("Folder of the pictures.", "FOLDER", "--pictures", shown="results/pictures beside it")
     ] = None,
     which: Which = "",
     check: Annotated[
-        bool, _option("Write nothing; exit with 1 where page or pictures lag behind.", None, "--check")
+        bool, option("Write nothing; exit with 1 where page or pictures lag behind.", None, "--check")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rich import progress as bars
-from rich.table import Table
-from rich.text import Text
 from typer import Exit
 
-from mmard.cli.elsewhere import numbers, record_folder, refuse_apart, source_of
 from mmard.cli.findings import show_every_check, show_findings
 from mmard.cli.output import (
     INTERRUPTED,
@@ -25,16 +19,24 @@ from mmard.cli.output import (
     console,
     duration,
     line,
-    percent,
     plural,
-    points,
     put,
-    table,
-    watched,
 )
+from mmard.cli.request import (
+    Request,
+    check,
+    images_of,
+    network_of,
+    record_folder,
+    refuse_apart,
+    run_of,
+    settings_of,
+    source_of,
+)
+from mmard.cli.scores import progress_shown, scores_table
 from mmard.cli.training import busy
-from mmard.config import DistillSettings, Settings, TrainSettings
-from mmard.errors import Refused, unknown
+from mmard.config import Settings
+from mmard.errors import Refused
 
 if TYPE_CHECKING:
     import torch
@@ -42,47 +44,15 @@ if TYPE_CHECKING:
 
     from mmard.balls import Budget
     from mmard.data import ImageSet
-    from mmard.evaluation.evaluate import Measured, Progress
+    from mmard.evaluation.evaluate import Measured
     from mmard.evaluation.keeping import Keeper
     from mmard.evaluation.wanted import Wanted
     from mmard.networks import Network
     from mmard.run import Run
     from mmard.training.distributed import Ranks
 
-SPLITS = ("test", "val", "train")
-WHICH = ("best", "last")
 QUICK = ("quick", "pgd-20,cw-30")
 """How the attacks of a quick look, which is less than AutoAttack, may be said."""
-MOST_BARS = 8
-"""Attacks whose progress is shown at a time."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for; None where it said nothing."""
-
-    target: str
-    attacks: str
-    eps: str | None
-    norm: str | None
-    which: str
-    weights: Path | None
-    data: str | None
-    data_dir: Path | None
-    split: str
-    first: int | None
-    batch_size: int
-    seed: int
-    device: str
-    made_on: str | None = None
-    made_on_weights: Path | None = None
-    out: Path | None = None
-    also: str = ""
-    teacher: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    processes: int = 1
-    engine: str = "fast"
 
 
 def show_scores(request: Request, as_json: bool) -> None:
@@ -91,7 +61,7 @@ def show_scores(request: Request, as_json: bool) -> None:
     Raises:
         Refused: for anything wrong, before the first attack.
     """
-    _check(request)
+    check(request)
     with busy("starting"):
         from mmard.evaluation.meeting import AGAIN
         from mmard.training.distributed import joined
@@ -111,14 +81,14 @@ def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
         from mmard.job import own_device, pick_device
 
         Engine(request.engine)
-        run = _run(request.target)
-        settings = _settings(request, run)
+        run = run_of(request.target)
+        settings = settings_of(request, run)
         budget = Budget(settings.eps, settings.norm)
         specs = spelled(request.attacks, budget)
         device = pick_device(request.device)
         device = device if ranks is None else own_device(device, ranks)
-        images = _images(request, settings)
-        network = _network(request, images)
+        images = images_of(request, settings)
+        network = network_of(request, images)
         source = source_of(request, images, device)
         which = request.which if run is not None else network.source
         module = network.module.to(device)
@@ -137,7 +107,7 @@ def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
     keep = Keeper(run)
     try:
         kept = run.autoattack if run is not None else None
-        with lead(ranks, module, images, kept) as folder, _progress() as tell:
+        with lead(ranks, module, images, kept) as folder, progress_shown() as tell:
             every: dict[str, Any] = {**said, "progress": tell}
             if source is not None:
                 measured = examine_transfer(module, source, images, specs, budget, keep, **every)
@@ -159,107 +129,6 @@ def _interrupted(keep: Keeper) -> str:
     if keep.run is None:
         return f"interrupted after {got}, which are lost; --out FOLDER keeps them"
     return f"interrupted; {got} were finished and are in {keep.run.path}"
-
-
-def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
-    """The records of some figures; with a run, written into its folder with their masks."""
-    from mmard.evaluation.keeping import Keeper
-
-    keeper = Keeper(run)
-    for each in measured:
-        keeper.score(each)
-    return keeper.scores
-
-
-def _check(request: Request) -> None:
-    if request.split not in SPLITS:
-        raise unknown("split", request.split, SPLITS)
-    if request.which not in WHICH:
-        raise unknown("which", request.which, WHICH)
-    counts = (("--first", request.first), ("--batch-size", request.batch_size), ("--processes", request.processes))
-    for name, value in counts:
-        if value is not None and value < 1:
-            raise Refused(name, expected="at least 1", got=str(value))
-
-
-def _run(target: str) -> Run | None:
-    from mmard.run import Run
-
-    return Run.open(target) if Path(target).is_dir() else None
-
-
-def _settings(request: Request, run: Run | None) -> Settings:
-    """The data and the budget: what was said, over the run's own."""
-    from mmard.networks import GIVEN
-
-    said: dict[str, Any] = {
-        "data": request.data,
-        "data_dir": str(request.data_dir) if request.data_dir is not None else None,
-        "eps": request.eps,
-        "norm": request.norm,
-    }
-    said = {name: value for name, value in said.items() if value is not None}
-    if run is None:
-        for name, flag in (("data", "--data digits"), ("eps", "--eps 8/255")):
-            if name not in said:
-                raise Refused(
-                    f"evaluate {request.target}",
-                    expected=f"--{name}, since no run says it",
-                    got="none",
-                    mend=f"for example {flag}",
-                )
-        return TrainSettings.resolve(said)
-    config = run.config
-    if "data" not in said and str(config.get("data")).startswith(GIVEN):
-        raise Refused(
-            f"evaluate {request.target}", expected="--data", got="a run on data that was handed over in Python"
-        )
-    kind: type[Settings] = DistillSettings if "student" in config else TrainSettings
-    if "data" in said and said["data"] != config.get("data"):
-        # A folder, a size or a limit that was meant for other data means nothing for these.
-        config = {
-            name: value
-            for name, value in config.items()
-            if name not in ("data_dir", "image_size", "on_disk", "limit_train")
-        }
-    return kind.resolve({**config, **said})
-
-
-def _images(request: Request, settings: Settings) -> ImageSet:
-    from mmard.data import DATA
-    from mmard.job import load_images
-
-    if settings.data not in DATA:
-        raise unknown("data", settings.data, DATA)
-    if request.split != "train":
-        # How many images trained says nothing about these, and another folder may hold fewer.
-        settings = settings.model_copy(update={"limit_train": None})
-    images = load_images(settings, request.split)
-    if request.first is None or request.first >= len(images):
-        return images
-    return images.take(slice(0, request.first), f"the first {request.first:,} of {images.origin}")
-
-
-def _network(request: Request, images: ImageSet) -> Network:
-    from mmard.networks import load_network
-
-    weights = str(request.weights) if request.weights is not None else None
-    if weights is not None and Path(request.target).exists():
-        raise Refused(
-            "--weights",
-            expected="a network's name before it",
-            got=request.target,
-            mend="a run or a file brings its own weights",
-        )
-    return load_network(
-        request.target,
-        num_classes=images.num_classes,
-        image_shape=images.image_shape,
-        which=request.which,
-        weights=weights,
-        mean=numbers(request.mean),
-        std=numbers(request.std),
-    )
 
 
 def _look(
@@ -303,56 +172,6 @@ def _look(
         everything=everything,
     )
     return replace(look, left_out=(*look.left_out, *pair.notes))
-
-
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """Tells how far each attack is and how many images it left so far, in a terminal."""
-    err = watched()
-    if err is None:
-        yield None
-        return
-    columns = (
-        bars.TextColumn("{task.description:<10}"),
-        bars.BarColumn(None),
-        bars.TextColumn("{task.completed:,}/{task.total:,} images, {task.fields[standing]:,} right"),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=err, transient=True, expand=True) as shown:
-        tasks: dict[str, Any] = {}
-
-        def tell(name: str, done: int, of: int, standing: int) -> None:
-            if name not in tasks:
-                for earlier in list(tasks.values())[: 1 - MOST_BARS]:
-                    shown.update(earlier, visible=False)
-                tasks[name] = shown.add_task(name, total=of, standing=standing)
-            shown.update(tasks[name], completed=done, total=of, standing=standing)
-
-        yield tell
-
-
-def scores_table(records: Sequence[dict[str, Any]]) -> Table:
-    """Records as rows: the attack in full, its budget, accuracy, interval, images and seconds."""
-    from mmard.balls import as_fraction
-
-    made = table(
-        "attack", "budget", "accuracy", "95% interval", "images", "seconds",
-        right=("accuracy", "95% interval", "images", "seconds"), fold=("attack",),
-    )  # fmt: skip
-    for record in records:
-        name, _, details = record["label"].partition(" (")
-        label = Text.assemble(name, (f" ({details}" if details else "", "quiet"))
-        budget = "none" if record["eps"] is None else f"{record['norm']} {as_fraction(record['eps'])}"
-        made.add_row(
-            label,
-            budget,
-            Text(percent(record["accuracy"]), style="strong"),
-            points(*record["interval"]),
-            f"{record['n']:,}",
-            f"{record['seconds']:.1f}",
-        )
-    return made
 
 
 def _show(

@@ -7,8 +7,9 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from mmard.cli.evaluating import Request, _check, _images, _network, _progress, _run, _settings
 from mmard.cli.output import commands, console, line, percent, plural, points
+from mmard.cli.request import Request, check, images_of, network_of, run_of, settings_of
+from mmard.cli.scores import progress_shown
 from mmard.cli.training import busy
 from mmard.errors import Refused
 
@@ -27,7 +28,7 @@ def export_network(request: Request, to: Path, opset: int, as_json: bool) -> Non
     Raises:
         Refused: for anything wrong; then nothing is written.
     """
-    _check(request)
+    check(request)
     if to.suffix != ".onnx":
         raise Refused("--to", expected="a file name ending in .onnx", got=str(to))
     with busy("reading data and network"):
@@ -36,13 +37,13 @@ def export_network(request: Request, to: Path, opset: int, as_json: bool) -> Non
         from mmard.evaluation.transfer import read_attacks
         from mmard.models import parameter_count
 
-        run = _run(request.target)
-        settings = _settings(request, run)
+        run = run_of(request.target)
+        settings = settings_of(request, run)
         budget = Budget(settings.eps, settings.norm)
         specs = [] if request.attacks == "none" else [spec for spec in request.attacks.split(",") if spec.strip()]
         attacks = read_attacks(specs, budget)
-        images = _images(request, settings)
-        network = _network(request, images)
+        images = images_of(request, settings)
+        network = network_of(request, images)
         some = images.take(slice(0, min(ATTACKED, len(images))), f"the first {ATTACKED} of {images.origin}")
     facts = {
         **network.facts,
@@ -54,7 +55,7 @@ def export_network(request: Request, to: Path, opset: int, as_json: bool) -> Non
     with busy("exporting"):
         found = export_checked(network.module, to, images, facts=facts, opset=opset)
     pairs = []
-    with _progress() as tell:
+    with progress_shown() as tell:
         for attack in attacks:
             pairs.append(attacked_parity(network.module, to, some, attack, budget, tell))
     if as_json:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mmard.cli.evaluating import Request, _check, _images, _progress, _settings, keep
 from mmard.cli.output import console, line, percent, plural, put, table
+from mmard.cli.request import Request, check, images_of, settings_of
+from mmard.cli.scores import keep, progress_shown
 from mmard.cli.training import busy
 from mmard.errors import Refused
 
@@ -35,7 +36,7 @@ def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None
     Raises:
         Refused: for anything wrong, before the first attack.
     """
-    _check(request)
+    check(request)
     if len(targets) < 2:
         raise Refused("transfer", expected="two networks or more", got=str(len(targets)))
     with busy("reading data and networks"):
@@ -46,14 +47,14 @@ def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None
         from mmard.run import Run
 
         runs = [Run.open(target) if Path(target).is_dir() else None for target in targets]
-        settings = _settings(request, runs[0])
+        settings = settings_of(request, runs[0])
         budget = Budget(settings.eps, settings.norm)
         specs = [spec for spec in request.attacks.split(",") if spec.strip()]
         if len(specs) != 1:
             raise Refused("--attack", expected="one attack for a matrix, e.g. pgd-20", got=repr(request.attacks))
         (attack,) = read_attacks(specs, budget)
         device = pick_device(request.device)
-        images = _images(request, settings)
+        images = images_of(request, settings)
         members = [_member(target, request, images, device) for target in targets]
 
     def kept(j: int, measured: Measured) -> None:
@@ -62,7 +63,7 @@ def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None
     def known(j: int, score: Score) -> Measured | None:
         return _known(runs[j], score)
 
-    with _progress() as tell:
+    with progress_shown() as tell:
         matrix = transfer_matrix(
             members,
             images,

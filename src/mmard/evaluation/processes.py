@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mmard.errors import Refused
 @contextmanager
 def shared_work(
     processes: int,
+    measure: Callable[..., object],
     model: nn.Module,
     images: ImageSet,
     specs: Sequence[str],
@@ -32,12 +33,13 @@ def shared_work(
     settings: Mapping[str, Any],
     folder: Path,
 ) -> Iterator[None]:
-    """So many processes, this one included, at the same call of `suite.measure` inside.
+    """So many processes, this one included, at the same call of `measure` inside.
 
     Threads are divided among them. On CUDA devices they take turns at all of them, unless one of them is alone.
 
     Args:
         processes: at least 2.
+        measure: `suite.measure`, or a function like it that another process can import.
         model, images, specs, budget: as in `measure`.
         settings: its other arguments.
         folder: where verdicts are kept.
@@ -54,7 +56,7 @@ def shared_work(
         sent = copy.deepcopy(model).cpu()
         for k in range(1, processes):
             device = f"cuda:{k % torch.cuda.device_count()}" if state.is_cuda else "cpu"
-            work = (sent, images, list(specs), budget, dict(settings), folder, device, each, os.getpid())
+            work = (measure, sent, images, list(specs), budget, dict(settings), folder, device, each, os.getpid())
             other = context.Process(target=_take_part, args=work, daemon=True)
             other.start()
             others.append(other)
@@ -79,6 +81,7 @@ def shared_work(
 
 
 def _take_part(
+    measure: Callable[..., object],
     model: nn.Module,
     images: ImageSet,
     specs: list[str],
@@ -90,7 +93,6 @@ def _take_part(
     parent: int,
 ) -> None:
     """What a spawned process does."""
-    from mmard.evaluation.suite import measure
 
     def told(*_: object) -> None:
         if os.getppid() != parent:

@@ -89,7 +89,7 @@ def measure(
         with TemporaryDirectory() as passing, ExitStack() as company:
             place = folder or Path(passing)
             if shared:
-                company.enter_context(shared_work(processes, model, images, shared, budget, settings, place))
+                company.enter_context(shared_work(processes, measure, model, images, shared, budget, settings, place))
             return measure(model, images, specs, budget, **settings, **given, folder=place)
 
     def kept_in(spec: str, label: str = "") -> Path | None:
