@@ -50,7 +50,9 @@ def test_without_a_folder_processes_meet_in_a_passing_one(monkeypatch: pytest.Mo
     met: list[tuple[int, list[str], Path]] = []
 
     @contextmanager
-    def noted(processes: int, _: Any, model: nn.Module, images: object, specs: list[str], *others: Any) -> Iterator[None]:
+    def noted(
+        processes: int, _: Any, model: nn.Module, images: object, specs: list[str], *others: Any
+    ) -> Iterator[None]:
         assert others[-1].is_dir()
         met.append((processes, specs, others[-1]))
         yield

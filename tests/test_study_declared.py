@@ -14,6 +14,8 @@ from mmard.methods import build, parameters
 from mmard.study.declared import Sweep, load_scale, load_study, names
 from mmard.study.grid import MACHINE, grid_of, together
 from mmard.study.place import Place, settings_here
+from mmard.study.rows import row_name
+from mmard.study.summary import Reading
 
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
 
@@ -110,6 +112,23 @@ def test_a_study_of_ones_own_is_read_from_its_file(tmp_path: Path) -> None:
     assert [cell.seed for cell in grid.cells.values() if not cell.role] == [7, 7]
 
 
+def test_a_variant_is_made_of_the_hosts_that_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'name = "mine"\ntitle = "t"\nquestion = "q"\nreads = "benchmark"\nhosts = ["pgd_at", "rslad"]\n'
+        '[variants.plain]\n[variants."with SWA"]\nhosts = ["pgd_at"]\nsettings = {average = "swa"}\n'
+    )
+    scale = load_scale("S")
+    grid = grid_of(load_study(file, scale), scale, seeds=(0,))
+    assert [(row.host, row.variant) for row in grid.rows] == [
+        ("pgd_at", "plain"),
+        ("pgd_at", "with SWA"),
+        ("rslad", "plain"),
+    ]
+    assert [grid.cells[row.cells[0]].settings.average for row in grid.rows] == ["none", "swa", "none"]
+    assert [row_name(Reading(grid, {}), row) for row in grid.rows] == ["pgd_at", "pgd_at with SWA", "rslad"]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -118,6 +137,7 @@ def test_a_study_of_ones_own_is_read_from_its_file(tmp_path: Path) -> None:
         ('hosts = ["rslad"]\nhost = 1', "host"),
         ('hosts = ["rslad"]\n[variants.a]\nparams = {"mmard.beta" = 1.0}', "mmard.beta"),
         ('hosts = ["rslad"]\n[variants.a]\nsettings = {epoch = 3}', "did you mean 'epochs'"),
+        ('hosts = ["rslad"]\n[variants.a]\nhosts = ["rsald"]', "did you mean 'rslad'"),
         ("hosts = [", "TOML"),
     ],
 )

@@ -29,11 +29,12 @@ class _Declared(BaseModel):
 
 
 class Variant(_Declared):
-    """What is done to a host: a plug-in, parameters, settings."""
+    """What is done to a host: a plug-in, parameters, settings. With `hosts`, to those of the study alone."""
 
     plugin: str = ""
     params: dict[str, Value] = {}
     settings: dict[str, Any] = {}
+    hosts: tuple[str, ...] = ()
 
 
 class Sweep(_Declared):

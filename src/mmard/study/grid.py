@@ -104,6 +104,10 @@ def grid_of(study: Study, scale: Scale, seeds: tuple[int, ...] = ()) -> Grid:
     """
     rows: list[Row] = []
     cells: dict[str, Cell] = {}
+    for label, variant in study.variants.items():
+        for host in variant.hosts:
+            if host not in study.hosts:
+                raise unknown(f"host of variant {label} of study {study.name}", host, study.hosts)
     for teacher in study.teachers:
         if teacher not in scale.teachers:
             raise unknown(f"teacher of study {study.name} at scale {scale.name}", teacher, scale.teachers)
@@ -145,7 +149,8 @@ def _variants(study: Study, host: str) -> Iterator[tuple[str, Variant, str, Valu
     """(label, variant, axis, value) of a host's rows, but for teachers and students."""
     if host in study.hosts:
         for label, variant in study.variants.items():
-            yield label, variant, "", None
+            if not variant.hosts or host in variant.hosts:
+                yield label, variant, "", None
     for sweep in study.sweeps:
         if host == sweep.host or (not sweep.host and host in study.hosts):
             for label, value in sweep.points():

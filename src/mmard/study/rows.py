@@ -54,9 +54,14 @@ def host_name(reading: Reading, key: Host) -> str:
 
 
 def row_name(reading: Reading, row: Row) -> str:
-    """A row in words, as short as the study allows."""
+    """A row in words, as short as the study allows: where hosts differ in their variants, the first goes unsaid."""
     name = host_name(reading, Host(row.host, row.student, row.teacher))
-    return name if len({r.variant for r in reading.grid.rows}) == 1 else f"{name} {row.variant}"
+    variants: dict[str, set[str]] = {}
+    for each in reading.grid.rows:
+        variants.setdefault(each.host, set()).add(each.variant)
+    differ = len({frozenset(own) for own in variants.values()}) > 1
+    unsaid = row.variant == variants_of(reading)[0] if differ else len(variants[row.host]) == 1
+    return name if unsaid else f"{name} {row.variant}"
 
 
 def axes_of(reading: Reading, key: Host) -> dict[str, list[Point]]:
