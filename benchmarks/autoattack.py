@@ -31,7 +31,7 @@ from mmard.environment import environment, now
 from mmard.evaluation.authors import NORMS, PACKAGE, installed
 from mmard.evaluation.autoattack import auto_attack
 from mmard.evaluation.ensemble import Ensemble, shortened, standard
-from mmard.job import load_splits
+from mmard.images import load_splits
 from mmard.models import parameter_count
 from mmard.networks import load_network
 from mmard.run import Run

@@ -50,9 +50,10 @@ from mmard.method import Batch, Method, Terms
 from mmard.ops import ce, kl
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
-from mmard.training.fit import LOGGED, Diverged, Interrupted, Validation, fit
+from mmard.training.fit import Diverged, Interrupted, fit
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step
+from mmard.training.tally import LOGGED, Validation
 from mmard.weights import load_tensors
 
 NEVER = 1e9

@@ -18,7 +18,8 @@ from mmard.job import prepare
 from mmard.method import Batch
 from mmard.methods import build
 from mmard.networks import load_network
-from mmard.training.fit import _optimizer, fit
+from mmard.training.fit import fit
+from mmard.training.optimizer import optimizer_of
 from mmard.training.step import Step
 
 OTHERS = {"peeraid": {"P": {"network": "peer's"}}, "ciard": {"T": {"network": "teacher's"}}}
@@ -173,7 +174,7 @@ def test_the_teacher_learns_at_a_rate_of_its_own_after_a_sixth_of_the_run() -> N
 
 def test_the_optimiser_has_a_group_for_each_network() -> None:
     step = two("ciard")
-    groups = {g["letter"]: g for g in _optimizer(step, replace(RECIPE, nesterov=True)).param_groups}
+    groups = {g["letter"]: g for g in optimizer_of(step, replace(RECIPE, nesterov=True)).param_groups}
     assert set(groups) == {"S", "T"}
     assert (groups["S"]["momentum"], groups["S"]["nesterov"]) == (0.9, True)
     assert (groups["T"]["momentum"], groups["T"]["weight_decay"], groups["T"]["nesterov"]) == (0.1, 2e-4, False)
@@ -197,7 +198,7 @@ def test_the_teacher_keeps_its_statistics_and_the_students_targets_are_constant(
 
 def test_before_its_time_the_teacher_stays_and_its_gradient_is_not_the_students() -> None:
     step = two("ciard")
-    optimizer = _optimizer(step, RECIPE)
+    optimizer = optimizer_of(step, RECIPE)
     before = state(step.nets["T"])
     for group in optimizer.param_groups:
         tuning = step.method.tunes.get(group["letter"])

@@ -75,6 +75,15 @@ class Budget:
         if not 0 < self.eps < float("inf"):
             raise Refused(f"Budget(eps={self.eps:g})", expected="a positive radius", got=f"{self.eps:g}")
 
+    @classmethod
+    def of(cls, budget: Budget | str | float) -> Budget:
+        """A budget as it is, or a radius of linf as a number or a fraction.
+
+        >>> Budget.of("8/255") == Budget(8 / 255)
+        True
+        """
+        return budget if isinstance(budget, Budget) else cls(radius(budget))
+
     def __str__(self) -> str:
         return f"{self.norm} {as_fraction(self.eps)}"
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from mmard._version import __version__
 from mmard.attacks import TRAINING_ATTACKS, trial
 from mmard.balls import Budget
 from mmard.companions import companions
 from mmard.config import DistillSettings, Settings, TrainSettings, teachers_said
-from mmard.data import DATA, ImageSet, Splits, load, load_split
-from mmard.data.augment import AUGMENTATIONS, augmentation
-from mmard.data.batches import Batches, LoaderBatches, SetBatches
-from mmard.data.gathered import gathered
+from mmard.data import ImageSet, Splits
+from mmard.data.batches import Batches
+from mmard.devices import own_device, pick_device
 from mmard.engine.known import NONE as NO_TABLES
 from mmard.engine.known import Tables, tables_for
 from mmard.engine.layout import lay_out
@@ -30,21 +28,19 @@ from mmard.engine.twins import Engine, Record, refuse_without_bf16
 from mmard.engine.ways import accumulation_notes, ascent_for
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import accuracies
+from mmard.images import Loaders, batches_of, with_all_classes
 from mmard.method import Method
 from mmard.methods import compose
 from mmard.models import check_logits
-from mmard.modes import evaluating
 from mmard.networks import GIVEN, network_facts, new_network
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
 from mmard.training.distributed import Ranks, synchronised
-from mmard.training.fit import Validation, fit
+from mmard.training.fit import fit
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step
+from mmard.training.tally import Validation
 from mmard.training.tensorboard import TensorBoard, writer_class
-
-Loaders = tuple[DataLoader[Any], DataLoader[Any]]
-"""Training and validation batches of a user's own."""
 
 
 @dataclass
@@ -156,9 +152,9 @@ def prepare(
     trial(settings.val_attack, budget)
     recipe = recipe_of(settings)
 
-    batches, validation, splits = _data(settings, data, device, ranks)
+    batches, validation, splits = batches_of(settings, data, device, ranks)
     if splits is None and student is not None:
-        validation = _with_all_classes(validation, student)
+        validation = with_all_classes(validation, student)
     images = splits.train if splits else validation
     name = settings.student if isinstance(settings, DistillSettings) else getattr(settings, "model", "")
     if student is None:
@@ -213,65 +209,11 @@ def recipe_of(settings: Settings) -> Recipe:
     return Recipe(**{name: getattr(settings, name) for name in Recipe.__dataclass_fields__})
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of this name, or for "auto" a GPU if there is one.
-
-    Raises:
-        Refused: if there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0")) from None
-    if device.type not in ("cpu", "cuda"):
-        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0"))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        got = f"{torch.cuda.device_count()} of them"
-        raise Refused(f"device {name}", expected="a GPU that PyTorch sees", got=got, mend="use --device cpu")
-    return device
-
-
 def default_out(settings: Settings, method: str) -> str:
     """The folder of a run that was given none: runs/<date>-<method>-<network>-<seed>."""
     name = settings.student if isinstance(settings, DistillSettings) else getattr(settings, "model", "network")
     tidy = "".join(c if c.isalnum() or c in "-_+." else "-" for c in f"{method}-{name}")
     return f"runs/{date.today():%Y%m%d}-{tidy}-{settings.seed}"
-
-
-def load_splits(settings: Settings) -> Splits:
-    """The data that the settings name."""
-    return load(settings.data, settings.data_dir, **_data_settings(settings))
-
-
-def load_images(settings: Settings, split: str) -> ImageSet:
-    """One split of the data that the settings name; the images of the others are not read."""
-    return load_split(settings.data, split, settings.data_dir, **_data_settings(settings))
-
-
-def _data_settings(settings: Settings) -> dict[str, Any]:
-    return {
-        "val_share": settings.val_share,
-        "split_seed": settings.split_seed,
-        "limit_train": settings.limit_train,
-        "on_disk": settings.on_disk,
-        "image_size": settings.image_size,
-    }
-
-
-def own_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """The GPU of this process, or the CPU.
-
-    Raises:
-        Refused: if there are fewer GPUs than processes, or one of them was chosen for all.
-    """
-    if device.type != "cuda":
-        return device
-    if device.index is not None:
-        mend = "leave --device out: each process takes the GPU of its number"
-        raise Refused("--device with several processes", expected="auto, cpu or cuda", got=str(device), mend=mend)
-    return pick_device(f"cuda:{ranks.local}")
 
 
 def _refuse_apart(settings: Settings, data: Splits | Loaders | None, ranks: Ranks) -> None:
@@ -284,54 +226,6 @@ def _refuse_apart(settings: Settings, data: Splits | Loaders | None, ranks: Rank
         raise Refused("--batch-size", expected=expected, got=str(settings.batch_size))
     ranks.refuse_unequal("settings", json.dumps(settings.as_config(), sort_keys=True, default=str))
     ranks.refuse_unequal("version", f"mmard {__version__}, torch {torch.__version__}")
-
-
-def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
-    """Refuse a last batch that leaves a process without two images, which BatchNorm needs."""
-    rest = images % batch_size
-    if 1 < rest < 2 * ranks.size:
-        expected = f"a last batch of at least {2 * ranks.size} images, two for each of {ranks.size} processes"
-        better = next(b for b in range(batch_size - 1, 1, -1) if images % b == 0 or images % b >= 2 * ranks.size)
-        raise Refused("--batch-size", expected=expected, got=f"{rest} of {images}", mend=f"{better} would do")
-
-
-def _data(
-    settings: Settings, data: Splits | Loaders | None, device: torch.device, ranks: Ranks | None
-) -> tuple[Batches, ImageSet, Splits | None]:
-    if isinstance(data, tuple) and len(data) == 2:
-        train, val = data
-        batches = LoaderBatches(train, device, settings.seed)
-        if batches.steps == 0:
-            mend = "with drop_last, fewer images than a batch are none"
-            raise Refused("training loader", expected="at least one batch", got="none", mend=mend)
-        return batches, gathered(val, "validation loader"), None
-    if not isinstance(data, Splits | None):
-        expected = "a name, Splits, or a tuple of a training and a validation loader"
-        raise Refused("data", expected=expected, got=f"a {type(data).__name__}")
-    splits = data or load_splits(settings)
-    name = settings.augment
-    if name == "auto":
-        name = DATA[settings.data].augmentation if data is None else "none"
-    if name not in AUGMENTATIONS:
-        raise unknown("augmentation", name, ("auto", *AUGMENTATIONS))
-    views = augmentation(name, splits.train.image_shape)
-    if ranks is not None:
-        _refuse_thin(len(splits.train), settings.batch_size, ranks)
-        ranks.refuse_unequal("training images", splits.train.fingerprint())
-    share = ranks.rows if ranks is not None else None
-    cut = SetBatches(splits.train, settings.batch_size, device, settings.seed, views, share=share)
-    return cut, splits.val, splits
-
-
-def _with_all_classes(images: ImageSet, student: nn.Module) -> ImageSet:
-    """A user's validation loader may lack the last classes; a network of the user's own has an output for them."""
-    state = next(student.parameters(), None)
-    x = images.x[:2].to("cpu" if state is None else state.device).float() / 255
-    with suppress(Exception), evaluating(student), torch.no_grad():  # what is wrong with it is told by its check
-        outputs = student(x).shape[1]
-        if outputs > images.num_classes:
-            return replace(images, classes=tuple(map(str, range(outputs))))
-    return images
 
 
 def _refuse_what_is_lost(

@@ -15,7 +15,8 @@ from mmard.config import DistillSettings, Settings, TrainSettings, teachers_said
 from mmard.data import ImageSet, Splits
 from mmard.errors import Refused
 from mmard.evaluation.wanted import OwnExamples, Teacher
-from mmard.job import load_splits, prepare
+from mmard.images import load_splits
+from mmard.job import prepare
 from mmard.modes import evaluating
 from mmard.networks import GIVEN, load_network, load_teacher
 from mmard.run import Run

@@ -24,11 +24,11 @@ from mmard.bench.records import FORMAT, write
 from mmard.bench.sizes import AGREED, AGREED_ALONE
 from mmard.bench.steps import Told
 from mmard.bench.subjects import Subject, of_run, on_digits
+from mmard.devices import pick_device
 from mmard.engine.ascent import climbs
 from mmard.engine.twins import PLAIN, Engine, has_bf16
 from mmard.environment import environment
 from mmard.errors import Refused, require
-from mmard.job import pick_device
 from mmard.method import Batch, Method, Net, Point
 from mmard.methods import build
 from mmard.modes import evaluating, frozen

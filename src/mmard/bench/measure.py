@@ -18,9 +18,9 @@ from mmard.bench.sizes import PARTS, RUN_EPOCHS, RUN_IMAGES, RUNS, SHARES, SIZES
 from mmard.bench.steps import Told, price, timed
 from mmard.bench.timing import Allowance, clock_for
 from mmard.bench.variants import EPS, Networks, variant
+from mmard.devices import pick_device
 from mmard.environment import environment
 from mmard.errors import require
-from mmard.job import pick_device
 
 MINUTES = 8.0
 QUIET = 0.5

@@ -17,7 +17,7 @@ from mmard.bench.sizes import HOST
 from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.data import ImageSet
 from mmard.errors import Refused
-from mmard.job import load_splits
+from mmard.images import load_splits
 from mmard.networks import GIVEN, load_network
 from mmard.pair import teacher_of
 from mmard.run import Run

@@ -76,9 +76,9 @@ def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
         refuse_apart(request)
     with busy("reading data and network"):
         from mmard.balls import Budget
+        from mmard.devices import own_device, pick_device
         from mmard.engine.twins import Engine
         from mmard.evaluation.columns import spelled
-        from mmard.job import own_device, pick_device
 
         Engine(request.engine)
         run = run_of(request.target)

@@ -125,7 +125,7 @@ def images_of(request: Request, settings: Settings) -> ImageSet:
         Refused: for data that cannot be named here, or are not there.
     """
     from mmard.data import DATA
-    from mmard.job import load_images
+    from mmard.images import load_images
 
     if settings.data not in DATA:
         raise unknown("data", settings.data, DATA)

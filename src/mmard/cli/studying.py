@@ -191,7 +191,7 @@ def expectation(choice: Choice, stood: Mapping[str, Standing], place: Place) -> 
     """How long cells take on the device of this place; on a GPU, only what finished cells tell."""
     import torch
 
-    from mmard.job import pick_device
+    from mmard.devices import pick_device
     from mmard.study.cell import splits_of
     from mmard.study.expecting import Expectation
 

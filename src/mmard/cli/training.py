@@ -67,7 +67,7 @@ def train_or_distill(
 
 def _joined(settings: Settings) -> AbstractContextManager[Ranks | None]:
     """This process among those that PyTorch's launcher started; None if it started only this one or none."""
-    from mmard.job import pick_device
+    from mmard.devices import pick_device
     from mmard.training.distributed import asked_for, joined
 
     return joined(on_gpus=asked_for() and pick_device(settings.device).type == "cuda")

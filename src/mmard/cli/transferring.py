@@ -41,9 +41,9 @@ def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None
         raise Refused("transfer", expected="two networks or more", got=str(len(targets)))
     with busy("reading data and networks"):
         from mmard.balls import Budget
+        from mmard.devices import pick_device
         from mmard.evaluation.transfer import read_attacks
         from mmard.evaluation.transfer_matrix import transfer_matrix
-        from mmard.job import pick_device
         from mmard.run import Run
 
         runs = [Run.open(target) if Path(target).is_dir() else None for target in targets]

@@ -17,12 +17,12 @@ from torch import get_num_threads
 from mmard.balls import Budget
 from mmard.config import Settings
 from mmard.data import ImageSet, Splits
+from mmard.devices import pick_device
 from mmard.environment import environment, now
 from mmard.evaluation.evaluate import Measured
 from mmard.evaluation.examine import examine
 from mmard.evaluation.keeping import Keeper
 from mmard.evaluation.wanted import Teacher, Wanted
-from mmard.job import pick_device
 from mmard.models import parameter_count
 from mmard.networks import load_network
 from mmard.pair import teacher_of

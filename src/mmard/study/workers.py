@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any
 
+from mmard.devices import pick_device
 from mmard.errors import require
-from mmard.job import pick_device
 from mmard.study.grid import Cell
 from mmard.study.place import ASIDE, Place
 from mmard.study.running import Say, Told, Work, note_failure, take_part

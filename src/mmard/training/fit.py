@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +23,14 @@ from mmard.training.averaging import Average
 from mmard.training.checkpoint import Position, pack, unpack
 from mmard.training.distributed import told_if_lost
 from mmard.training.interrupt import stop_on_interrupt
+from mmard.training.optimizer import optimizer_of
 from mmard.training.recipe import Recipe
 from mmard.training.step import Outcome, Step
+from mmard.training.tally import Tally, Validation
 
 LOG_EVERY_SECONDS = 10.0
-LOGGED = frozenset(("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "images", "reach", "best"))
-"""Names that a term cannot have, with those of `Validation`: the log has them."""
 GPU_CHECK_EVERY = 20
 """Steps between looks at the loss on a GPU, where each look waits for the device. On a CPU every step is looked at."""
-
-
-class Validation(NamedTuple):
-    """Accuracy on the validation split, as fractions."""
-
-    clean: float
-    robust: float
 
 
 class Diverged(Refused):
@@ -128,9 +121,9 @@ class _Training:
         self.validate, self.facts, self.others, self.observers = validate, dict(facts), others, observers
         self.student, self.ranks = step.nets["S"], step.ranks
         self.at = Position()
-        self.sums: dict[str, Tensor] = {}
+        self.tally = Tally(step)
         self.average = Average(self.student, recipe) if recipe.average != "none" else None
-        self.optimizer = _optimizer(step, recipe)
+        self.optimizer = optimizer_of(step, recipe)
         self.accumulate = 1
         step.listen(lambda text: self.tell({"kind": "note", "text": text}))
         self.began = self.logged = time.monotonic()
@@ -164,7 +157,7 @@ class _Training:
         self.step.count = self.at.step
         if isinstance(self.step.ascent, Chunks) and self.at.attack_chunk:
             self.step.ascent.size = self.at.attack_chunk
-        self.sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in self.at.sums.items()}
+        self.tally.restore(self.at.sums)
         if self.average is not None:
             self.average.count = facts["averaged"]
         self.run.rewind_log(self.at.step, self.at.epoch)
@@ -176,7 +169,7 @@ class _Training:
         self._check_weights()
         self.at.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
-        self.at.sums = self._totals()
+        self.at.sums = self.tally.totals()
         self.at.attack_chunk = self.step.ascent.size if isinstance(self.step.ascent, Chunks) else 0
         tensors, facts = pack(self.modules(), self.optimizer, self.at)
         averaged = self.average.count if self.average is not None else 0
@@ -241,36 +234,13 @@ class _Training:
         )
 
     def _count(self, outcome: Outcome, rate: float) -> None:
-        """Add this step to the sums of the epoch, and log it if the last line is old. Nothing here waits for a GPU."""
-        batch = outcome.batch
-        taken = sorted(outcome.terms.keys() & (LOGGED | set(Validation._fields)))
-        if taken:
-            where = f"term {taken[0]!r} of method {self.step.method.name}"
-            raise Refused(where, expected="a name that the log does not use", got=repr(taken[0]), mend="rename it")
-        means = {"loss": outcome.loss.detach(), **{name: term.detach().mean() for name, term in outcome.terms.items()}}
-        for name, mean in means.items():
-            self._add(name, mean * len(batch.y))
-        self._add("images", torch.tensor(len(batch.y)))
-        if batch.x_adv is not None:
-            reach = self.step.budget.distance(batch.x_adv.value, batch.x.value).amax().double()
-            before = self.sums.get("reach", reach)
-            self.sums["reach"] = torch.maximum(before.to(reach.device), reach)
+        """Add this step to those of the epoch, and log it if the last line is old. Nothing here waits for a GPU."""
+        means = self.tally.count(outcome)
         if self.at.step == 1 or time.monotonic() - self.logged >= LOG_EVERY_SECONDS:
             self.logged = time.monotonic()
             self.tell({"kind": "step", "lr": rate, **{name: mean.item() for name, mean in means.items()}})
         else:
             self.show({"kind": "tick"})
-
-    def _add(self, name: str, value: Tensor) -> None:
-        value = value.double()
-        self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
-
-    def _totals(self) -> dict[str, float]:
-        """The sums of the epoch so far. The terms' are those of all processes already, the reach is of this one."""
-        totals = {name: total.item() for name, total in self.sums.items()}
-        if self.ranks is not None and "reach" in totals:
-            (totals["reach"],) = self.ranks.largest(totals["reach"])
-        return totals
 
     # several processes ------------------------------------------------------------------------------------------------
     @property
@@ -299,14 +269,15 @@ class _Training:
         if self.average is not None:
             self.average.after_epoch(at.epoch)
         network = self._evaluated()
-        totals = self._totals()
+        totals = self.tally.totals()
         images, reach = totals.pop("images"), totals.pop("reach", None)
         # Not the optimiser's own: a run resumed behind its epoch's last step has taken none with it.
         event: Event = {"kind": "epoch", "lr": self.recipe.lr_at(at.epoch, self.batches.steps - 1, self.batches.steps)}
         event |= {name: total / images for name, total in totals.items()}
         if reach is not None:
             event["reach"] = reach
-        self.sums, at.sums = {}, {}
+        self.tally.restore({})
+        at.sums = {}
         at.epoch, at.epoch_step = at.epoch + 1, 0
         at.finished = at.epoch == self.recipe.epochs
         found = self.validate(network)
@@ -347,21 +318,6 @@ class _Training:
         seconds = round(self.at.seconds + time.monotonic() - self.began, 3)
         here = {"step": self.at.step, "epoch": self.at.epoch, "epoch_step": self.at.epoch_step}
         return {**here, "seconds": seconds, **event}
-
-
-def _optimizer(step: Step, recipe: Recipe) -> torch.optim.SGD:
-    """One SGD with a group for each network: by the recipe, or by its tuning for one that has its own."""
-    groups: list[dict[str, Any]] = []
-    for letter, net in step.trained.items():
-        tuning = step.method.tunes.get(letter)
-        own = {} if tuning is None else {"momentum": tuning.momentum, "weight_decay": tuning.weight_decay}
-        own |= {} if tuning is None else {"nesterov": False}
-        groups.append({"letter": letter, "params": [p for p in net.parameters() if p.requires_grad], **own})
-    # On a GPU in one kernel for all weights; elsewhere PyTorch chooses.
-    fused = all(p.is_cuda for group in groups for p in group["params"]) or None
-    return torch.optim.SGD(
-        groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=fused
-    )
 
 
 @contextmanager
