@@ -22,40 +22,26 @@ PACKAGE = SRC / "mmard"
 
 # Imports go downward or stay on their floor. A folder ends in "/" and stands for everything in it.
 FLOORS = {
-    0: ("_version.py", "errors.py", "ops.py", "balls.py", "modes.py", "seeds.py"),
+    0: ("_version.py", "errors.py", "words.py", "ops.py", "balls.py", "modes.py", "seeds.py"),
     1: ("models/", "data/", "attacks/"),
     2: ("method.py", "memory.py", "methods/"),
-    3: (
-        "engine/",
-        "training/",
-        "evaluation/",
-        "deploy/",
-        "run.py",
-        "weights.py",
-        "storage.py",
-        "environment.py",
-        "networks.py",
-        "devices.py",
-        "teachers.py",
-        "gate.py",
-    ),
-    4: (
+    3: ("weights.py", "storage.py", "environment.py", "run.py", "engine/"),
+    4: ("training/", "evaluation/", "deploy/", "networks.py", "devices.py", "teachers.py", "gate.py"),
+    5: (
         "config.py",
         "companions.py",
+        "images.py",
         "job.py",
         "pair.py",
-        "images.py",
-        "api/",
         "plan.py",
+        "api/",
         "demo.py",
         "bench/",
         "report/",
         "share/",
         "study/",
-        "cli/",
-        "__init__.py",
-        "__main__.py",
     ),
+    6: ("cli/", "__init__.py", "__main__.py"),
 }
 MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "study/", "run.py")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "base"}

@@ -27,7 +27,6 @@ from mmard.data.batches import SetBatches
 from mmard.engine.ascent import Ascent, plain
 from mmard.engine.chunks import Chunks
 from mmard.engine.graphs import Graphs, Rerun
-from mmard.engine.known import tables_for
 from mmard.errors import Refused
 from mmard.job import Job, prepare
 from mmard.method import Method
@@ -35,6 +34,7 @@ from mmard.methods import build
 from mmard.plan import plan
 from mmard.run import Run
 from mmard.training.fit import fit
+from mmard.training.known import tables_for
 from mmard.training.step import Step
 
 VIEWS = Augmentation(pad=1)

@@ -12,7 +12,7 @@ import torch
 from little import BUDGET, CLASSES, SHAPE, Matcher, matcher, patterns, picture_set
 from torch import Tensor, nn
 
-from mmard import api
+from mmard import api, load_network
 from mmard.attacks import trial
 from mmard.attacks.square import Square
 from mmard.balls import Budget
@@ -316,7 +316,7 @@ def test_evaluate_in_python_from_a_run_and_from_a_module(runs: list[str]) -> Non
     from mmard.data import load
 
     images = load("digits").test.take(slice(0, 20))
-    module = api.load_network("b").module
+    module = load_network("b").module
     by_name, by_module = (api.evaluate("a", images, "pgd-2", budget=0.1, made_on=other) for other in ("b", module))
     assert [s.correct for s in by_name] == [s.correct for s in by_module]
     assert by_name[1].label.endswith("made on b (best, epoch 1)")

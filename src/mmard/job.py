@@ -20,10 +20,7 @@ from mmard.config import DistillSettings, Settings, TrainSettings, teachers_said
 from mmard.data import ImageSet, Splits
 from mmard.data.batches import Batches
 from mmard.devices import own_device, pick_device
-from mmard.engine.known import NONE as NO_TABLES
-from mmard.engine.known import Tables, tables_for
 from mmard.engine.layout import lay_out
-from mmard.engine.recorded import chosen
 from mmard.engine.twins import Engine, Record, refuse_without_bf16
 from mmard.engine.ways import accumulation_notes, ascent_for
 from mmard.errors import Refused, unknown
@@ -37,7 +34,10 @@ from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
 from mmard.training.distributed import Ranks, synchronised
 from mmard.training.fit import fit
+from mmard.training.known import NONE as NO_TABLES
+from mmard.training.known import Tables, tables_for
 from mmard.training.recipe import Recipe
+from mmard.training.recorded import chosen
 from mmard.training.step import Step
 from mmard.training.tally import Validation
 from mmard.training.tensorboard import TensorBoard, writer_class

@@ -21,7 +21,6 @@ from mmard.balls import Budget
 from mmard.config import Settings, preset_values
 from mmard.data import ImageSet
 from mmard.data.batches import Batches
-from mmard.engine.accumulation import descend
 from mmard.engine.twins import Record
 from mmard.job import Job, method_of
 from mmard.method import Method
@@ -29,6 +28,7 @@ from mmard.methods import METHODS, PLUGINS, parameters
 from mmard.models import parameter_count
 from mmard.modes import evaluating, frozen
 from mmard.seeds import generator
+from mmard.training.accumulation import descend
 from mmard.training.step import Step
 
 TOY_CLASSES, TOY_SHAPE, TOY_BATCH = 3, (1, 2, 2), 4

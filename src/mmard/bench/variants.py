@@ -14,7 +14,6 @@ from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.bench.sizes import Case, Size
 from mmard.data import ImageSet
-from mmard.engine.accumulation import descend
 from mmard.engine.layout import lay_out
 from mmard.engine.twins import Engine, has_bf16
 from mmard.engine.ways import ascent_for
@@ -23,6 +22,7 @@ from mmard.methods import build
 from mmard.models import build as network
 from mmard.modes import evaluating
 from mmard.seeds import generator
+from mmard.training.accumulation import descend
 from mmard.training.step import Step
 
 CLASSES = 10

@@ -14,7 +14,7 @@
     studying.py    study run                                   study_told.py  study list, status, records, rerun
     reading.py     study table, plot, ledger                   study_board.py the display while cells are made
     demo.py        demo                                        findings.py    findings as people read them
-    output.py      consoles, tables, numbers for people
+    output.py      consoles, lines and tables                  study_sheet.py a table of a study on a console
 
 Nothing here imports PyTorch before a command runs that needs it, so that help answers at once.
 """

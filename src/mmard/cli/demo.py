@@ -16,21 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import (
-    INTERRUPTED,
-    commands,
-    complain,
-    console,
-    duration,
-    is_terminal,
-    line,
-    percent,
-    plural,
-    put,
-    table,
-)
+from mmard.cli.output import INTERRUPTED, commands, complain, console, is_terminal, line, put, table
 from mmard.cli.training import busy
 from mmard.errors import Refused
+from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.data import ImageSet, Splits

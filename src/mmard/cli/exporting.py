@@ -7,11 +7,12 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from mmard.cli.output import commands, console, line, percent, plural, points
+from mmard.cli.output import commands, console, line
 from mmard.cli.request import Request, check, images_of, network_of, run_of, settings_of
 from mmard.cli.scores import progress_shown
 from mmard.cli.training import busy
 from mmard.errors import Refused
+from mmard.words import percent, plural, points
 
 ATTACKED = 100
 """Images that are attacked for the check: enough to see a broken file, few enough to wait for."""

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mmard.cli.output import line, percent, plural, points, put, significant, table
+from mmard.cli.output import line, put, table
+from mmard.words import percent, plural, points, significant
 
 Record = dict[str, Any]
 

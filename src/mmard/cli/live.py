@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import console, duration, is_terminal, percent, significant
+from mmard.cli.output import console, is_terminal
+from mmard.words import duration, percent, significant
 
 Event = dict[str, Any]
 Observer = Callable[[Event], None]

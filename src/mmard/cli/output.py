@@ -1,4 +1,4 @@
-"""Consoles, and numbers as people read them."""
+"""Consoles, lines and tables."""
 
 from __future__ import annotations
 
@@ -79,57 +79,3 @@ def commands(out: Console, title: str, lines: Iterable[str]) -> None:
     out.print(Text(title, style="quiet"))
     for each in lines:
         out.print(Text("  " + each, style="command"), soft_wrap=True)
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as a percentage.
-
-    >>> percent(0.7312)
-    '73.1%'
-    """
-    return f"{100 * share:.1f}%"
-
-
-def points(low: float, high: float) -> str:
-    """An interval of shares in [0, 1], in percent.
-
-    >>> points(0.702, 0.76)
-    '70.2 to 76.0'
-    """
-    return f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time in the two units that matter.
-
-    >>> [duration(s) for s in (0.42, 7.3, 130, 4000, 200_000)]
-    ['0.42 s', '7 s', '2 min 10 s', '1 h 06 min', '2 d 07 h']
-    """
-    if seconds < 1:
-        return f"{seconds:.2g} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
-
-
-def significant(value: float) -> str:
-    """A number with four significant digits.
-
-    >>> significant(0.0001234567), significant(12.5)
-    ('0.0001235', '12.5')
-    """
-    return f"{value:.4g}"
-
-
-def plural(n: int, thing: str) -> str:
-    """A count and its thing.
-
-    >>> plural(1, "epoch"), plural(1200, "image")
-    ('1 epoch', '1,200 images')
-    """
-    return f"{n:,} {thing}" + ("" if n == 1 else "s")

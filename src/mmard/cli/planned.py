@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmard.cli.flags import Said
-from mmard.cli.output import console, duration, line, plural, put, table
+from mmard.cli.output import console, line, put, table
+from mmard.words import duration, plural
 
 if TYPE_CHECKING:
     from mmard.plan import Passes, Plan

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmard.cli.output import commands, complain, console, line, plural, put
+from mmard.cli.output import commands, complain, console, line, put
 from mmard.cli.training import busy
 from mmard.errors import Refused, require, unknown
+from mmard.words import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,8 +71,9 @@ class Source:
 
 def print_tables(out: Console, reading: Reading) -> None:
     """All tables of a study, what is missing, and what stands behind the figures."""
+    from mmard.cli.study_sheet import for_terminal
     from mmard.study.rows import gaps
-    from mmard.study.sheets import foot, for_terminal
+    from mmard.study.sheets import foot
     from mmard.study.tables import tables
 
     for number, sheet in enumerate(tables(reading)):

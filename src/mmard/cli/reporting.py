@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mmard.cli.output import INTERRUPTED, complain, console, line, plural
+from mmard.cli.output import INTERRUPTED, complain, console, line
 from mmard.cli.training import busy
+from mmard.words import plural
 
 if TYPE_CHECKING:
     from mmard.report.subject import Subject

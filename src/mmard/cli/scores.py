@@ -10,7 +10,8 @@ from rich import progress as bars
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import percent, points, table, watched
+from mmard.cli.output import table, watched
+from mmard.words import percent, points
 
 if TYPE_CHECKING:
     from mmard.evaluation.evaluate import Measured, Progress

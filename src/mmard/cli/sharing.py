@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from mmard.cli.output import commands, console, line, plural
+from mmard.cli.output import commands, console, line
 from mmard.cli.training import busy
+from mmard.words import plural
 
 
 def push_run(run: Path, repo: str, to: Path | None, public: bool, licence: str | None) -> None:

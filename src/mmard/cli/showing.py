@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mmard.cli.output import commands, console, duration, line, percent, plural, put, table
+from mmard.cli.output import commands, console, line, put, table
 from mmard.cli.planned import value_text
 from mmard.cli.scores import scores_table
 from mmard.cli.training import command_of, next_commands, position_of
 from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.errors import Refused
+from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.run import Run

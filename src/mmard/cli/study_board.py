@@ -13,7 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import duration, is_terminal, line, percent, plural
+from mmard.cli.output import is_terminal, line
+from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.study.place import Place

@@ -11,9 +11,10 @@ import typer
 
 from mmard.cli.flags import COMMANDS, Said, with_file
 from mmard.cli.live import Watch, watching
-from mmard.cli.output import INTERRUPTED, commands, complain, console, duration, line, percent, plural, watched
+from mmard.cli.output import INTERRUPTED, commands, complain, console, line, watched
 from mmard.config import DistillSettings, Settings
 from mmard.errors import Refused
+from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.job import Job

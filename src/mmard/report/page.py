@@ -33,7 +33,8 @@ from mmard.report.sections import (
     transfer,
 )
 from mmard.report.subject import Subject
-from mmard.report.words import budget, listed, plural
+from mmard.report.words import budget, listed
+from mmard.words import plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template

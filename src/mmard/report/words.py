@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmard.balls import as_fraction
-from mmard.cli.output import duration as duration
-from mmard.cli.output import plural as plural
 from mmard.report.subject import Record, Shown
 
 RAISED = {"2": "₂", "inf": "∞"}

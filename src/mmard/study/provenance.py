@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmard.balls import as_fraction
-from mmard.cli.output import duration, plural
 from mmard.data import DATA
 from mmard.study.declared import Scale
 from mmard.study.sheets import NOTHING, Sheet, number
 from mmard.study.summary import CLEAN, ROBUST, Record
+from mmard.words import duration, plural
 
 COMMIT = 7
 """Letters of a commit's hash."""

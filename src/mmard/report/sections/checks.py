@@ -5,7 +5,8 @@ from __future__ import annotations
 from mmard.report.pieces import Check, Folded, Note, Section, Verdict
 from mmard.report.sections.missing import missing
 from mmard.report.subject import Record, Subject
-from mmard.report.words import listed, number, plural
+from mmard.report.words import listed, number
+from mmard.words import plural
 
 EXPLAINED = {
     "randomised": "Answers that differ from call to call hide the gradient from an attack that takes one of them.",

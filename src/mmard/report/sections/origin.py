@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mmard.report.pieces import NO_NUMBERS, Commands, Folded, Note, Section, Table
 from mmard.report.subject import Record, Shown, Subject
-from mmard.report.words import listed, plural, quoted, size
+from mmard.report.words import listed, quoted, size
+from mmard.words import plural
 
 HASHED = 64_000_000
 """Bytes up to which a file is hashed; what weights were measured is in the records at any size."""

@@ -8,7 +8,8 @@ from mmard.errors import Refused
 from mmard.methods import compose
 from mmard.report.pieces import Cards, Facts, Note, Section, Text
 from mmard.report.subject import Group, Record, Subject
-from mmard.report.words import listed, plural, setting
+from mmard.report.words import listed, setting
+from mmard.words import plural
 
 
 def section(about: Subject) -> Section:
