@@ -36,6 +36,8 @@ from mmard.study.tables_of_methods import Turned, pareto, placed, ranked, turned
 BOTTOM = 40
 ROW = 19
 LETTER_HEIGHT = 13.0
+NEAR = 16.0
+"""Pixels from a point at which its name is read as its own without a line."""
 
 
 def benchmark(reading: Reading) -> list[Plot]:
@@ -75,7 +77,7 @@ def _ranks(reading: Reading) -> Plot:
         in_rows(level, names, range(len(rows)), len(rows) - 0.3)
         in_rows(gaps, names, range(len(rows)), len(rows) - 0.3, named=False)
         along(level, level_title(reading))
-        along(gaps, "points above the first, paired 95 % intervals", zero=True)
+        along(gaps, "points above the first, paired", zero=True)
         key(made, [(0, f"{readings[0].which} weights", False), (0, f"{readings[1].which}", True)], left - 4, 14)
         words(
             made, WIDTH - 12, 14, "right: over seeds (thick), over images (thin); hollow: noise", quiet=True, ha="right"
@@ -99,7 +101,6 @@ def _price(reading: Reading) -> list[Plot]:
         axes = panel(made, left, top, WIDTH - left - 12, height, first=True)
         front = {row for row, _, _ in pareto(reading)}
         edge = [(s, r) for row, s, r in points if row in front]
-        words(made, 2, top + height + BOTTOM - 8, left_out, quiet=True)
         axes.plot(*zip(*edge, strict=True), color=mark("muted"), linewidth=1, dashes=(4, 3), zorder=1)
         for row, seconds, robust in points:
             dot(axes, seconds, robust, 1 if row in front else 0)
@@ -111,24 +112,41 @@ def _price(reading: Reading) -> list[Plot]:
         words(made, 2, 14, "robust %", quiet=True)
         key(made, [(1, "nothing faster is more robust", False)], left + 40, 14)
         made.figure.draw_without_rendering()
-        places = [tuple(map(float, axes.transData.transform((s, r)))) for _, s, r in points]
+        at = [(float(x), float(y)) for x, y in (axes.transData.transform((s, r)) for _, s, r in points)]
         box = axes.get_window_extent()
         inside = Box(box.x0 + 2, box.y0 + 2, box.x1, box.y1)
-        sizes = [(WIDE * len(name), LETTER_HEIGHT) for name in names]
-        front_line = _along([tuple(map(float, axes.transData.transform(each))) for each in edge])
-        at = [(x, y) for x, y in places]
-        for name, point, found in zip(names, at, labels(at, sizes, inside, front_line), strict=True):
-            middle = ((found.left + found.right) / 2, (found.bottom + found.top) / 2)
+        line = _along([tuple(map(float, axes.transData.transform(each))) for each in edge])
+        named = _named(names, at, [row in front for row, _, _ in points], inside, line)
+        unnamed = "" if len(named) == len(names) else "points in a crowd have their names in the table"
+        words(made, 2, top + height + BOTTOM - 8, "; ".join(filter(None, (left_out, unnamed))), quiet=True)
+        for k, found in named.items():
+            point, middle = at[k], ((found.left + found.right) / 2, (found.bottom + found.top) / 2)
             if reach(found, point) > 12:
                 end = (min(max(point[0], found.left), found.right), min(max(point[1], found.bottom), found.top))
-                lines = zip(*(axes.transData.inverted().transform(each) for each in (point, end)), strict=True)
-                axes.plot(*lines, color=mark("rule"), linewidth=1, zorder=0)
+                leader = zip(*(axes.transData.inverted().transform(each) for each in (point, end)), strict=True)
+                axes.plot(*leader, color=mark("rule"), linewidth=1, zorder=0)
             made.figure.text(
-                middle[0] / made.width, middle[1] / made.height, name, fontsize=LETTERS, ha="center",
+                middle[0] / made.width, middle[1] / made.height, names[k], fontsize=LETTERS, ha="center",
                 va="center_baseline",
             )  # fmt: skip
 
     return [plot(reading, "time", alt, draw, top + height + BOTTOM)]
+
+
+def _named(
+    names: Sequence[str],
+    at: Sequence[tuple[float, float]],
+    always: Sequence[bool],
+    inside: Box,
+    line: Sequence[tuple[float, float]],
+) -> dict[int, Box]:
+    """Where names go, by point: of points that must have one, and of those beside which there is room."""
+    sizes = [(WIDE * len(name), LETTER_HEIGHT) for name in names]
+    found = labels(at, sizes, inside, line)
+    kept = [k for k, each in enumerate(found) if always[k] or reach(each, at[k]) <= NEAR]
+    bare = [at[k] for k in range(len(at)) if k not in kept]
+    again = labels([at[k] for k in kept], [sizes[k] for k in kept], inside, [*line, *bare])
+    return dict(zip(kept, again, strict=True))
 
 
 def _along(corners: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
