@@ -25,13 +25,14 @@ from mmard.study.nearby import distance, margin, misread
 from mmard.study.rows import hosts_of, pooled, row_name, row_of, variants_of
 from mmard.study.sheets import number
 from mmard.study.slope import Taught, taught, trend
-from mmard.study.summary import ROBUST, Quantity, Reading, beyond
+from mmard.study.summary import CLEAN, ROBUST, Quantity, Reading, beyond
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 Wanted = Literal["more", "less", "not less"]
 
 QUANTITIES = {
     "robust": ROBUST,
+    "clean": CLEAN,
     "teacher margin": margin("teacher"),
     "teacher distance": distance("teacher"),
     "student distance": distance("student"),
@@ -39,6 +40,7 @@ QUANTITIES = {
 }
 UNITS = {
     "robust": "points",
+    "clean": "points",
     "teacher margin": "nats",
     "teacher distance": "radii",
     "student distance": "radii",
