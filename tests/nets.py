@@ -229,6 +229,8 @@ VARIANTS: tuple[tuple[str, Params], ...] = (
     ("rslad+mmard", {"mmard.teacher_every": 2, "mmard.bounded": True, "mmard.ramp": 0.5}),
     ("rslad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 0, "mmard.edges": "nr,rq", "mmard.own": 2.0}),
     ("adaad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 3, "mmard.edges": "nq"}),
+    ("rslad+mmard", {"mmard.edges": "nr,nq,rc"}),
+    ("rslad+mmard", {"mmard.measure": "match", "mmard.edges": "nr,rc"}),
     ("ard+mmard", {"mmard.guide": 0.0}),
     ("trades+mmard", {"mmard.beta": 0.0}),
 )

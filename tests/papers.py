@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -273,8 +274,11 @@ def np_loss(spec: str, params: Params, v: Views) -> Array:
     if "mmard" in plugins:
         beta, measure = own["mmard"].get("beta", 1.0), own["mmard"].get("measure", "nce")
         wanted = own["mmard"].get("edges", "nr,nq,rq").split(",")
-        edges = zip(("nr", "nq", "rq"), np_triangle(v, measure, own["mmard"].get("tau", 0.2)), strict=True)
-        total = total + unit * beta * sum(value for name, value in edges if name in wanted) / 3
+        tau, still = own["mmard"].get("tau", 0.2), copy(v)
+        still.T_a = v.T_n
+        edges = dict(zip(("nr", "nq", "rq"), np_triangle(v, measure, tau), strict=True))
+        edges["rc"] = np_triangle(still, measure, tau)[2]
+        total = total + unit * beta * sum(edges[name] for name in wanted) / 3
     return total
 
 

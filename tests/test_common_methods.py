@@ -31,7 +31,8 @@ from torch import Tensor
 
 from mmard.method import Method, Terms
 from mmard.methods import METHODS
-from mmard.training.fit import LOGGED, Validation
+from mmard.methods.mmard import EDGES
+from mmard.training.tally import LOGGED, Validation
 
 EVERY = pytest.mark.parametrize(("spec", "params"), CASES, ids=map(case_id, CASES))
 
@@ -152,7 +153,7 @@ def test_half_a_batch_has_the_terms_it_has_in_the_whole_unless_the_method_couple
     formulas = "+".join([host, *(name for name in plugins if name != "awp")])
     known = {name: value for name, value in params.items() if not name.startswith("awp.")}
     assert bool(coupled) == made(formulas, known).couples_batch
-    assert host in COUPLED_HOSTS or coupled <= {"tri_nat_adv", "tri_nat_teacher", "tri_adv_teacher"}
+    assert host in COUPLED_HOSTS or coupled <= set(EDGES.values())
 
 
 @EVERY

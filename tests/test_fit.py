@@ -177,7 +177,8 @@ class Left:
     def __init__(self, folder: Path) -> None:
         run = Run.open(folder)
         self.tensors, self.facts = run.load_state()
-        self.facts["position"].pop("seconds")
+        for clock in ("seconds", "cpu_seconds"):
+            self.facts["position"].pop(clock)
         self.weights = {which: run.weights_file(which).read_bytes() for which in ("best", "last")}
         self.epochs = [
             {k: v for k, v in event.items() if k != "seconds"} for event in run.log() if event["kind"] == "epoch"

@@ -98,3 +98,15 @@ def test_a_class_in_which_nobody_believes_leaves_the_measures_finite(measure: st
     slopes = gradients(torch.stack([d.mean() for d in found.values()]).sum(), views)
     assert all(d.isfinite().all() for d in found.values())
     assert all(g.isfinite().all() for g in slopes.values())
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_edge_to_the_clean_prediction_is_that_to_a_teacher_that_has_not_moved(measure: str) -> None:
+    views = logits(6)
+    still = {**views, "T.x_adv": views["T.x"]}
+    there = build("kd+mmard", {"mmard.measure": measure, "mmard.edges": "rc"})
+    found = there.outer(batch_of(views, labels(6)))["tri_adv_clean"]
+    torch.testing.assert_close(3 * found, edges(measure, still)["tri_adv_teacher"])
+    # And it asks the teacher nothing at x', which is what it saves.
+    unknown = {**views, "T.x_adv": torch.full_like(views["T.x_adv"], math.nan)}
+    torch.testing.assert_close(there.outer(batch_of(unknown, labels(6)))["tri_adv_clean"], found)

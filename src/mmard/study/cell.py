@@ -7,7 +7,6 @@ The folder RUNS/<cell> is a run folder like another: it is resumed, evaluated an
 from __future__ import annotations
 
 import json
-import time
 from functools import lru_cache
 from typing import Any
 
@@ -40,8 +39,8 @@ def make(cell: Cell, place: Place, tell: Tell = lambda stage, share: None) -> di
         return known
     settings = settings_here(cell, place)
     splits = _splits(settings)
-    run, cpu_seconds = _trained(cell, settings, splits, place, tell)
-    record = recorded(cell, settings, splits, run, known, cpu_seconds, tell)
+    run = _trained(cell, settings, splits, place, tell)
+    record = recorded(cell, settings, splits, run, known, tell)
     record = without_paths(record, [place.runs, place.data_dir])
     json.dumps(record, allow_nan=False)
     write_json(run.path / RECORD, record)
@@ -67,15 +66,15 @@ def splits_of(cell: Cell, place: Place) -> Splits:
     return _splits(settings_here(cell, place))
 
 
-def _trained(cell: Cell, settings: Settings, splits: Splits, place: Place, tell: Tell) -> tuple[Run, float | None]:
-    """The run of a cell, trained to its end; and the seconds of CPU, where all of it was done just now."""
+def _trained(cell: Cell, settings: Settings, splits: Splits, place: Place, tell: Tell) -> Run:
+    """The run of a cell, trained to its end."""
     folder = place.folder(cell.name)
     begun = (folder / "config.json").is_file()
     if begun:
         run = Run.open(folder)
         refuse_other(run, settings)
         if is_trained(place, cell.name):
-            return run, None
+            return run
     elif folder.is_dir():
         # What a process leaves that is killed before there is a run.
         for half in folder.glob(temporaries("config.json")):
@@ -85,6 +84,6 @@ def _trained(cell: Cell, settings: Settings, splits: Splits, place: Place, tell:
     job = prepare(settings.model_copy(update={"augment": named}), data=splits)
     if not begun:
         run = Run.create(folder, settings.as_config())
-    fresh, steps, began = not run.has_state, job.recipe.epochs * job.batches.steps, time.process_time()
+    steps = job.recipe.epochs * job.batches.steps
     job.train(run, [lambda event: tell("training", event["step"] / steps)])
-    return run, time.process_time() - began if fresh else None
+    return run

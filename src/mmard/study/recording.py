@@ -48,7 +48,6 @@ def recorded(
     splits: Splits,
     run: Run,
     known: Mapping[str, Any] | None,
-    cpu_seconds: float | None,
     tell: Tell,
 ) -> dict[str, Any]:
     """The record of a trained cell. Of a record that lacks something, what it has is kept."""
@@ -63,9 +62,8 @@ def recorded(
     if cell.boundary and boundary is None:
         boundary = _boundary(cell, settings, splits, run)
     seconds = {"train": position["seconds"], "evaluate": time.monotonic() - began}
-    seconds |= {"train_cpu": cpu_seconds, "evaluate_cpu": time.process_time() - cpu_began}
-    if known is not None:
-        seconds["train_cpu"] = known["seconds"]["train_cpu"]
+    train_cpu = position.get("cpu_seconds", known["seconds"]["train_cpu"] if known is not None else None)
+    seconds |= {"train_cpu": train_cpu, "evaluate_cpu": time.process_time() - cpu_began}
     return {
         "format": FORMAT,
         "cell": cell.name,

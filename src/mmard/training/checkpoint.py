@@ -24,7 +24,8 @@ class Position:
         step: steps finished in all.
         best_robust, best_clean, best_epoch: what validation liked best so far (fractions; epoch 1-based, 0 for none).
         sums: sums of what is logged as means over the epoch at work.
-        seconds: time spent training by all processes.
+        seconds: time spent training by the clock, over all sittings.
+        cpu_seconds: of the processor, with all threads of the process that writes; None where a sitting did not say.
         finished: whether the last epoch is over.
         attack_chunk: images that are attacked at a time, as memory has allowed so far; 0 for the whole batch.
     """
@@ -37,6 +38,7 @@ class Position:
     best_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float | None = 0.0
     finished: bool = False
     attack_chunk: int = 0
 
@@ -88,4 +90,4 @@ def unpack(
             _, index, slot = key.split("/")
             state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Position(**facts["position"])
+    return Position(**{"cpu_seconds": None, **facts["position"]})

@@ -127,6 +127,7 @@ class _Training:
         self.accumulate = 1
         step.listen(lambda text: self.tell({"kind": "note", "text": text}))
         self.began = self.logged = time.monotonic()
+        self.cpu_began = time.process_time()
         self.on_gpu = next(self.student.parameters()).is_cuda
 
     # state ------------------------------------------------------------------------------------------------------------
@@ -167,13 +168,19 @@ class _Training:
     def save(self) -> None:
         """Write the state, unless a weight has ceased to be a number: the save before stays the good one."""
         self._check_weights()
-        self.at.seconds += time.monotonic() - self.began
-        self.began = time.monotonic()
+        self._count_time()
         self.at.sums = self.tally.totals()
         self.at.attack_chunk = self.step.ascent.size if isinstance(self.step.ascent, Chunks) else 0
         tensors, facts = pack(self.modules(), self.optimizer, self.at)
         averaged = self.average.count if self.average is not None else 0
         self.run.save_state(tensors, {**facts, "averaged": averaged, "ranks": self._size})
+
+    def _count_time(self) -> None:
+        self.at.seconds += time.monotonic() - self.began
+        self.began = time.monotonic()
+        if self.at.cpu_seconds is not None:
+            self.at.cpu_seconds += time.process_time() - self.cpu_began
+        self.cpu_began = time.process_time()
 
     def save_last(self, network: nn.Module) -> None:
         """Write the weights of the epoch that has just ended."""
