@@ -229,19 +229,20 @@ def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taugh
     def draw(made: Canvas) -> None:
         main = panel(made, left, top, wide, height, first=True)
         apart = panel(made, left + wide + 44, top, aside - 44, height) if outside else None
+        robust = [float(each.robust or 0) for each in inside]
         for index, variant in enumerate(variants):
-            shift = (index - (len(variants) - 1) / 2) * 0.0016
+            shift = (index - (len(variants) - 1) / 2) * max(0.0005, 0.015 * (max(robust) - min(robust)))
             for each in inside:
                 _students(main, float(each.robust or 0) + shift, each.students.get(variant), index)
             line = trend(teachers, variant)
             if line is not None:
-                ends = [min(float(t.robust or 0) for t in inside), max(float(t.robust or 0) for t in inside)]
+                ends = [min(robust), max(robust)]
                 (drawn,) = main.plot(ends, [line.cells.at(x) for x in ends], color=mark(series(index)), linewidth=1.6)
                 if dash(index):
                     drawn.set_dashes(dash(index))
             for at, each in enumerate(outside):
                 if apart is not None:
-                    _students(apart, at + shift * 100, each.students.get(variant), index)
+                    _students(apart, at + (index - (len(variants) - 1) / 2) * 0.16, each.students.get(variant), index)
         along(main, "robust % of the teacher")
         if apart is not None:
             labels = [f"{each.role}\n{number(each.robust or 0.0, ROBUST)}" for each in outside]
@@ -250,9 +251,13 @@ def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taugh
             words(made, left + wide + 44, top + height + 46, "apart, not in the lines", quiet=True)
         for axes in (main, apart):
             _same_heights([axes])
-        for each in inside:
+        taken, level = -math.inf, 0
+        for x, role in sorted((float(each.robust or 0), each.role) for each in inside):
+            at_pixel = float(main.transData.transform((x, 0))[0])
+            level = level + 1 if at_pixel - LETTER * len(role) / 2 < taken else 0
+            taken = max(taken, at_pixel + LETTER * len(role) / 2)
             main.annotate(
-                each.role, (float(each.robust or 0), 0), xycoords=("data", "axes fraction"), xytext=(0, 5),
+                role, (x, 0), xycoords=("data", "axes fraction"), xytext=(0, 5 + 12 * level),
                 textcoords="offset points", ha="center", fontsize=10, color=mark("muted"),
             )  # fmt: skip
         slopes = [_slope_text(name, variant, teachers) for variant in variants]
