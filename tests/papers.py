@@ -278,6 +278,9 @@ def np_loss(spec: str, params: Params, v: Views) -> Array:
         still.T_a = v.T_n
         edges = dict(zip(("nr", "nq", "rq"), np_triangle(v, measure, tau), strict=True))
         edges["rc"] = np_triangle(still, measure, tau)[2]
+        held = copy(v)
+        held.S_n = v.S_n.real
+        edges["rn"] = np_triangle(held, measure, tau)[0]
         total = total + unit * beta * sum(edges[name] for name in wanted) / 3
     return total
 

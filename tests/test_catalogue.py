@@ -128,7 +128,7 @@ def test_a_plug_in_that_is_named_twice_is_refused(spec: str) -> None:
         ("rslad+mmard", {"mmard.teacher_every": -1}, "mmard.teacher_every: expected at least 0"),
         ("rslad+mmard", {"mmard.drift": "kl"}, "mmard.teacher_every: expected at least 1 with the drift kl"),
         ("rslad+mmard", {"mmard.drift": "lk"}, "did you mean 'kl'"),
-        ("rslad+mmard", {"mmard.edges": "nr,rn"}, "mmard.edges 'rn'"),
+        ("rslad+mmard", {"mmard.edges": "nr,nn"}, "mmard.edges 'nn'"),
         ("rslad+mmard", {"mmard.edges": "nr,nr"}, "each edge once"),
         ("kd+mmard", {"mmard.guide": 0.0, "mmard.own": 0.0}, "set guide or own > 0"),
         ("kd+mmard+igdm", {"mmard.guide": 0.0, "mmard.own": 0.0, "mmard.beta": 0.0}, "a host that makes adversarial"),

@@ -110,3 +110,16 @@ def test_the_edge_to_the_clean_prediction_is_that_to_a_teacher_that_has_not_move
     # And it asks the teacher nothing at x', which is what it saves.
     unknown = {**views, "T.x_adv": torch.full_like(views["T.x_adv"], math.nan)}
     torch.testing.assert_close(there.outer(batch_of(unknown, labels(6)))["tri_adv_clean"], found)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_edge_that_holds_the_clean_prediction_still_has_its_value_and_half_its_slope(measure: str) -> None:
+    views = logits(6)
+    both, held = (
+        build("kd+mmard", {"mmard.measure": measure, "mmard.edges": edge}).outer(batch_of(views, labels(6)))[name]
+        for edge, name in (("nr", "tri_nat_adv"), ("rn", "tri_adv_nat"))
+    )
+    torch.testing.assert_close(held, both)
+    slopes = gradients(held.sum(), views)
+    assert {k for k, g in slopes.items() if g.norm() > 1e-9} == {"S.x_adv"}
+    torch.testing.assert_close(slopes["S.x_adv"], gradients(both.sum(), views)["S.x_adv"])

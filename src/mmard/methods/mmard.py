@@ -4,7 +4,7 @@ Wang, Chen, Yang, Wang, Qi. "MMARD: Improving the Min-Max Optimization Process i
 2025, arXiv:2503.06559.
 
     x'   = argmax over the ball of   host_inner(x') + guide * CE( T(x'), c ) + own * CE( S(x'), c ),   c = argmax T(x)
-    loss = host_outer + beta / 3 * [ d(N, R) + d(N, Q_n) + d(R, Q_r) ]          the edge `rc` is d(R, Q_n)
+    loss = host_outer + beta / 3 * [ d(N, R) + d(N, Q_n) + d(R, Q_r) ]          `edges` has others: d(R, Q_n); N held
 
     N = softmax S(x), R = softmax S(x')            the student in the natural and in the robust scenario
     Q_n = softmax T(x), Q_r = softmax T(x')        the teacher in the two
@@ -99,7 +99,13 @@ def _share(a: Tensor, b: Tensor, table: Tensor) -> Tensor:
     return ((a @ table) * b).sum(1)
 
 
-EDGES = {"nr": "tri_nat_adv", "nq": "tri_nat_teacher", "rq": "tri_adv_teacher", "rc": "tri_adv_clean"}
+EDGES = {
+    "nr": "tri_nat_adv",
+    "nq": "tri_nat_teacher",
+    "rq": "tri_adv_teacher",
+    "rc": "tri_adv_clean",
+    "rn": "tri_adv_nat",
+}
 """Name of an edge -> name of its term."""
 MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Edges]] = {
     "nce": nce,
@@ -163,13 +169,15 @@ def with_triangle(host: Outer, weight: float, measure: str, edges: tuple[str, ..
     """The host's terms plus edges of the triangle, a third of the weight each."""
     distance = MEASURES[measure]
     # A teacher's pass of its own, so T(x') is asked where an edge reads it: rq, and the mapping that `match` compares.
-    moved = "rq" in edges or (measure == "match" and "nr" in edges)
+    moved = "rq" in edges or (measure == "match" and not {"nr", "rn"}.isdisjoint(edges))
 
     def outer(b: Batch) -> Terms:
         n, r, q_n = b.S(b.x), b.S(b.adv), b.T(b.x)
         found = dict(zip(("nr", "nq", "rq"), distance(n, r, q_n, b.T(b.adv) if moved else q_n, tau), strict=True))
         if "rc" in edges:
             found["rc"] = distance(n, r, q_n, q_n, tau)[2]
+        if "rn" in edges:
+            found["rn"] = distance(n.detach(), r, q_n, b.T(b.adv) if moved else q_n, tau)[0]
         return {**host(b), **{EDGES[edge]: weight / 3 * found[edge] for edge in edges}}
 
     return outer
@@ -203,7 +211,7 @@ def mmard(
         beta: weight of the triangle, in the host's unit of KL; 0 leaves the host's loss.
         measure: "nce", "mi", "match" or "kl".
         edges: which count: nr student to student, nq and rq student to teacher, at x and at x'; rc is rq with the
-            teacher's prediction at x in place of that at x'.
+            teacher's prediction at x in place of that at x', and rn is nr with S(x) held still.
         tau: temperature of the measure "nce"; the others have none.
 
     Raises:
