@@ -154,6 +154,24 @@ def test_what_cannot_be_found_is_refused(
     assert not Path("s/findings").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("runs/absent", "network runs/absent: expected a run folder or a file, got no such path"),
+        ("absent.pt", "network absent.pt: expected a run folder or a file, got no such path"),
+        ("cnn16", "expected a run folder, a file, or one of .*, got nothing of that name; did you mean 'cnn-16'"),
+        ("Engstrom2019Robustness", "got the bare name of a teacher; write robustbench:"),
+        ("cnn-16", "evaluate cnn-16: expected --data, since no run says it"),
+    ],
+)
+def test_a_target_that_is_nowhere_is_refused_before_data_are_asked_for(
+    target: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = typed(capsys, "evaluate", target)
+    assert (status, out) == (2, "")
+    assert re.search(says, err), err
+
+
 def test_a_network_without_a_teacher(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = typed(capsys, "evaluate", "t", "--first", "10", "--attack", "pgd-1", "--also", "boundary")
     assert status == 2

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mmard import demo
 from mmard.cli import answer
 from mmard.cli.demo import readings, told
 from mmard.config import DistillSettings
 from mmard.data import load
-from mmard.demo import Difference, Result, Stage, difference, stages
+from mmard.demo import Result, Stage, stages
 from mmard.errors import Refused
 from mmard.evaluation.score import Score
+from mmard.evaluation.spread import Difference
 from mmard.networks import new_network
 from mmard.run import Run
 from mmard.training.fit import Interrupted
@@ -152,37 +151,14 @@ def mask(n: int, right: int) -> np.ndarray:
     return np.arange(n) < right
 
 
-@given(st.integers(20, 300), st.data())
-def test_the_paired_interval_is_that_of_the_discordant_pairs(n: int, data: st.DataObject) -> None:
-    """With b and c images right in one network alone: variance (b + c - (b - c)^2 / n) / (n (n - 1))."""
-    ours = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    theirs = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    b, c = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    found = difference([ours], [theirs])
-    assert found.mean == pytest.approx((b - c) / n)
-    assert found.noise == pytest.approx(
-        1.959964 * math.sqrt((b + c - (b - c) ** 2 / n) / (n * (n - 1))), rel=1e-6, abs=1e-9
-    )
-    assert found.spread is None
-
-
-def test_over_seeds_noise_is_twice_the_standard_error() -> None:
-    ours, theirs = [mask(100, r) for r in (70, 74, 78)], [mask(100, 70) for _ in range(3)]
-    found = difference(ours, theirs)
-    assert found.mean == pytest.approx(0.04)
-    assert found.spread == pytest.approx(0.04)
-    assert found.noise == pytest.approx(2 * 0.04 / math.sqrt(3))
-
-
 def test_verdicts() -> None:
-    assert told(Difference(0.031, 0.03, None), 1).startswith(
-        "+3.1 points worst case; less than 3.0 is noise of the test images alone"
-    )
-    assert told(Difference(0.031, 0.03, None), 1).endswith("so beyond it.")
-    assert told(Difference(-0.02, 0.03, None), 1).endswith("so within noise.")
-    assert "standard deviation 1.2 over 4 seeds; less than 2.5 (two standard errors) is noise" in told(
-        Difference(0.0, 0.025, 0.012), 4
-    )
+    one = Difference(0.031, 0.03, None, True, (1, 1))
+    assert told(one) == "+3.1 points worst case, ±3.0 over images: beyond noise."
+    assert told(replace(one, mean=-0.02)).endswith("within noise.")
+    several = Difference(0.04, 0.03, 0.025, True, (3, 3))
+    assert told(several) == "+4.0 points worst case, ±3.0 over images and ±2.5 over seeds: beyond noise."
+    for short in ({"over_images": 0.05}, {"over_seeds": 0.05}):
+        assert told(replace(several, **short)).endswith("within noise.")
 
 
 def result(name: str, seed: int, right: int, n: int = 200) -> Result:
@@ -201,7 +177,7 @@ def test_readings_are_computed_from_the_table() -> None:
     assert "mmard demo --seeds 3" in lines[-1]
     several = readings([[result(name, s, right + s) for name, right in rights.items()] for s in range(3)], 200)
     assert len(several) == 2
-    assert "over 3 seeds" in several[0]
+    assert "over images and ±0.0 over seeds: beyond noise" in several[0]
 
 
 def test_records_of_an_earlier_run_are_read_back() -> None:

@@ -78,6 +78,17 @@ def test_pairing_by_image_is_the_interval_of_the_mean_difference() -> None:
     assert not same.clear
 
 
+@given(st.integers(20, 300), st.data())
+def test_the_paired_interval_is_that_of_the_discordant_pairs(n: int, data: st.DataObject) -> None:
+    """With b and c images right in one network alone: variance (b + c - (b - c)^2 / n) / (n (n - 1))."""
+    ours, theirs = (np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n))) for _ in range(2))
+    b, c = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    found = difference({0: ours.mean()}, {0: theirs.mean()}, {0: ours}, {0: theirs})
+    assert found.mean == pytest.approx((b - c) / n, abs=1e-12)
+    variance = (b + c - (b - c) ** 2 / n) / (n * (n - 1))
+    assert found.over_images == pytest.approx(1.959964 * math.sqrt(variance), rel=1e-6, abs=1e-9)
+
+
 def test_the_interval_over_images_covers_the_truth() -> None:
     """Of 400 draws of 200 images from a known world, about 95 % cover its difference of 0.1."""
     generator = np.random.default_rng(1)

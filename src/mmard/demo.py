@@ -11,9 +11,7 @@ is finished is never done twice.
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,7 @@ from mmard.data.batches import SetBatches
 from mmard.environment import environment
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Progress, evaluate
-from mmard.evaluation.score import Z_95, Score
+from mmard.evaluation.score import Score
 from mmard.job import prepare
 from mmard.methods import build
 from mmard.models import parameter_count
@@ -269,40 +267,3 @@ def _measured(stage: Stage, splits: Splits, threads: int) -> tuple[float, float,
         validation,
         per_image_step * len(splits.test) * sum(t.attack.steps for t in tries[1:]),
     )
-
-
-# what the figures mean ----------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Difference:
-    """One network's accuracy minus another's.
-
-    Attributes:
-        mean: of the difference, as a share.
-        noise: below this a difference is noise: with one seed half of the paired 95 % interval over images, with
-            several twice the standard error over seeds.
-        spread: standard deviation over seeds; None with one seed.
-    """
-
-    mean: float
-    noise: float
-    spread: float | None
-
-
-def difference(ours: Sequence[NDArray[np.bool_]], theirs: Sequence[NDArray[np.bool_]]) -> Difference:
-    """Compare two networks on the same images, seed by seed.
-
-    Args:
-        ours, theirs: verdicts (n,) for each seed.
-
-    >>> a, b = np.array([True] * 60 + [False] * 40), np.array([True] * 50 + [False] * 50)
-    >>> found = difference([a], [b])
-    >>> round(found.mean, 3), round(found.noise, 3)
-    (0.1, 0.059)
-    """
-    by_seed = [float(np.mean(a.astype(float) - b.astype(float))) for a, b in zip(ours, theirs, strict=True)]
-    mean = statistics.fmean(by_seed)
-    if len(by_seed) > 1:
-        spread = statistics.stdev(by_seed)
-        return Difference(mean, 2 * spread / math.sqrt(len(by_seed)), spread)
-    paired = ours[0].astype(float) - theirs[0].astype(float)
-    return Difference(mean, Z_95 * float(paired.std(ddof=1)) / math.sqrt(len(paired)), None)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmard.data import ImageSet
 from mmard.deploy.checkpoints import load_foreign
 from mmard.deploy.reading import OnnxNetwork
 from mmard.errors import Refused
-from mmard.models import Normalised, build, check_logits
+from mmard.models import Normalised, build, check_logits, check_name
 from mmard.models.ensemble import Ensemble
 from mmard.run import Run
 from mmard.teachers import SHAPE, is_teacher, open_teacher, without_prefix
@@ -22,6 +21,8 @@ from mmard.weights import load_into, open_weights
 
 GIVEN = "given:"
 """Mark of a network that was handed over as an object and that no name can rebuild."""
+FILES = (".safetensors", ".pt", ".pth", ".onnx")
+"""How files of networks end."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,9 @@ def load_network(
         return _known(spec, weights, num_classes, image_shape, who)
     if path.suffix == ".onnx" and weights is None:
         return _onnx(path, num_classes, image_shape, who)
-    is_file = path.suffix in (".safetensors", ".pt", ".pth", ".onnx")
+    is_file = path.suffix in FILES
     if not path.is_dir() and not is_file:
-        meant = without_prefix(spec)
-        if meant is not None:
-            got = "the bare name of a teacher"
-            raise Refused(f"{who} {spec}", expected="a network, a run or a file", got=got, mend=f"write {meant}")
-        if "/" in spec and ":" not in spec:
-            raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
+        refuse_nowhere(spec, who)
         return _named(spec, weights, num_classes, image_shape, who, mean, std)
     if weights is not None:
         expected = "the name of a network beside weights"
@@ -122,6 +118,27 @@ def load_network(
         tensors, facts = Run.open(path).load_weights(which)
         source = f"{path.name} ({which}, epoch {facts.get('epoch', '?')})"
     return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}"), facts, source)
+
+
+def refuse_nowhere(spec: str, who: str = "network") -> None:
+    """Refuse what is neither there nor a name, before any data are asked for; nothing is read.
+
+    Raises:
+        Refused: for a path that is not there, a name that no table holds, or that of a teacher without its prefix.
+    """
+    if is_teacher(spec) or ":" in spec or Path(spec).exists():
+        return
+    meant = without_prefix(spec)
+    if meant is not None:
+        got = "the bare name of a teacher"
+        raise Refused(f"{who} {spec}", expected="a network, a run or a file", got=got, mend=f"write {meant}")
+    if "/" in spec or spec.endswith(FILES):
+        raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
+    try:
+        check_name(spec)
+    except Refused as error:
+        expected = f"a run folder, a file, or {error.expected}"
+        raise Refused(f"{who} {spec}", expected=expected, got="nothing of that name", mend=error.mend) from None
 
 
 def load_teacher(
@@ -237,12 +254,9 @@ def _named(
     std: Sequence[float] | None,
 ) -> Network:
     if num_classes is None or image_shape is None:
-        if ":" not in spec:
-            with torch.device("meta"):
-                build(spec, num_classes=2, image_shape=SHAPE)  # refuses an unknown name first
         mend = "give --data, or num_classes and image_shape in Python"
         raise Refused(f"{who} {spec}", expected="data to build it for", got="none", mend=mend)
-    module = build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)  # refuses an unknown name first
+    module = build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)
     if weights is None and ":" not in spec:
         mend = f"give a run folder, or {_flag(who)} FILE"
         raise Refused(f"{who} {spec}", expected="a trained network", got="a name without weights", mend=mend)

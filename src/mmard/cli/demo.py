@@ -23,7 +23,8 @@ from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.data import ImageSet, Splits
-    from mmard.demo import Difference, Result, Stage
+    from mmard.demo import Result, Stage
+    from mmard.evaluation.spread import Difference
 
 
 def show_demo(out: Path | None, seeds: int, quick: bool) -> None:
@@ -234,13 +235,13 @@ def _table(results: list[list[Result]]) -> Table:
 
 def readings(results: list[list[Result]], n: int) -> list[str]:
     """What the table shows and what in it is noise, in sentences; every number is computed from it."""
-    from mmard.demo import difference
+    from mmard.evaluation.spread import difference
 
     def between(ours: str, theirs: str) -> Difference:
         of = {each.stage.name: row for row, each in enumerate(results[0])}
-        return difference(
-            [each[of[ours]].masks[-1] for each in results], [each[of[theirs]].masks[-1] for each in results]
-        )
+        masks = [{seed: each[of[name]].masks[-1] for seed, each in enumerate(results)} for name in (ours, theirs)]
+        mine, others = ({seed: float(mask.mean()) for seed, mask in side.items()} for side in masks)
+        return difference(mine, others, *masks)
 
     lines = []
     if len(results) == 1:
@@ -254,17 +255,17 @@ def readings(results: list[list[Result]], n: int) -> list[str]:
         ("rslad+mmard", "rslad", "MMARD on RSLAD, against plain RSLAD"),
         ("rslad", "pgd_at", "plain RSLAD, against training without a teacher (PGD-AT)"),
     ):
-        lines.append(f"{says}: {told(between(ours, theirs), len(results))}")
+        lines.append(f"{says}: {told(between(ours, theirs))}")
     if len(results) == 1:
         lines.append("One seed cannot tell a method from luck: mmard demo --seeds 3.")
     return lines
 
 
-def told(found: Difference, seeds: int) -> str:
-    """A difference of worst-case accuracies, with what would be noise."""
-    verdict = "within noise" if abs(found.mean) < found.noise else "beyond it"
-    gain, noise = f"{100 * found.mean:+.1f} points worst case", f"{100 * found.noise:.1f}"
-    if found.spread is None:
-        return f"{gain}; less than {noise} is noise of the test images alone, so {verdict}."
-    spread = f"standard deviation {100 * found.spread:.1f} over {seeds} seeds"
-    return f"{gain}, {spread}; less than {noise} (two standard errors) is noise, so {verdict}."
+def told(found: Difference) -> str:
+    """A difference of worst-case accuracies beside the halves of its 95 % intervals; beyond noise is beyond both."""
+    gain = f"{100 * found.mean:+.1f} points worst case"
+    halves = [(found.over_images, "over images"), (found.over_seeds, "over seeds")]
+    known = [(half, of) for half, of in halves if half is not None]
+    beyond = all(abs(found.mean) > half for half, _ in known)
+    noise = " and ".join(f"±{100 * half:.1f} {of}" for half, of in known)
+    return f"{gain}, {noise}: {'beyond' if beyond else 'within'} noise."

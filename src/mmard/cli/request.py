@@ -81,9 +81,9 @@ def settings_of(request: Request, run: Run | None) -> Settings:
     """The data and the budget: what was said, over the run's own.
 
     Raises:
-        Refused: where neither says it.
+        Refused: where neither says it, or nothing is where the target points.
     """
-    from mmard.networks import GIVEN
+    from mmard.networks import GIVEN, refuse_nowhere
 
     said: dict[str, Any] = {
         "data": request.data,
@@ -93,6 +93,7 @@ def settings_of(request: Request, run: Run | None) -> Settings:
     }
     said = {name: value for name, value in said.items() if value is not None}
     if run is None:
+        refuse_nowhere(request.target)
         for name, flag in (("data", "--data digits"), ("eps", "--eps 8/255")):
             if name not in said:
                 raise Refused(

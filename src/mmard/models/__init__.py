@@ -32,7 +32,7 @@ from mmard.models.resnet import resnet18, resnet34, resnet50
 from mmard.models.swish import preact_resnet18_swish, wide_resnet_swish
 from mmard.models.wide_resnet import wide_resnet
 
-__all__ = ["MODELS", "Family", "Normalised", "build", "check_logits", "names", "parameter_count"]
+__all__ = ["MODELS", "Family", "Normalised", "build", "check_logits", "check_name", "names", "parameter_count"]
 
 
 class Family(NamedTuple):
@@ -79,6 +79,14 @@ def names() -> tuple[str, ...]:
     for key, family in MODELS.items():
         found += [family.spelt(key, size) for size in family.usual] or [family.spelt(key)]
     return tuple(found)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that none of our networks has, or a family's without its sizes; nothing is built.
+
+    >>> check_name("wide_resnet-40-2")
+    """
+    _ours(name, 2, 1)
 
 
 def build(
