@@ -1,0 +1,107 @@
+"""Tables of what there is, and help."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typed import SRC, Typed
+
+from mmard.cli.catalogue import argument_sentences
+from mmard.config import DistillSettings, TrainSettings
+from mmard.methods import METHODS, PLUGINS
+
+
+# tables -------------------------------------------------------------------------------------------
+def test_methods_are_all_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Typed(capsys, "methods").out
+    for name in (*METHODS, *PLUGINS):
+        assert len(re.findall(rf"^{name} ", out, re.MULTILINE)) == 1, name
+    assert re.search(r"^rslad +Zi et al., ICCV 2021 +S +12 +2 +10 +2$", out, re.MULTILINE)
+    assert re.search(r"^mmard .* S +0 +0 +0 +0\n +.* T +1 +0 +1 +0$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *(f"rslad+{plugin}" for plugin in PLUGINS)])
+def test_a_method_in_detail(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from mmard.methods import parameters
+
+    out = Typed(capsys, "methods", name).out
+    for part in name.split("+"):
+        make = METHODS.get(part) or PLUGINS[part]
+        sentences = argument_sentences(make.__doc__ or "")
+        for key in parameters(part):
+            assert f"{part}.{key}" in out
+            assert sentences.get(key), f"{part} has no sentence for {key}"
+            assert " ".join(sentences[key].split()[:3]) in out
+    assert "Differences from" in out
+
+
+def test_models_and_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert re.search(r"^resnet18 +11,173,962$", Typed(capsys, "models").out, re.MULTILINE)
+    out = Typed(capsys, "data").out
+    assert "mmard fetch cifar10 --data-dir D" in out
+    assert re.search(r"digits .*comes with the package", out)
+
+
+def test_fetch_says_what_next(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmard.data.fetch.fetch", lambda name, folder, tell: (tell("a file"), folder / name)[1])
+    out = Typed(capsys, "fetch", "cifar10", "--data-dir", "my data").out
+    assert out.startswith("a file\ncomplete and checked: my data/cifar10\n")
+    assert "--data cifar10 --data-dir 'my data'" in out
+
+
+# help ---------------------------------------------------------------------------------------------
+def test_help_is_quick_and_knows_no_torch() -> None:
+    code = "import sys, mmard.cli\ncode = mmard.cli.answer(sys.argv[1:])\nprint('torch' in sys.modules, code)"
+    for arguments in (("--help",), ("distill", "--help"), ("--version",), ("train", "--nonsense")):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env={**os.environ, "PYTHONPATH": str(SRC)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.stdout.splitlines()[-1] == f"False {2 if '--nonsense' in arguments else 0}", done.stderr
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+@pytest.mark.parametrize(("command", "kind"), [("train", TrainSettings), ("distill", DistillSettings)])
+def test_every_setting_is_in_help_once(command: str, kind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    out = Typed(capsys, command, "--help").out
+    whole = " ".join(out.split())
+    for name, info in kind.model_fields.items():
+        flag = "param" if name == "params" else name.replace("_", "-")
+        shown = rf"^  --\[no-\]{flag}( |$)" if info.annotation is bool else rf"^  --{flag} "
+        assert len(re.findall(shown, out, re.MULTILINE)) == 1, name
+        assert info.description
+        assert info.description in whole, name
+    assert "[8/255]" in whole
+    panels = [line for line in out.splitlines() if line and not line.startswith((" ", "mmard"))]
+    assert panels == ["Examples", "Run", "Method", "Data", "Attack", "Training", "Machine", "Options"]
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    front = Typed(capsys, "--help").out
+    assert Typed(capsys).out == front, "no command at all is a question for help"
+    commands = ("demo", "train", "distill", "evaluate", "methods", "models", "data", "show", "fetch")
+    for command in commands:
+        assert re.search(rf"^  {command} ", front, re.MULTILINE)
+        page = Typed(capsys, command, "--help").out
+        assert re.search(rf"^Examples\n  mmard {command}", page, re.MULTILINE)
+        assert page == Typed(capsys, command, "-h").out
+    os.environ["COLUMNS"] = "80"
+    wide = [line for line in Typed(capsys, "distill", "--help").out.splitlines() if len(line) > 80]
+    assert all(line.startswith("  mmard ") for line in wide), "only what is copied may be longer than the terminal"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from mmard import __version__
+
+    assert Typed(capsys, "--version").out == f"mmard {__version__}\n"
