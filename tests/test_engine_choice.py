@@ -11,9 +11,9 @@ import pytest
 import torch
 from little import digits_matcher, matcher, net, picture_splits, same
 from nets import conv, images, step_of
-from test_fit import Left, at, control_c
 from test_twin import lively, needs_bf16
 from torch import Tensor, nn
+from trainings import Left, at, control_c
 
 from mmard import environment
 from mmard.api import distill, train, training_step

@@ -83,7 +83,7 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
         "IGDM, SAAD",
         "where the attack does nothing, the matching of gradients vanishes without a word",
         "the log says how far the attack went",
-        "test_fit.py::test_reach_is_the_radius",
+        "training/test_fit.py::test_reach_is_the_radius",
     ),
     (
         "AWP",
@@ -125,7 +125,7 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
         "SAAD",
         "keeps the last weights alone",
         "best and last are kept, and never share a row",
-        "test_fit.py::test_the_best_weights_are_chosen_by_robust_then_clean_accuracy",
+        "training/test_fit.py::test_the_best_weights_are_chosen_by_robust_then_clean_accuracy",
     ),
     (
         "SAAD",

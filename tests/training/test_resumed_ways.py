@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,9 @@ import pytest
 import torch
 from little import BUDGET, EPOCHS, FACTS, RECIPE, STEPS, matcher, net, picture_set, run_in, same, validation
 from rich.console import Console
-from test_fit import NEVER, Interrupted, Killed, Left, Observer, at, control_c, kill
 from torch import Tensor, nn
+from trainings import NEVER, Killed, Left, Observer, at, control_c, kill
 
-from mmard import environment
 from mmard.attacks import PGD
 from mmard.cli.live import Lines, Moving, Watch
 from mmard.config import DistillSettings
@@ -33,17 +31,11 @@ from mmard.method import Method
 from mmard.methods import build
 from mmard.plan import plan
 from mmard.run import Run
-from mmard.training.fit import fit
+from mmard.training.fit import Interrupted, fit
 from mmard.training.known import tables_for
 from mmard.training.step import Step
 
 VIEWS = Augmentation(pad=1)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(environment, "commit", lambda: None)
 
 
 class Cramped(nn.Module):
