@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmard.method import Method
 from mmard.seeds import generator
-from mmard.training.distributed import Ranks, joined
+from mmard.training.ranks import Ranks, joined
 from mmard.training.step import Step
 
 BATCH, STEPS = 7, 2

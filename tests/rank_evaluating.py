@@ -20,7 +20,7 @@ from mmard.evaluation import evaluate as evaluating
 from mmard.evaluation.evaluate import Measured, accuracies, evaluate
 from mmard.evaluation.meeting import follow, lead
 from mmard.evaluation.suite import measure
-from mmard.training.distributed import Ranks, joined
+from mmard.training.ranks import Ranks, joined
 
 BUDGET, SPECS = Budget(0.05), ["pgd-3", "fab-t"]
 SAID = {"split": "test", "which": "best", "seed": 3, "batch_size": 7}

@@ -19,7 +19,8 @@ from mmard.cli import answer
 from mmard.cli.comparing import comparison_tables
 from mmard.cli.output import THEME, put
 from mmard.report.comparison import Comparison, comparison
-from mmard.report.paper import ENDINGS, FORMATS, MARK, caption, escaped, latex, markdown, table_csv, table_json
+from mmard.report.paper import ENDINGS, FORMATS, caption, latex, markdown, table_csv, table_json
+from mmard.report.tabular import MARK, escaped
 from mmard.storage import write_json
 
 SPECIAL = re.compile(r"(?<!\\)[&%#_^~<>]")

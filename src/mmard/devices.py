@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmard.errors import Refused, unknown
-from mmard.training.distributed import Ranks
+from mmard.training.ranks import Ranks
 
 
 def pick_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from mmard.data.batches import Batches, LoaderBatches, SetBatches
 from mmard.data.gathered import gathered
 from mmard.errors import Refused, unknown
 from mmard.modes import evaluating
-from mmard.training.distributed import Ranks
+from mmard.training.ranks import Ranks
 
 Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 """Training and validation batches of a user's own."""

@@ -32,10 +32,11 @@ from mmard.models import check_logits
 from mmard.networks import GIVEN, network_facts, new_network
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
-from mmard.training.distributed import Ranks, synchronised
 from mmard.training.fit import fit
+from mmard.training.forwards import synchronised
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables, tables_for
+from mmard.training.ranks import Ranks
 from mmard.training.recipe import Recipe
 from mmard.training.recorded import chosen
 from mmard.training.step import Step

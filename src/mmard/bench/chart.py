@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmard.bench.variants import KNOWN
-from mmard.report.charts import LETTER
+from mmard.report.axes import LETTER
 from mmard.report.drawing import LETTERS, canvas, need_plots, standing_alone
 from mmard.report.palette import mark, marker, series
 

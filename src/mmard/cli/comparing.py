@@ -139,7 +139,8 @@ def _table(made: Comparison, rows: Sequence[int], columns: Sequence[int]) -> Tab
 
 
 def _cell(cell: Cell | None, gap: Difference | None) -> Text:
-    from mmard.report.paper import MARK, cell_text, difference_text
+    from mmard.report.paper import cell_text, difference_text
+    from mmard.report.tabular import MARK
 
     if cell is None:
         return Text("")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mmard.evaluation.wanted import Wanted
     from mmard.networks import Network
     from mmard.run import Run
-    from mmard.training.distributed import Ranks
+    from mmard.training.ranks import Ranks
 
 QUICK = ("quick", "pgd-20,cw-30")
 """How the attacks of a quick look, which is less than AutoAttack, may be said."""
@@ -56,7 +56,7 @@ def show_scores(request: Request, as_json: bool) -> None:
     check(request)
     with busy("starting"):
         from mmard.evaluation.meeting import AGAIN
-        from mmard.training.distributed import joined
+        from mmard.training.ranks import joined
 
     with joined(on_gpus=False, mend=AGAIN) as ranks:
         _scores(request, as_json, ranks)

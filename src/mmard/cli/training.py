@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmard.job import Job
     from mmard.run import Run
     from mmard.training.checkpoint import Position
-    from mmard.training.distributed import Ranks
+    from mmard.training.ranks import Ranks
 
 
 def train_or_distill(
@@ -69,7 +69,7 @@ def train_or_distill(
 def _joined(settings: Settings) -> AbstractContextManager[Ranks | None]:
     """This process among those that PyTorch's launcher started; None if it started only this one or none."""
     from mmard.devices import pick_device
-    from mmard.training.distributed import asked_for, joined
+    from mmard.training.ranks import asked_for, joined
 
     return joined(on_gpus=asked_for() and pick_device(settings.device).type == "cuda")
 
@@ -82,7 +82,7 @@ def _refuse_several(ranks: Ranks | None) -> None:
 def _created(out: Path, settings: Settings, ranks: Ranks | None) -> Run:
     """A new run folder, made by the first process."""
     from mmard.run import Run
-    from mmard.training.distributed import Silent
+    from mmard.training.ranks import Silent
 
     if ranks is None:
         return Run.create(out, settings.as_config())
@@ -128,7 +128,7 @@ def command_of(config: dict[str, Any]) -> str:
 
 def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
     from mmard.job import prepare
-    from mmard.training.distributed import Silent
+    from mmard.training.ranks import Silent
 
     if (position := position_of(run)) is not None and position.finished:
         if ranks is not None and not ranks.first:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmard.evaluation.journal import Judge, Told, cut
 from mmard.evaluation.score import Mask
-from mmard.training.distributed import Ranks
+from mmard.training.ranks import Ranks
 
 
 class Dealt:

@@ -22,7 +22,7 @@ from mmard.evaluation.dealt import Dealt
 from mmard.evaluation.journal import Journal
 from mmard.evaluation.score import Mask, Score
 from mmard.modes import evaluating, frozen
-from mmard.training.distributed import Ranks
+from mmard.training.ranks import Ranks
 from mmard.weights import weights_hash
 
 NETWORK = "the network"

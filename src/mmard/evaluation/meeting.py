@@ -26,7 +26,7 @@ from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.suite import measure, shareable
-from mmard.training.distributed import Lost, Ranks
+from mmard.training.ranks import Lost, Ranks
 from mmard.weights import weights_hash
 
 AGAIN = "see why it died, and type the same command again"

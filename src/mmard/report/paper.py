@@ -5,23 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmard.evaluation.spread import Difference
 from mmard.report.columns import Column, Sample
 from mmard.report.comparison import Cell, Comparison
-
-MARK = "†"
-"""Stands beside a figure whose weights raised a suspicion check."""
-
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", MARK: r"$^\dagger$", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-}  # fmt: skip
+from mmard.report.tabular import MARK, escaped, latex_table, markdown_table, markdown_text
 
 
 def cell_text(cell: Cell) -> tuple[str, str]:
@@ -137,15 +128,6 @@ def latex(made: Comparison) -> str:
             parts.append(latex_table(heads, rows, difference_caption(made, sample), f"tab:difference-{number + 1}"))
     parts += [f"% {note}" for note in remarks(made)]
     return "\n".join(parts) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Plain text as LaTeX sets it; what this alphabet has no sign for is left as it is.
-
-    >>> escaped("50 % of rslad_x & 2^3")
-    '50 \\\\% of rslad\\\\_x \\\\& 2\\\\textasciicircum{}3'
-    """
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
 
 
 def table_csv(made: Comparison) -> str:
@@ -265,11 +247,6 @@ def _latex_difference(mean: str, *halves: str) -> str:
     return " ".join(filter(None, (f"${mean}$" if mean else "", *(escaped(_apart(half)) for half in halves))))
 
 
-def markdown_text(text: str) -> str:
-    """Plain text as Markdown sets it."""
-    return re.sub(r"([|<>*_`\[\]\\])", r"\\\1", text)
-
-
 def _markdown_cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
@@ -279,13 +256,6 @@ def _markdown_cell(cell: Cell | None) -> str:
     return f"{mean} {spread}{MARK if cell.suspicious else ''}"
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A table whose first cells, `words` of each row, are plain text set left; the others are Markdown set right."""
-    lines = [[markdown_text(head) for head in heads], [*["---"] * words, *["---:"] * (len(heads) - words)]]
-    lines += [[*map(markdown_text, row[:words]), *row[words:]] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _latex_cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
@@ -293,24 +263,3 @@ def _latex_cell(cell: Cell | None) -> str:
     mean = rf"\textbf{{{mean}}}" if cell.best else mean
     spread = escaped(_apart(spread)) if cell.deviation is not None else f"({spread.replace('-', '--')})"
     return f"{mean} {spread}{escaped(MARK) if cell.suspicious else ''}"
-
-
-def latex_table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: str, label: str, words: int = 1) -> str:
-    """A table of cells that are LaTeX, the first `words` of each row set left, with a caption in plain text."""
-    body = [" & ".join(row) + r" \\" for row in rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{escaped(text)}}}",
-            rf"  \label{{{label}}}",
-            rf"  \begin{{tabular}}{{{'l' * words}{'r' * (len(heads) - words)}}}",
-            r"    \toprule",
-            "    " + " & ".join(escaped(head) for head in heads) + r" \\",
-            r"    \midrule",
-            *("    " + line for line in body),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-        ]
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mmard.report.charts import frame, percentages, ticks
+from mmard.report.axes import frame, percentages, ticks
 from mmard.report.drawing import SMALL, canvas
 from mmard.report.palette import mark, marker, series
 

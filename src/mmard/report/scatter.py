@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmard.report.charts import LETTER, frame, percentages, spread, ticks
+from mmard.report.axes import LETTER, frame, percentages, spread, ticks
 from mmard.report.drawing import LETTERS, canvas
 from mmard.report.palette import mark, marker, series
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mmard.report.charts import LETTER
+from mmard.report.axes import LETTER
 from mmard.report.drawing import Canvas
 from mmard.report.palette import dash, mark, series
 from mmard.study.drawn import (

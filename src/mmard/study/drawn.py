@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmard.report.charts import LETTER
+from mmard.report.axes import LETTER
 from mmard.report.drawing import LETTERS, SMALL, Canvas, canvas, need_plots, standing_alone
 from mmard.report.palette import mark, marker, series
 from mmard.study.sheets import protocol

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.errors import Refused
-from mmard.report.paper import markdown_table, markdown_text
+from mmard.report.tabular import markdown_table, markdown_text
 from mmard.storage import write_whole
 from mmard.study.charts import charts
 from mmard.study.claims import Judged, judge, load_claims

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmard.balls import Budget
 from mmard.evaluation.spread import Difference
-from mmard.report.paper import MARK, escaped, latex_table, markdown_table, markdown_text
+from mmard.report.tabular import MARK, escaped, latex_table, markdown_table, markdown_text
 from mmard.study.grid import Row
 from mmard.study.rows import row_name
 from mmard.study.summary import CLEAN, ROBUST, SECONDS, Mean, Quantity, Reading, beyond, half

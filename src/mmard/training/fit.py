@@ -19,11 +19,11 @@ from mmard.run import Event, Run
 from mmard.training.accumulation import descend
 from mmard.training.averaging import Average
 from mmard.training.checkpoint import Position, pack, unpack
-from mmard.training.distributed import told_if_lost
 from mmard.training.interrupt import stop_on_interrupt
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
 from mmard.training.optimizer import optimizer_of
+from mmard.training.ranks import told_if_lost
 from mmard.training.recipe import Recipe
 from mmard.training.step import Outcome, Step
 from mmard.training.tally import Tally, Validation

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmard.engine.twins import Record, Twins
 from mmard.run import Run
-from mmard.training.distributed import Ranks
+from mmard.training.ranks import Ranks
 
 
 def chosen(twins: Twins, x: Tensor, run: Run | None = None, ranks: Ranks | None = None) -> Record:

@@ -26,7 +26,8 @@ from mmard.engine.twins import PLAIN, Engine, Twins
 from mmard.errors import Refused, require
 from mmard.method import Batch, Method, Net, Point, Terms
 from mmard.modes import evaluating, frozen, kept_state, quiet_statistics
-from mmard.training.distributed import Everywhere, Forwards, Ranks, wrapped
+from mmard.training.forwards import Everywhere, Forwards, wrapped
+from mmard.training.ranks import Ranks
 
 
 @dataclass(frozen=True)

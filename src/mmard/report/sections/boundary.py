@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from mmard.report.charts import Dot, dot_rows, histogram
+from mmard.report.histogram import histogram
 from mmard.report.pieces import Folded, Gallery, Heading, Note, Picture, Section, Table
+from mmard.report.rows import Dot, dot_rows
 from mmard.report.sections.missing import missing
 from mmard.report.sections.protocols import TRAINING, Chosen, named
 from mmard.report.subject import Record, Shown, Subject

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmard.evaluation.score import wilson
-from mmard.report.charts import Bar, bar_rows
 from mmard.report.pieces import Folded, Gallery, Heat, Heats, Note, Picture, Section, Table
+from mmard.report.rows import Bar, bar_rows
 from mmard.report.sections.missing import missing
 from mmard.report.sections.protocols import Chosen, named
 from mmard.report.subject import Group, Record, Shown, Subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmard.evaluation.score import wilson
-from mmard.report.charts import histogram
+from mmard.report.histogram import histogram
 from mmard.report.pieces import Folded, Gallery, Picture, Section, Table
 from mmard.report.reliability import Bin, reliability
 from mmard.report.sections.missing import missing

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from mmard.evaluation.score import wilson
-from mmard.report.charts import Line, line_plot
+from mmard.report.lines import Line, line_plot
 from mmard.report.pieces import Gallery, Picture, Section, Table
 from mmard.report.sections.missing import missing
 from mmard.report.subject import Record, Subject

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmard.errors import Refused
-from mmard.report.charts import Dot, dot_rows
 from mmard.report.columns import Column, Sample
 from mmard.report.comparison import Cell, Comparison, comparison
 from mmard.report.paper import caption, cell_text
 from mmard.report.pieces import Gallery, Mark, Missing, Note, Number, Picture, Results, Section, Table
+from mmard.report.rows import Dot, dot_rows
 from mmard.report.scatter import Place, trade_off
 from mmard.report.subject import Subject
 from mmard.report.words import percent, quoted

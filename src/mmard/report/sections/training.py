@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from mmard.report.charts import Line, line_plot
+from mmard.report.lines import Line, line_plot
 from mmard.report.pieces import Folded, Gallery, Missing, Note, Picture, Section, Table
 from mmard.report.subject import Record, Shown, Subject
 from mmard.report.words import number, percent, quoted, setting
