@@ -81,8 +81,9 @@ def test_a_broken_config_is_named(run: Run) -> None:
 
 
 # environment ----------------------------------------------------------------------------------------------------------
-def test_every_process_is_noted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/mmard", "distill", "--out", "a folder"])
+@pytest.mark.parametrize("program", ["mmard", "__main__.py"], ids=["mmard", "python -m mmard"])
+def test_every_process_is_noted(program: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/somewhere/{program}", "distill", "--out", "a folder"])
     run.note_environment()
     first, second = json.loads((run.path / "environment.json").read_text())
     assert second["command"] == "mmard distill --out 'a folder'"

@@ -21,6 +21,7 @@ PACKAGES = ("torch", "numpy", "safetensors", "pydantic")
 
 def environment() -> dict[str, Any]:
     """Versions, commit, hardware, thread count and command line of this process, as JSON holds them."""
+    program = Path(sys.argv[0]).name
     return {
         "mmard": __version__,
         "commit": commit(),
@@ -31,7 +32,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["mmard" if program == "__main__.py" else program, *sys.argv[1:]]),  # python -m mmard
         "written": now(),
     }
 
