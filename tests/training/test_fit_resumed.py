@@ -88,6 +88,7 @@ def test_killed_between_the_best_weights_and_the_state(case: Any, whole: Callabl
 def test_killed_in_a_save_of_the_state(
     case: Any, whole: Callable[[Any], Left], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    undisturbed = whole(case)
     folder = tmp_path / "run"
     save = Run.save_state
     calls = 0
@@ -108,7 +109,7 @@ def test_killed_in_a_save_of_the_state(
         except Killed:
             deaths += 1
     assert deaths >= EPOCHS * STEPS
-    assert Left(folder) == whole(case)
+    assert Left(folder) == undisturbed
 
 
 def test_killed_before_anything_was_saved(whole: Callable[[Any], Left], tmp_path: Path) -> None:
