@@ -153,8 +153,8 @@ def mask(n: int, right: int) -> np.ndarray:
 
 def test_verdicts() -> None:
     one = Difference(0.031, 0.03, None, True, (1, 1))
-    assert told(one) == "+3.1 points worst case, ±3.0 over images: beyond noise."
-    assert told(replace(one, mean=-0.02)).endswith("within noise.")
+    assert told(one) == "+3.1 points worst case, ±3.0 over images: beyond the noise of the test images alone."
+    assert told(replace(one, mean=-0.02)).endswith("within the noise of the test images alone.")
     several = Difference(0.04, 0.03, 0.025, True, (3, 3))
     assert told(several) == "+4.0 points worst case, ±3.0 over images and ±2.5 over seeds: beyond noise."
     for short in ({"over_images": 0.05}, {"over_seeds": 0.05}):

@@ -268,4 +268,5 @@ def told(found: Difference) -> str:
     known = [(half, of) for half, of in halves if half is not None]
     beyond = all(abs(found.mean) > half for half, _ in known)
     noise = " and ".join(f"±{100 * half:.1f} {of}" for half, of in known)
-    return f"{gain}, {noise}: {'beyond' if beyond else 'within'} noise."
+    of = "noise" if found.over_seeds is not None else "the noise of the test images alone"
+    return f"{gain}, {noise}: {'beyond' if beyond else 'within'} {of}."
