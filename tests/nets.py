@@ -230,7 +230,7 @@ VARIANTS: tuple[tuple[str, Params], ...] = (
     ("rslad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 0, "mmard.edges": "nr,rq", "mmard.own": 2.0}),
     ("adaad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 3, "mmard.edges": "nq"}),
     ("rslad+mmard", {"mmard.edges": "nr,nq,rc"}),
-    ("rslad+mmard", {"mmard.edges": "rn,nq,rc"}),
+    ("rslad+mmard", {"mmard.edges": "nr,nq,rq"}),
     ("rslad+mmard", {"mmard.measure": "match", "mmard.edges": "nr,rc"}),
     ("rslad+mmard", {"mmard.measure": "match", "mmard.edges": "rn"}),
     ("ard+mmard", {"mmard.guide": 0.0}),

@@ -273,7 +273,7 @@ def np_loss(spec: str, params: Params, v: Views) -> Array:
         total = total + unit * np_igdm(v, **own["igdm"]).mean()
     if "mmard" in plugins:
         beta, measure = own["mmard"].get("beta", 1.0), own["mmard"].get("measure", "nce")
-        wanted = own["mmard"].get("edges", "nr,nq,rq").split(",")
+        wanted = own["mmard"].get("edges", "rn,nq,rc").split(",")
         tau, still = own["mmard"].get("tau", 0.2), copy(v)
         still.T_a = v.T_n
         edges = dict(zip(("nr", "nq", "rq"), np_triangle(v, measure, tau), strict=True))

@@ -168,7 +168,7 @@ def test_a_batch_with_every_sample_twice_has_the_same_mean_loss(spec: str, param
     doubled = total(terms_of(warm(spec, params), picked(views, twice), y[twice]))
     if "mmard" in spec.split("+fair")[0] and "+fair" in spec:
         return  # log 2 times a weight
-    edges = str(params.get("mmard.edges", "nr,nq,rq")).count(",") + 1
+    edges = str(params.get("mmard.edges", "rn,nq,rc")).count(",") + 1
     expected = once + (method.scale * math.log(2) * edges / 3 if measure(spec, params) == "nce" else 0.0)
     torch.testing.assert_close(doubled, expected, rtol=1e-12, atol=1e-12)
 

@@ -88,19 +88,22 @@ COSTS: tuple[tuple[str, Params, tuple[int, int, int], tuple[int, int, int]], ...
     ("iad_i+igdm", {}, (13, 10, 3), (3, 0, 0)),
     ("adaad+igdm", {}, (12, 10, 2), (12, 10, 0)),
     ("rslad+igdm", {"igdm.alpha": 0.0}, (12, 10, 2), (1, 0, 0)),
-    # Guidance: the teacher at every iterate, shared with a host that asks it there anyway; the triangle: both views.
-    ("rslad+mmard", {}, (12, 10, 2), (12, 10, 0)),
+    # Guidance: the teacher at every iterate, shared with a host that asks it there anyway; the triangle: T(x), and T(x')
+    # where an edge ends in it.
+    ("rslad+mmard", {}, (12, 10, 2), (11, 10, 0)),
     ("adaad+mmard", {}, (12, 10, 2), (12, 10, 0)),
-    ("pgd_at+mmard", {}, (12, 10, 2), (12, 10, 0)),
-    ("rslad+mmard", {"mmard.guide": 0.0}, (12, 10, 2), (2, 0, 0)),
+    ("pgd_at+mmard", {}, (12, 10, 2), (11, 10, 0)),
+    ("rslad+mmard", {"mmard.edges": "nr,nq,rq"}, (12, 10, 2), (12, 10, 0)),
+    ("rslad+mmard", {"mmard.guide": 0.0}, (12, 10, 2), (1, 0, 0)),
+    ("rslad+mmard", {"mmard.guide": 0.0, "mmard.edges": "rq"}, (12, 10, 2), (2, 0, 0)),
     ("rslad+mmard", {"mmard.beta": 0.0}, (12, 10, 2), (11, 10, 0)),
     ("rslad+mmard", {"mmard.guide": 0.0, "mmard.beta": 0.0}, (12, 10, 2), (1, 0, 0)),
-    ("kd+mmard", {}, (12, 0, 2), (12, 10, 0)),
+    ("kd+mmard", {}, (12, 0, 2), (11, 10, 0)),
     # Taken once at x, the guidance is one backward through the T(x) that the loss reads anyway.
-    ("rslad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 0}, (12, 10, 2), (2, 1, 0)),
-    ("pgd_at+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 0}, (12, 10, 2), (2, 1, 0)),
+    ("rslad+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 0}, (12, 10, 2), (1, 1, 0)),
+    ("pgd_at+mmard", {"mmard.drift": "ce", "mmard.teacher_every": 0}, (12, 10, 2), (1, 1, 0)),
     *(
-        ("rslad+mmard", {"mmard.teacher_every": k}, (12, 10, 2), (2 + math.ceil(10 / k), math.ceil(10 / k), 0))
+        ("rslad+mmard", {"mmard.teacher_every": k}, (12, 10, 2), (1 + math.ceil(10 / k), math.ceil(10 / k), 0))
         for k in (2, 3, 5, 10, 11)
     ),
 )

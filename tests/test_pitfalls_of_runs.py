@@ -88,7 +88,7 @@ VIEWS: dict[str, tuple[Params, set[str], set[str], set[str], set[str]]] = {
     "saad": ({}, {"x_adv", "x_mirror"}, {"x_adv", "x_mirror"}, {"x_adv"}, {"x"}),
     "mtard+fair": ({}, {"x", "x_adv"}, {"x_adv"}, {"x_adv"}, set()),
     "adaad+igdm": ({}, {"x_adv", "x_mirror"}, {"x_adv", "x_mirror"}, {"x_adv"}, {"x_adv"}),
-    "pgd_at+mmard": ({}, {"x", "x_adv"}, {"x", "x_adv"}, {"x_adv"}, {"x", "x_adv"}),
+    "pgd_at+mmard": ({}, {"x", "x_adv"}, {"x"}, {"x_adv"}, {"x", "x_adv"}),
 }
 
 

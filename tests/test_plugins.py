@@ -148,9 +148,8 @@ def test_the_gradient_is_that_of_the_host_plus_the_weight_times_that_of_the_modu
         mirror = 2 * x - x_adv
         module = progress * target_first(TEACHER(x_adv).detach() - TEACHER(mirror).detach(), S(x_adv) - S(mirror))
     else:
-        n, r = S(x), S(x_adv)
-        q_n, q_r = TEACHER(x).detach(), TEACHER(x_adv).detach()
-        module = (target_first(n, r) + target_first(q_n, n) + target_first(q_r, r)) / 3
+        n, r, q_n = S(x), S(x_adv), TEACHER(x).detach()
+        module = (target_first(n.detach(), r) + target_first(q_n, n) + target_first(q_n, r)) / 3
     coefficient = weight * (0.1 if unit else 1.0)
     slopes = [
         torch.autograd.grad(value, list(student.parameters()))

@@ -21,7 +21,7 @@ TRIANGLE = ("tri_nat_adv", "tri_nat_teacher", "tri_adv_teacher")
 
 def edges(measure: str, views: Logits, **params: Any) -> dict[str, Tensor]:
     """The edges as they are, without the third of the weight."""
-    spelled = {f"mmard.{k}": v for k, v in params.items()}
+    spelled = {f"mmard.{k}": v for k, v in {"edges": "nr,nq,rq", **params}.items()}
     terms = build("kd+mmard", {"mmard.measure": measure, **spelled}).outer(batch_of(views, labels(len(views["S.x"]))))
     return {name: 3 * terms[name] for name in TRIANGLE}
 

@@ -4,10 +4,10 @@ Wang, Chen, Yang, Wang, Qi. "MMARD: Improving the Min-Max Optimization Process i
 2025, arXiv:2503.06559.
 
     x'   = argmax over the ball of   host_inner(x') + guide * CE( T(x'), c ) + own * CE( S(x'), c ),   c = argmax T(x)
-    loss = host_outer + beta / 3 * [ d(N, R) + d(N, Q_n) + d(R, Q_r) ]          `edges` has others: d(R, Q_n); N held
+    loss = host_outer + beta / 3 * [ d(N_, R) + d(N, Q_n) + d(R, Q_n) ]
 
-    N = softmax S(x), R = softmax S(x')            the student in the natural and in the robust scenario
-    Q_n = softmax T(x), Q_r = softmax T(x')        the teacher in the two
+    N = softmax S(x), R = softmax S(x')            the student in the natural and in the robust scenario; N_ is held still
+    Q_n = softmax T(x), Q_r = softmax T(x')        the teacher in the two, the second for other `edges`
 
 The drift CE( T(x'), c ) grows as x' moves the teacher out of its own class, that is toward its decision boundary. Its
 gradient does not vanish at x, so by default it is taken there once, <grad drift(x), x' - x>, for one backward pass of
@@ -15,13 +15,16 @@ the teacher in a whole attack. A divergence such as KL( T(x) || T(x') ), `drift`
 teacher surer of the same class; so does a host's KL( T(x) || S(x') ) when x' makes the student surer than the teacher
 is, which is why the student is driven out of the class c as well, at no cost. LOG.md has what either changes.
 
+In the triangle the natural prediction learns from the teacher alone: N would give way to R along d(N, R), and clean
+accuracy with it, so it is held still there. R is tied to Q_n, as a teacher at x' gives way to the attack itself.
+
 The distance d along an edge is one of four measures; a_i and b_i are the two predictions of sample i,
 J(a, b) = mean_i a_i b_i^T:
 
     nce    -log( exp(a_i.b_i / tau) / sum_j exp(a_i.b_j / tau) ), both ways   InfoNCE, a contrast with the other samples
     mi     -I(a; b) / log C,  I = sum J log( J / (J_a J_b) )                  the information between the two classes
     match  KL( J(Q_n, Q_r) || J(N, R) ), KL( J(Q, Q) || J(a, Q) )             the student's mapping equals the teacher's
-    kl     KL(N || R), KL(Q_n || N), KL(Q_r || R)                             no batch statistics: the control
+    kl     KL(N || R), KL(Q || a)                                             no batch statistics: the control
 
 Differences from the paper, of which we have the abstract and not the equations:
   1. the abstract states the two goals (examples nearer to the teacher's boundary by its robust predictions; mutual
@@ -193,7 +196,7 @@ def mmard(
     bounded: bool = False,
     beta: float = 3.0,
     measure: str = "nce",
-    edges: str = "nr,nq,rq",
+    edges: str = "rn,nq,rc",
     tau: float = 0.2,
 ) -> Method:
     """MMARD on top of any method.
@@ -210,8 +213,8 @@ def mmard(
         bounded: whether the drift is 1 - exp(-drift) instead.
         beta: weight of the triangle, in the host's unit of KL; 0 leaves the host's loss.
         measure: "nce", "mi", "match" or "kl".
-        edges: which count: nr student to student, nq and rq student to teacher, at x and at x'; rc is rq with the
-            teacher's prediction at x in place of that at x', and rn is nr with S(x) held still.
+        edges: which count: nr from S(x) to S(x'), rn the same with S(x) held still, nq from S(x) to T(x), rq from
+            S(x') to T(x'), rc from S(x') to T(x).
         tau: temperature of the measure "nce"; the others have none.
 
     Raises:
