@@ -88,8 +88,8 @@ COSTS: tuple[tuple[str, Params, tuple[int, int, int], tuple[int, int, int]], ...
     ("iad_i+igdm", {}, (13, 10, 3), (3, 0, 0)),
     ("adaad+igdm", {}, (12, 10, 2), (12, 10, 0)),
     ("rslad+igdm", {"igdm.alpha": 0.0}, (12, 10, 2), (1, 0, 0)),
-    # Guidance: the teacher at every iterate, shared with a host that asks it there anyway; the triangle: T(x), and T(x')
-    # where an edge ends in it.
+    # Guidance: the teacher at every iterate, shared with a host that asks it there anyway; the triangle: both views,
+    # and T(x') where an edge ends in it.
     ("rslad+mmard", {}, (12, 10, 2), (11, 10, 0)),
     ("adaad+mmard", {}, (12, 10, 2), (12, 10, 0)),
     ("pgd_at+mmard", {}, (12, 10, 2), (11, 10, 0)),

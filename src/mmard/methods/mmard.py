@@ -6,7 +6,8 @@ Wang, Chen, Yang, Wang, Qi. "MMARD: Improving the Min-Max Optimization Process i
     x'   = argmax over the ball of   host_inner(x') + guide * CE( T(x'), c ) + own * CE( S(x'), c ),   c = argmax T(x)
     loss = host_outer + beta / 3 * [ d(N_, R) + d(N, Q_n) + d(R, Q_n) ]
 
-    N = softmax S(x), R = softmax S(x')            the student in the natural and in the robust scenario; N_ is held still
+    N = softmax S(x), R = softmax S(x')            the student in the natural and in the robust scenario
+    N_ = N, held still                             no gradient goes through it
     Q_n = softmax T(x), Q_r = softmax T(x')        the teacher in the two, the second for other `edges`
 
 The drift CE( T(x'), c ) grows as x' moves the teacher out of its own class, that is toward its decision boundary. Its
