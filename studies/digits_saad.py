@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 import mmard
+from mmard.batch import Batch, Terms
 from mmard.environment import environment
-from mmard.method import Batch, Method, Terms
+from mmard.method import Method
 from mmard.methods.saad import saad
 from mmard.ops import entropy, kl
 

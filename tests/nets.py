@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from mmard import methods
 from mmard.attacks import PGD
 from mmard.balls import Budget
+from mmard.batch import Batch, Net, Point
 from mmard.errors import Refused
-from mmard.method import Batch, Method, Net, Point
+from mmard.method import Method
 from mmard.methods import METHODS, PLUGINS
 from mmard.training.step import Step
 

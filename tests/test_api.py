@@ -33,9 +33,10 @@ from mmard.api import Trained, distill, evaluate, train, training_step
 from mmard.attacks import PGD
 from mmard.attacks.apgd import APGD
 from mmard.balls import Budget
+from mmard.batch import Batch, Terms
 from mmard.data import load
 from mmard.errors import Refused
-from mmard.method import Batch, Method, Terms, halves
+from mmard.method import Method, halves
 from mmard.methods import METHODS, adaad, ard, compose, igdm, mmard, pgd_at, rslad, trades
 from mmard.ops import ce
 from mmard.run import Event, Run

@@ -24,11 +24,12 @@ PACKAGE = SRC / "mmard"
 FLOORS = {
     0: ("_version.py", "errors.py", "words.py", "ops.py", "balls.py", "modes.py", "seeds.py"),
     1: ("models/", "data/", "attacks/"),
-    2: ("method.py", "memory.py", "methods/"),
+    2: ("batch.py", "method.py", "memory.py", "methods/"),
     3: ("weights.py", "storage.py", "environment.py", "run.py", "engine/"),
     4: ("training/", "evaluation/", "deploy/", "networks.py", "devices.py", "teachers.py", "gate.py"),
     5: (
         "config.py",
+        "config_files.py",
         "companions.py",
         "images.py",
         "job.py",
@@ -45,7 +46,7 @@ FLOORS = {
 }
 MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "study/", "run.py")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "base"}
-LONGEST = 400
+LONGEST = 300
 OPTIONAL = (
     "PIL", "pyarrow", "scipy", "sklearn", "huggingface_hub", "tensorboard", "matplotlib", "autoattack", "pyautoattack",
     "onnx", "onnxruntime", "onnxscript", "torchvision",

@@ -29,7 +29,8 @@ from nets import (
 )
 from torch import Tensor
 
-from mmard.method import Method, Terms
+from mmard.batch import Terms
+from mmard.method import Method
 from mmard.methods import METHODS
 from mmard.methods.mmard import EDGES
 from mmard.training.tally import LOGGED, Validation

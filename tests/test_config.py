@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mmard.config import DistillSettings, Settings, TrainSettings, read_config
+from mmard.config import DistillSettings, Settings, TrainSettings
+from mmard.config_files import read_config
 from mmard.errors import Refused
 from mmard.training.recipe import AVERAGES, SCHEDULES, Recipe
 

@@ -25,7 +25,8 @@ from papers import Views, arrays_of, np_drift
 from torch import Tensor, nn
 
 from mmard.attacks import PGD
-from mmard.method import Batch, Method, Net, Point
+from mmard.batch import Batch, Net, Point
+from mmard.method import Method
 from mmard.methods import METHODS
 from mmard.methods.mmard import DRIFTS
 

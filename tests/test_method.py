@@ -18,7 +18,7 @@ from nets import (
 )
 from torch import Tensor, nn
 
-from mmard.method import Batch, Net, Point
+from mmard.batch import Batch, Net, Point
 from mmard.methods import build
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,7 +170,10 @@ def test_the_table_in_the_terminal(
     assert "PGD-20" in out
     assert "rows differ in lr" in out
     assert "linf 8/255" in out
-    assert "--format latex" in out
+    command = shlex.split(out.strip().splitlines()[-1])
+    assert command[0] == "mmard"
+    assert answer(command[1:]) == 0, "the command that it ends with can be typed as it stands"
+    assert "\\begin{tabular}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

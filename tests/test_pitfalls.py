@@ -31,8 +31,9 @@ from torch import Tensor
 
 from mmard.attacks import PGD, Untargeted
 from mmard.balls import Budget
+from mmard.batch import Batch
 from mmard.errors import Refused
-from mmard.method import Batch, Method
+from mmard.method import Method
 from mmard.methods import METHODS
 from mmard.ops import ce
 

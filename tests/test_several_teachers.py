@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from mmard.api import distill, train, training_step
 from mmard.cli.commands import app
-from mmard.config import DistillSettings, read_config, teachers_said
+from mmard.config import DistillSettings, teachers_said
+from mmard.config_files import read_config
 from mmard.errors import Refused
 from mmard.job import prepare
 from mmard.models.ensemble import Ensemble

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from mmard.attacks import PGD
 from mmard.balls import Budget
+from mmard.batch import Batch, Terms
 from mmard.errors import Refused
-from mmard.method import Batch, Terms
 from mmard.modes import evaluating
 from mmard.training.step import Step
 
@@ -37,7 +37,7 @@ def test_the_loss_is_the_sum_of_the_means_of_the_terms() -> None:
     loss, terms = step(images(4), labels(4))
     assert loss.shape == ()
     assert loss.requires_grad
-    assert set(terms) == {"adv", "nat", "igdm", "tri_nat_adv", "tri_nat_teacher", "tri_adv_teacher"}
+    assert set(terms) == {"adv", "nat", "igdm", "tri_adv_nat", "tri_nat_teacher", "tri_adv_clean"}
     assert all(term.requires_grad for term in terms.values())
     torch.testing.assert_close(loss, sum(term.mean() for term in terms.values()))
 

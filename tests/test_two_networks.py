@@ -12,10 +12,10 @@ from little import BUDGET, FACTS, RECIPE, batches_of, matcher, net, run_in, same
 from torch import Tensor, nn
 
 from mmard.attacks import PGD
+from mmard.batch import Batch
 from mmard.config import TrainSettings
 from mmard.errors import Refused
 from mmard.job import prepare
-from mmard.method import Batch
 from mmard.methods import build
 from mmard.networks import load_network
 from mmard.training.fit import fit

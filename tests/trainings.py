@@ -24,8 +24,9 @@ from little import (
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mmard.batch import Batch, Terms
 from mmard.data.batches import Batches, LoaderBatches
-from mmard.method import Batch, Method, Terms
+from mmard.method import Method
 from mmard.ops import ce, kl
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position

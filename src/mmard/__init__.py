@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from mmard.api import Examined, Trained, check, distill, evaluate, examine, train, training_step
     from mmard.attacks import PGD
     from mmard.balls import Budget
+    from mmard.batch import Batch
     from mmard.bench.agreement import agreement
     from mmard.bench.measure import benchmark
     from mmard.data import ImageSet, Splits, load
     from mmard.deploy.export import export_checked, export_onnx
     from mmard.errors import Refused
-    from mmard.method import Batch, Method, halves
+    from mmard.method import Method, halves
     from mmard.methods import METHODS, PLUGINS
     from mmard.models import build
     from mmard.networks import load_network, load_teacher
@@ -38,12 +39,13 @@ _HOME = {
     "mmard.api": ("Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"),
     "mmard.attacks": ("PGD",),
     "mmard.balls": ("Budget",),
+    "mmard.batch": ("Batch",),
     "mmard.bench.agreement": ("agreement",),
     "mmard.bench.measure": ("benchmark",),
     "mmard.data": ("ImageSet", "Splits", "load"),
     "mmard.deploy.export": ("export_checked", "export_onnx"),
     "mmard.errors": ("Refused",),
-    "mmard.method": ("Batch", "Method", "halves"),
+    "mmard.method": ("Method", "halves"),
     "mmard.methods": ("METHODS", "PLUGINS"),
     "mmard.models": ("build",),
     "mmard.networks": ("load_network", "load_teacher"),

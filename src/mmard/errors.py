@@ -7,6 +7,7 @@ escapes is a fault of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -36,8 +37,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> Refused:
 
     >>> print(unknown("method", "rlsad", ["ard", "rslad"]))
     method 'rlsad': expected one of ard, rslad, got 'rlsad'; did you mean 'rslad'?
+    >>> print(unknown("network", "vit", ["cnn-16", "cnn-4"]))
+    network 'vit': expected one of cnn-4, cnn-16, got 'vit'
     """
-    names = sorted(known)
+    names = sorted(known, key=_with_numbers)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return Refused(
         f"{kind} {name!r}",
@@ -45,6 +48,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> Refused:
         got=repr(name),
         mend=f"did you mean {near[0]!r}?" if near else "",
     )
+
+
+def _with_numbers(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by, in which 4 comes before 16."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def needs_extra(package: str, extra: str, purpose: str) -> Refused:

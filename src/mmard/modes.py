@@ -1,12 +1,12 @@
-"""Modes, frozen weights, running statistics: changed inside a block and put back exactly, even on error."""
+"""Modes, frozen weights, statistics and random states: changed inside a block and put back exactly, even on error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -81,3 +81,11 @@ def kept_state(module: nn.Module | None) -> Iterator[None]:
             if m._buffers[name] is not value or not torch.equal(value, before):
                 value.copy_(before)
                 m._buffers[name] = value
+
+
+@contextmanager
+def kept_random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Whatever is drawn inside, PyTorch's global random states are outside what they were: the CPU's, and those of the
+    GPUs that the tensors are on."""
+    with torch.random.fork_rng(sorted({t.get_device() for t in tensors if t.is_cuda})):
+        yield

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mmard.attacks import PGD, Trial, Untargeted, trial
 from mmard.balls import Budget
-from mmard.config import Settings, preset_values
+from mmard.config import Settings
+from mmard.config_files import preset_values
 from mmard.data import ImageSet
 from mmard.data.batches import Batches
 from mmard.engine.twins import Record

@@ -44,8 +44,9 @@ from trainings import (
     train,
 )
 
+from mmard.batch import Batch, Terms
 from mmard.errors import Refused
-from mmard.method import Batch, Method, Terms
+from mmard.method import Method
 from mmard.run import Event, Run
 from mmard.training.fit import Interrupted, fit
 from mmard.training.recipe import Recipe

@@ -36,11 +36,13 @@ from trainings import (
     train,
 )
 
+from mmard.batch import Batch, Terms
 from mmard.errors import Refused
-from mmard.method import Batch, Method, Terms
+from mmard.method import Method
 from mmard.ops import ce
 from mmard.run import Run
-from mmard.training.fit import Diverged, Interrupted, fit
+from mmard.training.divergence import Diverged
+from mmard.training.fit import Interrupted, fit
 from mmard.training.tally import Validation
 from mmard.weights import load_tensors
 

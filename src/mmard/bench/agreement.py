@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmard.attacks import Attack, Objective
 from mmard.balls import Budget
+from mmard.batch import Batch, Net, Point
 from mmard.bench.records import FORMAT, write
 from mmard.bench.sizes import AGREED, AGREED_ALONE
 from mmard.bench.steps import Told
@@ -29,10 +30,11 @@ from mmard.engine.ascent import climbs
 from mmard.engine.twins import PLAIN, Engine, has_bf16
 from mmard.environment import environment
 from mmard.errors import Refused, require
-from mmard.method import Batch, Method, Net, Point
+from mmard.method import Method
 from mmard.methods import build
 from mmard.modes import evaluating, frozen
-from mmard.training.step import Outcome, Step
+from mmard.training.outcome import Outcome
+from mmard.training.step import Step
 from mmard.weights import weights_hash
 
 EQUAL = 1e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import commands, console, line, put, table
-from mmard.cli.training import busy
+from mmard.cli.output import busy, commands, console, line, put, table
 from mmard.errors import Refused, unknown
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def _show(made: Comparison, runs: Sequence[Path]) -> None:
         out.print()
     for note in notes:
         line(out, f"note: {note}")
-    names = " ".join(str(run) for run in runs[:2]) + (" ..." if len(runs) > 2 else "")
-    commands(out, "for a paper", [f"mmard compare {names} --format latex"])
+    commands(out, "for a paper", [f"mmard compare {shlex.join(map(str, runs))} --format latex"])
 
 
 def comparison_tables(made: Comparison, sample: Sample, width: int) -> list[Table]:

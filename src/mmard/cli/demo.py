@@ -16,8 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import INTERRUPTED, commands, complain, console, is_terminal, line, put, table
-from mmard.cli.training import busy
+from mmard.cli.output import INTERRUPTED, busy, commands, complain, console, is_terminal, line, put, table
 from mmard.errors import Refused
 from mmard.words import duration, percent, plural
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from typer import Exit
 
 from mmard.cli.findings import show_every_check, show_findings
-from mmard.cli.output import INTERRUPTED, commands, complain, console, line, put
+from mmard.cli.output import INTERRUPTED, busy, commands, complain, console, line, put
 from mmard.cli.request import (
     Request,
     check,
@@ -25,7 +25,6 @@ from mmard.cli.request import (
     source_of,
 )
 from mmard.cli.scores import progress_shown, scores_table
-from mmard.cli.training import busy
 from mmard.config import Settings
 from mmard.errors import Refused
 from mmard.words import duration, plural

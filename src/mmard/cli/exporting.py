@@ -7,10 +7,9 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from mmard.cli.output import commands, console, line
+from mmard.cli.output import busy, commands, console, line
 from mmard.cli.request import Request, check, images_of, network_of, run_of, settings_of
 from mmard.cli.scores import progress_shown
-from mmard.cli.training import busy
 from mmard.errors import Refused
 from mmard.words import percent, plural, points
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from mmard.config import DistillSettings, Settings, TrainSettings, read_config, teachers_of
+from mmard.config import DistillSettings, Settings, TrainSettings, teachers_of
+from mmard.config_files import read_config
 from mmard.errors import Refused
 
 Said = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 from rich.padding import Padding
@@ -32,6 +33,12 @@ def watched() -> Console | None:
     """Where passing progress goes: standard error, if somebody watches it in a terminal that can redraw."""
     err = Console(theme=THEME, highlight=False, stderr=True)
     return err if sys.stderr.isatty() and not err.is_dumb_terminal else None
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """A passing word on what takes a moment, in a terminal."""
+    err = watched()
+    return err.status(what, spinner="dots", spinner_style="quiet") if err is not None else nullcontext()
 
 
 def complain(message: str) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmard.cli.output import commands, complain, console, line, put
-from mmard.cli.training import busy
+from mmard.cli.output import busy, commands, complain, console, line, put
 from mmard.errors import Refused, require, unknown
 from mmard.words import plural
 

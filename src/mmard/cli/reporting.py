@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mmard.cli.output import INTERRUPTED, complain, console, line
-from mmard.cli.training import busy
+from mmard.cli.output import INTERRUPTED, busy, complain, console, line
 from mmard.words import plural
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from mmard.cli.output import commands, console, line
-from mmard.cli.training import busy
+from mmard.cli.output import busy, commands, console, line
 from mmard.words import plural
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from mmard.cli.next_steps import command_of, next_commands, position_of
 from mmard.cli.output import commands, console, line, put, table
 from mmard.cli.planned import value_text
 from mmard.cli.scores import scores_table
-from mmard.cli.training import command_of, next_commands, position_of
 from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.errors import Refused
 from mmard.words import duration, percent, plural

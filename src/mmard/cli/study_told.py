@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mmard.cli.output import INTERRUPTED, commands, complain, console, line, put, table
+from mmard.cli.output import INTERRUPTED, busy, commands, complain, console, line, put, table
 from mmard.cli.studying import Asked, expectation
-from mmard.cli.training import busy
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from mmard.cli.output import INTERRUPTED, commands, complain, console, line, put, table
+from mmard.cli.output import INTERRUPTED, busy, commands, complain, console, line, put, table
 from mmard.cli.study_board import Board, shown
-from mmard.cli.training import busy
 from mmard.errors import unknown
 from mmard.words import duration, plural
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from mmard.cli.flags import COMMANDS, Said, with_file
 from mmard.cli.live import Watch, watching
-from mmard.cli.output import INTERRUPTED, commands, complain, console, line, watched
+from mmard.cli.next_steps import command_of, next_commands, position_of
+from mmard.cli.output import INTERRUPTED, busy, commands, complain, console, line
 from mmard.config import DistillSettings, Settings
 from mmard.errors import Refused
 from mmard.words import duration, percent, plural
@@ -121,11 +122,6 @@ def opened(path: Path, kind: type[Settings]) -> Run:
     return run
 
 
-def command_of(config: dict[str, Any]) -> str:
-    """The command that made a run, by the settings it has."""
-    return "distill" if "student" in config else "train"
-
-
 def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
     from mmard.job import prepare
     from mmard.training.ranks import Silent
@@ -149,24 +145,6 @@ def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ra
         _show_plan(job, said, done=position.epoch if position else 0)
         return
     _train(job, run if ranks is None or ranks.first else Silent(run.path), kind, quiet)
-
-
-def position_of(run: Run) -> Position | None:
-    """Where a run stands; None before its first save."""
-    from mmard.training.checkpoint import Position
-
-    if not run.has_state:
-        return None
-    _, facts = run.load_state()
-    if "position" not in facts:
-        raise Refused(str(run.path), expected="the state of a training", got="a file without counters")
-    return Position(**facts["position"])
-
-
-def busy(what: str) -> AbstractContextManager[object]:
-    """A passing word on what takes a moment, in a terminal."""
-    err = watched()
-    return err.status(what, spinner="dots", spinner_style="quiet") if err is not None else nullcontext()
 
 
 def _folder_refused(out: Path) -> None:
@@ -194,7 +172,8 @@ def _show_plan(job: Job, said: Said, done: int = 0) -> None:
 
 
 def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
-    from mmard.training.fit import Diverged, Interrupted
+    from mmard.training.divergence import Diverged
+    from mmard.training.fit import Interrupted
 
     again = f"mmard {COMMANDS[kind]} --resume {shlex.quote(str(run.path))}"
     ranks = job.step.ranks
@@ -222,7 +201,8 @@ def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
 
 def _follow(job: Job, run: Run) -> None:
     """Train beside the first process, which speaks for all."""
-    from mmard.training.fit import Diverged, Interrupted
+    from mmard.training.divergence import Diverged
+    from mmard.training.fit import Interrupted
 
     try:
         job.train(run)
@@ -275,31 +255,3 @@ def _conclude(job: Job, run: Run, position: Position) -> None:
 
 def _next_commands(run: Run) -> None:
     commands(console(), "next", next_commands(run, finished=True))
-
-
-def next_commands(run: Run, finished: bool) -> list[str]:
-    """What to type next about a run; what was made of Python objects can only be looked at from here."""
-    from mmard.networks import GIVEN
-
-    path, config = shlex.quote(str(run.path)), run.config
-    if any(str(config.get(name)).startswith(GIVEN) for name in ("model", "student", "data", "method")):
-        return [f"mmard show {path}"]
-    if not finished:
-        return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
-    lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]
-    if command_of(config) == "train":
-        use = f"--data {config['data']} --eps {_radius(config['eps'])}"
-        if config.get("data_dir"):
-            use += f" --data-dir {shlex.quote(config['data_dir'])}"
-        lines.append(f"mmard distill --teacher {path} --student {_smaller(config['model'])} {use}")
-    return lines
-
-
-def _smaller(model: str) -> str:
-    return "cnn-4" if model.startswith("cnn") else "resnet18"
-
-
-def _radius(eps: float) -> str:
-    from mmard.balls import as_fraction
-
-    return as_fraction(eps)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mmard.cli.output import console, line, put, table
+from mmard.cli.output import busy, console, line, put, table
 from mmard.cli.request import Request, check, images_of, settings_of
 from mmard.cli.scores import keep, progress_shown
-from mmard.cli.training import busy
 from mmard.errors import Refused
 from mmard.words import percent, plural
 

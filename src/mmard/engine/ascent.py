@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mmard.attacks import Attack, Objective
 from mmard.balls import Budget
-from mmard.method import Batch, Inner, Net, Point
+from mmard.batch import Batch, Net, Point
+from mmard.method import Inner
 
 
 class Climbing(Protocol):

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mmard.batch import Batch
 from mmard.engine.ascent import Ascent, Climber, cut, even, joined, plain
-from mmard.method import Batch, Method
+from mmard.method import Method
 
 WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 """By which a RuntimeError is known for one of memory, where PyTorch has no class for it."""

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from mmard.balls import Budget
+from mmard.batch import Batch, Point
 from mmard.engine.ascent import Climber, every_tensor, known_at_x, learn, like, plain
 from mmard.engine.chunks import out_of_memory, unheard
 from mmard.errors import Refused
-from mmard.method import Batch, Point
 
 WARM_UPS = 2
 """Runs before a recording, in which libraries choose kernels and allocate what a recording must not."""

@@ -28,9 +28,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from mmard.batch import Batch, Terms
 from mmard.errors import require
 from mmard.memory import ByClass, cooled, shares_of_run
-from mmard.method import Batch, Method, Terms, said
+from mmard.method import Method, said
 from mmard.ops import ce, kl
 
 SHARPEST, SOFTEST = 0.5, 5.0

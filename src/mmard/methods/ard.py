@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmard.batch import Batch, Terms
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms, said
+from mmard.method import Method, said
 from mmard.ops import ce, kl
 
 

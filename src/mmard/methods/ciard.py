@@ -33,9 +33,10 @@ import math
 import torch
 from torch import Tensor
 
+from mmard.batch import Batch, Terms
 from mmard.errors import require
 from mmard.memory import EntropyBalance, LossBalance, shares_of_run
-from mmard.method import Batch, Method, Terms, Tuning
+from mmard.method import Method, Tuning
 from mmard.ops import ce, kl
 
 PUSH_TAU = 5.0

@@ -30,9 +30,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mmard.batch import Batch, Terms
 from mmard.errors import require
 from mmard.memory import ByClass
-from mmard.method import Batch, Method, Terms
+from mmard.method import Method
 
 LIGHTEST, HEAVIEST = 5 / 6, 5 / 2
 

@@ -11,8 +11,9 @@ Differences from the paper, which has no code of its own:
 
 from __future__ import annotations
 
+from mmard.batch import Batch, Terms
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms, said
+from mmard.method import Method, said
 from mmard.ops import ce, kl
 
 

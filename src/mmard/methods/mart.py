@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmard.method import Batch, Method, Terms
+from mmard.batch import Batch, Terms
+from mmard.method import Method
 from mmard.ops import ce, kl, true_probability
 
 

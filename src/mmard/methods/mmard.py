@@ -43,8 +43,9 @@ from operator import add
 import torch
 from torch import Tensor
 
+from mmard.batch import Batch, Terms
 from mmard.errors import Refused, require, unknown
-from mmard.method import Batch, Inner, Method, Outer, Terms, said
+from mmard.method import Inner, Method, Outer, said
 from mmard.ops import ce, kl
 
 Edges = tuple[Tensor, Tensor, Tensor]

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmard.batch import Batch, Terms
 from mmard.errors import require
 from mmard.memory import LossBalance, shares_of_run
-from mmard.method import Batch, Method, Terms
+from mmard.method import Method
 from mmard.ops import ce, kl
 
 

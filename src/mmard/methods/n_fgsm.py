@@ -22,8 +22,9 @@ from functools import partial
 from torch import Tensor
 
 from mmard.attacks import noise_fgsm
+from mmard.batch import Batch, Terms
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms
+from mmard.method import Method
 from mmard.ops import ce
 
 

@@ -11,7 +11,8 @@ Differences from the paper, which has no code of its own:
 
 from __future__ import annotations
 
-from mmard.method import Batch, Method, Terms
+from mmard.batch import Batch, Terms
+from mmard.method import Method
 from mmard.ops import ce
 
 

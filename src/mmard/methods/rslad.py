@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmard.method import Batch, Method, Terms, said
+from mmard.batch import Batch, Terms
+from mmard.method import Method, said
 from mmard.ops import kl
 
 

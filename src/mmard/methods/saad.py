@@ -29,8 +29,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmard.batch import Batch, Terms
 from mmard.errors import require
-from mmard.method import Batch, Method, Terms, said
+from mmard.method import Method, said
 from mmard.ops import kl, renyi_entropy, true_logit
 
 

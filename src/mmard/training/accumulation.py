@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmard.method import Batch, Point
-from mmard.training.step import Outcome, Step
+from mmard.batch import Batch, Point
+from mmard.training.outcome import Outcome
+from mmard.training.step import Step
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,27 +12,25 @@ from torch import Tensor, nn
 from mmard import seeds
 from mmard.data.batches import Batches
 from mmard.engine.chunks import Chunks
-from mmard.errors import Refused
+from mmard.modes import kept_random_state
 from mmard.run import Event, Run
 from mmard.training.accumulation import descend
 from mmard.training.averaging import Average
 from mmard.training.checkpoint import Position, pack, unpack
+from mmard.training.divergence import check_loss, check_weights
 from mmard.training.interrupt import stop_on_interrupt
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
 from mmard.training.optimizer import optimizer_of
-from mmard.training.ranks import told_if_lost
+from mmard.training.outcome import Outcome
+from mmard.training.ranks import refuse_other_number, told_if_lost
 from mmard.training.recipe import Recipe
-from mmard.training.step import Outcome, Step
+from mmard.training.step import Step
 from mmard.training.tally import Tally, Validation
 
 LOG_EVERY_SECONDS = 10.0
 GPU_CHECK_EVERY = 20
 """Steps between looks at the loss on a GPU, where each look waits for the device. On a CPU every step is looked at."""
-
-
-class Diverged(Refused):
-    """The loss or a weight is no longer a number."""
 
 
 class Interrupted(Exception):
@@ -78,7 +74,11 @@ def fit(
         Diverged: at the first loss that is not finite; the last save stays.
         Interrupted: after Ctrl-C, when the step is finished and the run saved.
     """
-    with run.lock(), stop_on_interrupt() as stop, _global_random_state_kept(step):
+    with (
+        run.lock(),
+        stop_on_interrupt() as stop,
+        kept_random_state(p for net in step.nets.values() for p in net.parameters()),
+    ):
         training = _Training(step, batches, recipe, run, validate, facts, others or {}, observers)
         training.accumulate = accumulate
         training.resume()
@@ -153,7 +153,7 @@ class _Training:
             self.tell({"kind": "start"})
             return
         tensors, facts = self.run.load_state()
-        self._refuse_other_ranks(facts.get("ranks", 1))
+        refuse_other_number(str(self.run.path), facts.get("ranks", 1), self._size)
         self.at = unpack(tensors, facts, self.modules(), self.optimizer, str(self.run.path))
         self.step.count = self.at.step
         if isinstance(self.step.ascent, Chunks) and self.at.attack_chunk:
@@ -220,25 +220,14 @@ class _Training:
         self._count(outcome, rate)
 
     def _check(self, outcome: Outcome) -> None:
-        if math.isfinite(outcome.loss.item()):
-            return
-        terms = [name for name, term in outcome.terms.items() if not torch.isfinite(term).all()]
-        raise self._diverged("the term " + ", ".join(terms) if terms else "the sum of finite terms")
+        check_loss(outcome, self._where, self.run.has_state)
 
     def _check_weights(self) -> None:
-        for net in self.step.trained.values():
-            for name, tensor in net.state_dict().items():
-                if not torch.isfinite(tensor).all():
-                    raise self._diverged(f"{name} of the network")
+        check_weights(self.step.trained.values(), self._where, self.run.has_state)
 
-    def _diverged(self, culprit: str) -> Diverged:
-        kept = "the last save is untouched" if self.run.has_state else "nothing was saved yet"
-        return Diverged(
-            f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}",
-            expected="finite losses and weights",
-            got=f"{culprit} not finite",
-            mend=f"{kept}; try a smaller --lr or --grad-clip 1",
-        )
+    @property
+    def _where(self) -> str:
+        return f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}"
 
     def _count(self, outcome: Outcome, rate: float) -> None:
         """Add this step to those of the epoch, and log it if the last line is old. Nothing here waits for a GPU."""
@@ -247,7 +236,7 @@ class _Training:
             self.logged = time.monotonic()
             self.tell({"kind": "step", "lr": rate, **{name: mean.item() for name, mean in means.items()}})
         else:
-            self.show({"kind": "tick"})
+            self.tell({"kind": "tick"}, kept=False)
 
     # several processes ------------------------------------------------------------------------------------------------
     @property
@@ -257,15 +246,6 @@ class _Training:
     def agreed(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is up in any process."""
         return list(flags) if self.ranks is None else [up > 0 for up in self.ranks.largest(*map(float, flags))]
-
-    def _refuse_other_ranks(self, then: int) -> None:
-        if then != self._size:
-            raise Refused(
-                f"{self.run.path} with {self._size} process{'es' * (self._size > 1)}",
-                expected=f"{then}, as it began with",
-                got=str(self._size),
-                mend="BatchNorm sees other batches on another number, so it would be another run",
-            )
 
     # epochs -----------------------------------------------------------------------------------------------------------
     def end_epoch(self) -> nn.Module:
@@ -308,28 +288,12 @@ class _Training:
         return ready
 
     # events -----------------------------------------------------------------------------------------------------------
-    def tell(self, event: Event) -> None:
-        """Log an event and show it."""
-        event = self._placed(event)
-        self.run.append(event)
-        for observer in self.observers:
-            observer(event)
-
-    def show(self, event: Event) -> None:
-        """Show an event that is not worth a line of the log."""
-        event = self._placed(event)
-        for observer in self.observers:
-            observer(event)
-
-    def _placed(self, event: Event) -> Event:
+    def tell(self, event: Event, kept: bool = True) -> None:
+        """Show an event, and log it unless it is not worth a line."""
         seconds = round(self.at.seconds + time.monotonic() - self.began, 3)
         here = {"step": self.at.step, "epoch": self.at.epoch, "epoch_step": self.at.epoch_step}
-        return {**here, "seconds": seconds, **event}
-
-
-@contextmanager
-def _global_random_state_kept(step: Step) -> Iterator[None]:
-    """The caller's global random state is as it was once training is over."""
-    devices = sorted({p.get_device() for net in step.nets.values() for p in net.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices):
-        yield
+        event = {**here, "seconds": seconds, **event}
+        if kept:
+            self.run.append(event)
+        for observer in self.observers:
+            observer(event)

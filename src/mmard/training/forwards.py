@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmard.batch import Net, Point
 from mmard.errors import Refused
-from mmard.method import Net, Point
 from mmard.modes import quiet_statistics
 from mmard.training.ranks import Ranks
 

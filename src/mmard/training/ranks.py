@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmard.errors import Refused
+from mmard.errors import Refused, require
 from mmard.run import Event, Run
 
 PATIENCE = timedelta(minutes=10)
@@ -180,6 +180,17 @@ class Ranks:
         moving = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         if moving:
             self.average(moving)
+
+
+def refuse_other_number(where: str, then: int, now: int) -> None:
+    """Refuse to go on with a run on another number of processes than it began with."""
+    require(
+        then == now,
+        f"{where} with {now} process{'es' * (now > 1)}",
+        expected=f"{then}, as it began with",
+        got=now,
+        mend="BatchNorm sees other batches on another number, so it would be another run",
+    )
 
 
 class _Gathered(torch.autograd.Function):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,32 +19,18 @@ from torch import Tensor, nn
 from mmard import seeds
 from mmard.attacks import Attack
 from mmard.balls import Budget
+from mmard.batch import Batch, Net, Point, Terms
 from mmard.engine.ascent import Ascent, Climber, Climbing, attacked_at_once, climbs, cut, learn, plain, split
 from mmard.engine.chunks import why_whole
 from mmard.engine.compiled import Compiled
 from mmard.engine.twins import PLAIN, Engine, Twins
 from mmard.errors import Refused, require
-from mmard.method import Batch, Method, Net, Point, Terms
-from mmard.modes import evaluating, frozen, kept_state, quiet_statistics
+from mmard.method import Method
+from mmard.modes import evaluating, frozen
+from mmard.training.ahead import Moved, looked_ahead
 from mmard.training.forwards import Everywhere, Forwards, wrapped
+from mmard.training.outcome import Outcome, total
 from mmard.training.ranks import Ranks
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step computed.
-
-    Attributes:
-        loss: the sum of the means of the terms, with graph.
-        terms: every term per sample (B,), with graph.
-        batch: the batch as the outer formula saw it, with x_adv and all predictions.
-        share: of the step's images that are in this batch; below 1 for a micro-batch.
-    """
-
-    loss: Tensor
-    terms: Terms
-    batch: Batch
-    share: float = 1.0
 
 
 class Step:
@@ -111,7 +97,7 @@ class Step:
         self.ascent = plain if why_whole(method) else ascent
         self.count = 0
         self.twins = Twins(engine, self.nets, self.trained, self._as_they_are())
-        self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._moved = Moved()
         self.ranks = ranks
         run = {letter: self.nets[letter] for letter in method.forwards}
         self._compiled = [Compiled(net) for net in run.values()] if compiled else []
@@ -196,20 +182,16 @@ class Step:
             shape = tuple(term.shape)
             assert term.shape == batch.y.shape, f"term {name} of {self.method.name} has shape {shape}, not (B,)"
         if not part:
-            return Outcome(_total(terms), terms, batch)
+            return Outcome(total(terms), terms, batch)
         share = len(batch.y) / (n if self.ranks is None else self.ranks.total(n))
-        return Outcome(_total(terms), terms, batch, share)
+        return Outcome(total(terms), terms, batch, share)
 
     def settle(self) -> None:
         """Take back what `Method.around` added to the weights; call it after the optimiser's step.
 
         What the optimiser did in between stays. A next step settles by itself what was not settled.
         """
-        with torch.no_grad():
-            for weight, before, moved in self._moved:
-                # Where nothing was added, no rounding either.
-                weight.copy_(torch.where(moved == before, weight, before + (weight - moved)))
-        self._moved = []
+        self._moved.take_back()
 
     def share_gradients(self) -> None:
         """After going backward: average over processes what their engine has not averaged on the way."""
@@ -234,30 +216,20 @@ class Step:
             yield
 
     def _move_weights(self, batch: Batch) -> None:
-        """Put the student's weights where the method wants its loss descended, and remember where they were."""
+        """Put the student's weights where the method wants its loss descended."""
         assert self.method.around is not None
         weights = {name: w for name, w in self.nets["S"].named_parameters() if w.requires_grad}
 
-        def gradients() -> dict[str, Tensor]:
-            # A look ahead, which leaves no trace: statistics, memory and random states are as they were.
-            devices = sorted({w.get_device() for w in weights.values() if w.is_cuda})
-            with kept_state(self.method.memory), torch.random.fork_rng(devices), ExitStack() as quiet:
-                for net in self.trained.values():
-                    quiet.enter_context(quiet_statistics(net))
-                loss = _total(self.method.outer(self._whole(self._with_forwards(batch, self._alone))))
-                found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            pairs = zip(weights.items(), found, strict=True)
-            whole = {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
-            if self.ranks is not None:
-                self.ranks.average(whole.values())
-            return whole
+        def loss() -> Tensor:
+            return total(self.method.outer(self._whole(self._with_forwards(batch, self._alone))))
 
-        steps = self.method.around(batch.progress, weights, gradients)
-        with torch.no_grad():
-            for name, step in steps.items():
-                before = weights[name].clone()
-                weights[name].add_(step)
-                self._moved.append((weights[name], before, weights[name].clone()))
+        def gradients() -> dict[str, Tensor]:
+            found = looked_ahead(loss, weights, self.trained.values(), self.method.memory)
+            if self.ranks is not None:
+                self.ranks.average(found.values())
+            return found
+
+        self._moved.add(weights, self.method.around(batch.progress, weights, gradients))
 
     def _attacked(self, batch: Batch, pieces: list[Batch], rows: list[slice]) -> list[Batch]:
         """The pieces of a batch with their x_adv. What is random in an attack is drawn for the whole batch."""
@@ -310,7 +282,3 @@ class Step:
                 tuned[f"{letter}_tuned"].put(point, logits)
                 batch.nets[letter].put(point, logits.detach())
         return batch
-
-
-def _total(terms: Terms) -> Tensor:
-    return torch.stack([term.mean() for term in terms.values()]).sum()

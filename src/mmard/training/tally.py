@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmard.errors import Refused
-from mmard.training.step import Outcome, Step
+from mmard.training.outcome import Outcome
+from mmard.training.step import Step
 
 
 class Validation(NamedTuple):
