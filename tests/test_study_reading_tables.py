@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented_cells import VARIANTS, little, records
 
+from mmard.report.labels import Box, labels
 from mmard.study.charts import DRAWERS, charts
 from mmard.study.declared import Reads, Sweep
 from mmard.study.drawn import drawn_from, stamp
 from mmard.study.grid import Cell, Row
-from mmard.study.labels import Box, labels
 from mmard.study.sheets import Entry, Sheet, as_csv, as_json, foot, latex, markdown, text_of
 from mmard.study.summary import Reading
 from mmard.study.tables import READERS, tables

@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmard.report.axes import LETTER, frame, percentages, spread, ticks
-from mmard.report.drawing import LETTERS, canvas
+from mmard.report.axes import LETTER, frame, percentages, ticks
+from mmard.report.drawing import canvas
+from mmard.report.labels import Box, labels, write_names
 from mmard.report.palette import mark, marker, series
 
 
@@ -46,17 +47,8 @@ def trade_off(slug: str, alt: str, places: Sequence[Place], *, x: str, y: str) -
         if direct:
             made.figure.draw_without_rendering()
             box = axes.get_window_extent()
-            dots = [axes.transData.transform(place.mean) for place in places]
+            inside = Box(box.x0 + 2, box.y0 + 2, box.x1 + 12, box.y1 + 6)
+            at = [(float(x), float(y)) for x, y in (axes.transData.transform(place.mean) for place in places)]
             names = [place.name if len(place.name) <= 20 else place.name[:19] + "…" for place in places]
-            # A name stands behind its dot, or before it where it would leave the plot.
-            ends = [dot[0] + 9 + LETTER * len(name) for dot, name in zip(dots, names, strict=True)]
-            before = [bool(end > box.x1 + 12) for end in ends]
-            for side in (False, True):
-                own = [i for i, left in enumerate(before) if left is side]
-                heights = spread([dots[i][1] for i in own], 13, box.y0, box.y1 + 6)
-                for i, height in zip(own, heights, strict=True):
-                    made.figure.text(
-                        (dots[i][0] + (-9 if side else 9)) / made.width, height / made.height, names[i],
-                        fontsize=LETTERS, va="center_baseline", ha="right" if side else "left",
-                    )  # fmt: skip
+            write_names(made, axes, names, at, labels(at, [(LETTER * len(name), 13.0) for name in names], inside))
     return made.svg

@@ -8,7 +8,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from mmard.evaluation.spread import Difference
-from mmard.report.drawing import LETTERS, Canvas
+from mmard.report.drawing import Canvas
+from mmard.report.labels import Box, labels, reach, write_names
 from mmard.report.palette import mark
 from mmard.study.drawn import (
     WIDE,
@@ -28,7 +29,6 @@ from mmard.study.drawn import (
     words,
 )
 from mmard.study.grid import Row
-from mmard.study.labels import Box, labels, reach
 from mmard.study.rows import row_name
 from mmard.study.summary import ROBUST, WHICH, Reading, beyond
 from mmard.study.tables_of_methods import Turned, pareto, placed, ranked, turned
@@ -119,16 +119,8 @@ def _price(reading: Reading) -> list[Plot]:
         named = _named(names, at, [row in front for row, _, _ in points], inside, line)
         unnamed = "" if len(named) == len(names) else "points in a crowd have their names in the table"
         words(made, 2, top + height + BOTTOM - 8, "; ".join(filter(None, (left_out, unnamed))), quiet=True)
-        for k, found in named.items():
-            point, middle = at[k], ((found.left + found.right) / 2, (found.bottom + found.top) / 2)
-            if reach(found, point) > 12:
-                end = (min(max(point[0], found.left), found.right), min(max(point[1], found.bottom), found.top))
-                leader = zip(*(axes.transData.inverted().transform(each) for each in (point, end)), strict=True)
-                axes.plot(*leader, color=mark("rule"), linewidth=1, zorder=0)
-            made.figure.text(
-                middle[0] / made.width, middle[1] / made.height, names[k], fontsize=LETTERS, ha="center",
-                va="center_baseline",
-            )  # fmt: skip
+        shown = list(named)
+        write_names(made, axes, [names[k] for k in shown], [at[k] for k in shown], list(named.values()))
 
     return [plot(reading, "time", alt, draw, top + height + BOTTOM)]
 

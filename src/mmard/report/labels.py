@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from mmard.report.drawing import LETTERS, Canvas
+from mmard.report.palette import mark
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Box(NamedTuple):
@@ -26,6 +32,8 @@ DISTANCES = (9.0, 16.0, 26.0, 38.0, 52.0, 68.0)
 TURNS = 16
 POINT = 6.0
 """Half of what a point takes."""
+LED = 12.0
+"""A name farther from its point than this needs a line to it."""
 
 
 def labels(
@@ -89,3 +97,22 @@ def reach(box: Box, point: tuple[float, float]) -> float:
     across = max(box.left - point[0], point[0] - box.right, 0.0)
     up = max(box.bottom - point[1], point[1] - box.top, 0.0)
     return math.hypot(across, up)
+
+
+def write_names(
+    made: Canvas, axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]], boxes: Sequence[Box]
+) -> None:
+    """Write each name into its box; where that is not beside its point, a line leads there.
+
+    Args:
+        axes: that the points (x, y), in CSS pixels, are in.
+    """
+    for name, point, box in zip(names, points, boxes, strict=True):
+        if reach(box, point) > LED:
+            end = (min(max(point[0], box.left), box.right), min(max(point[1], box.bottom), box.top))
+            leader = zip(*(axes.transData.inverted().transform(each) for each in (point, end)), strict=True)
+            axes.plot(*leader, color=mark("rule"), linewidth=1, zorder=0)
+        x, y = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+        made.figure.text(
+            x / made.width, y / made.height, name, fontsize=LETTERS, ha="center", va="center_baseline",
+        )  # fmt: skip
