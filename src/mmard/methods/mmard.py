@@ -170,11 +170,14 @@ def guided(
     return inner
 
 
+def asks_moved(measure: str, edges: tuple[str, ...]) -> bool:
+    """Whether the triangle reads T(x'), a pass of the teacher of its own: for rq, and for what `match` compares."""
+    return "rq" in edges or (measure == "match" and not {"nr", "rn"}.isdisjoint(edges))
+
+
 def with_triangle(host: Outer, weight: float, measure: str, edges: tuple[str, ...], tau: float) -> Outer:
     """The host's terms plus edges of the triangle, a third of the weight each."""
-    distance = MEASURES[measure]
-    # A teacher's pass of its own, so T(x') is asked where an edge reads it: rq, and the mapping that `match` compares.
-    moved = "rq" in edges or (measure == "match" and not {"nr", "rn"}.isdisjoint(edges))
+    distance, moved = MEASURES[measure], asks_moved(measure, edges)
 
     def outer(b: Batch) -> Terms:
         n, r, q_n = b.S(b.x), b.S(b.adv), b.T(b.x)
@@ -263,7 +266,8 @@ def mmard(
             )
         grown = host.with_view("x_adv", "x")
         outer = with_triangle(host.outer, host.scale * beta, measure, wanted, tau)
-        outer_says = said((1.0, outer_says), (beta, f"triangle_{measure}(S(x), S(x'), T)"))
+        corners = "S(x), S(x'), T(x), T(x')" if asks_moved(measure, wanted) else "S(x), S(x'), T(x)"
+        outer_says = said((1.0, outer_says), (beta, f"triangle_{measure}({corners})"))
     changed = guide > 0 or own > 0 or beta > 0
     return replace(
         grown,
