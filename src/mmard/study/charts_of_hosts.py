@@ -40,7 +40,7 @@ def plug_and_play(reading: Reading) -> list[Plot]:
     keys, variants = hosts_of(reading), variants_of(reading)
     names = [host_name(reading, each) for each in keys]
     step = len(variants) + 1
-    top, height = 34, ROW * (step * len(keys) - 1)
+    top, height = 50, ROW * (step * len(keys) - 1)
     left = name_width(names)
     wide = (WIDTH - left - 26 - 12) / 2
     alt = f"Robust accuracy of {len(keys)} hosts, each {', '.join(variants)}, and what is gained over {variants[0]}."
@@ -70,14 +70,8 @@ def plug_and_play(reading: Reading) -> list[Plot]:
         along(level, level_title(reading))
         along(gains, f"points above {variants[0]}, paired 95 % intervals", zero=True)
         key(made, [(index, variant, False) for index, variant in enumerate(variants)], left - 4, 14)
-        words(
-            made,
-            WIDTH - 12,
-            14,
-            "interval over seeds (thick), over images (thin); hollow: within noise",
-            quiet=True,
-            ha="right",
-        )
+        note = "interval over seeds (thick), over images (thin); hollow: within noise"
+        words(made, WIDTH - 12, 32, note, quiet=True, ha="right")
 
     return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
@@ -260,22 +254,20 @@ def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taugh
                 role, (x, 0), xycoords=("data", "axes fraction"), xytext=(0, 5 + 12 * level),
                 textcoords="offset points", ha="center", fontsize=10, color=mark("muted"),
             )  # fmt: skip
-        slopes = [_slope_text(name, variant, teachers) for variant in variants]
-        x = left + 74.0
-        words(made, 2, 14, "robust %", quiet=True)
-        for index, text in enumerate(slopes):
-            key(made, [(index, text, False)], x, 14)
-            x += 40 + LETTER * len(text)
+        head = f"{name}, robust %"
+        words(made, 2, 14, head, quiet=True)
+        slopes = [(index, _slope_text(variant, teachers), False) for index, variant in enumerate(variants)]
+        key(made, slopes, 26 + LETTER * len(head), 14)
 
     return plot(reading, slug, alt, draw, top + height + 56)
 
 
-def _slope_text(name: str, variant: str, teachers: Sequence[Taught]) -> str:
+def _slope_text(variant: str, teachers: Sequence[Taught]) -> str:
     found = trend(teachers, variant)
     if found is None:
-        return f"{name} {variant}"
+        return variant
     reach = "" if found.teachers.half is None else f" ± {found.teachers.half:.2f}"
-    return f"{name} {variant}: slope {found.teachers.slope:.2f}{reach}".replace("-", "\N{MINUS SIGN}")
+    return f"{variant}: slope {found.teachers.slope:.2f}{reach}".replace("-", "\N{MINUS SIGN}")
 
 
 def _students(axes: object, x: float, mean: Mean | None, index: int) -> None:
