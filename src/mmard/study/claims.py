@@ -26,6 +26,7 @@ from mmard.study.rows import hosts_of, pooled, row_name, row_of, variants_of
 from mmard.study.sheets import number
 from mmard.study.slope import Taught, taught, trend
 from mmard.study.summary import CLEAN, ROBUST, Quantity, Reading, beyond
+from mmard.words import plural
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 Wanted = Literal["more", "less", "not less"]
@@ -190,17 +191,25 @@ def _spread(claim: Claim, reading: Reading) -> Judged:
 
 
 def _top(claim: Claim, reading: Reading) -> Judged:
-    found = {row: mean.mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
+    """What was not trained could be better: it keeps open what it could turn around."""
+    found = {row: mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
+
+    def is_ours(row: Row) -> bool:
+        return claim.plugin in row.host.split("+")[1:]
 
     def best(ours: bool) -> Row | None:
-        rows = [row for row in found if (claim.plugin in row.host.split("+")[1:]) is ours]
-        return max(rows, key=lambda row: found[row], default=None)
+        return max((row for row in found if is_ours(row) is ours), key=lambda row: found[row].mean, default=None)
 
     mine, other = best(True), best(False)
     if mine is None or other is None:
         return Judged(claim, OPEN, because="records are missing")
     words = f"{row_name(reading, mine)} minus {row_name(reading, other)}, of {len(found)} methods"
-    return _judged(claim, reading.gain(mine, other, ROBUST), ROBUST, "points", words)
+    judged = _judged(claim, reading.gain(mine, other, ROBUST), ROBUST, "points", words)
+    lacking = [row for row in reading.grid.rows if row not in found or found[row].n < found[row].of]
+    could = [row for row in lacking if is_ours(row) is (judged.verdict == FAILS)]
+    if judged.verdict == OPEN or not could:
+        return judged
+    return replace(judged, verdict=OPEN, because=f"{judged.because}; {plural(len(could), 'row')} not trained whole")
 
 
 def _trained(claim: Claim, reading: Reading) -> Judged:
