@@ -17,7 +17,7 @@ teacher surer of the same class; so does a host's KL( T(x) || S(x') ) when x' ma
 is, which is why the student is driven out of the class c as well, at no cost. LOG.md has what either changes.
 
 In the triangle the natural prediction learns from the teacher alone: N would give way to R along d(N, R), and clean
-accuracy with it, so it is held still there. R is tied to Q_n, as a teacher at x' gives way to the attack itself.
+accuracy with it, so it is held still there. R is tied to Q_n: with Q_r nothing was gained, for a teacher's pass more.
 
 The distance d along an edge is one of four measures; a_i and b_i are the two predictions of sample i,
 J(a, b) = mean_i a_i b_i^T:

@@ -16,31 +16,22 @@ class Diverged(Refused):
     """The loss or a weight is no longer a number."""
 
 
-def check_loss(outcome: Outcome, where: str, saved: bool) -> None:
-    """Look at a step's loss, for which a GPU has to be waited for.
-
-    Args:
-        where: run, epoch and step, for the message.
-        saved: whether there is a save to go back to.
-
-    Raises:
-        Diverged: if it is not finite, with the terms that are to blame.
-    """
+def lost_in(outcome: Outcome) -> str:
+    """What in a step's loss is not finite, in words; empty where all is. A GPU has to be waited for."""
     if math.isfinite(outcome.loss.item()):
-        return
+        return ""
     terms = [name for name, term in outcome.terms.items() if not torch.isfinite(term).all()]
-    raise _diverged("the term " + ", ".join(terms) if terms else "the sum of finite terms", where, saved)
+    return "the term " + ", ".join(terms) if terms else "the sum of finite terms"
 
 
-def check_weights(nets: Iterable[nn.Module], where: str, saved: bool) -> None:
-    """Look at all weights and statistics of networks; arguments and error as in `check_loss`."""
-    for net in nets:
-        for name, tensor in net.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise _diverged(f"{name} of the network", where, saved)
+def lost_weight(nets: Iterable[nn.Module]) -> str:
+    """The first weight or statistic of networks that is not finite, in words; empty where all are."""
+    named = (each for net in nets for each in net.state_dict().items())
+    return next((f"{name} of the network" for name, tensor in named if not torch.isfinite(tensor).all()), "")
 
 
-def _diverged(culprit: str, where: str, saved: bool) -> Diverged:
+def diverged(culprit: str, where: str, saved: bool) -> Diverged:
+    """The error for what is not finite, at a step of a run that has been saved or not."""
     kept = "the last save is untouched" if saved else "nothing was saved yet"
     return Diverged(
         where,

@@ -17,7 +17,7 @@ from mmard.run import Event, Run
 from mmard.training.accumulation import descend
 from mmard.training.averaging import Average
 from mmard.training.checkpoint import Position, pack, unpack
-from mmard.training.divergence import check_loss, check_weights
+from mmard.training.divergence import diverged, lost_in, lost_weight
 from mmard.training.interrupt import stop_on_interrupt
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
@@ -220,14 +220,15 @@ class _Training:
         self._count(outcome, rate)
 
     def _check(self, outcome: Outcome) -> None:
-        check_loss(outcome, self._where, self.run.has_state)
+        self._refuse_lost(lost_in(outcome))
 
     def _check_weights(self) -> None:
-        check_weights(self.step.trained.values(), self._where, self.run.has_state)
+        self._refuse_lost(lost_weight(self.step.trained.values()))
 
-    @property
-    def _where(self) -> str:
-        return f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}"
+    def _refuse_lost(self, culprit: str) -> None:
+        if culprit:
+            where = f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}"
+            raise diverged(culprit, where, self.run.has_state)
 
     def _count(self, outcome: Outcome, rate: float) -> None:
         """Add this step to those of the epoch, and log it if the last line is old. Nothing here waits for a GPU."""
