@@ -27,7 +27,7 @@ from nets import (
 
 from mmard.errors import Refused
 from mmard.method import Method, halves
-from mmard.methods import METHODS, PLUGINS, build, compose, parameters
+from mmard.methods import METHODS, PLUGINS, build, compose, every_parameter, parameters
 from mmard.methods.mmard import MEASURES
 
 # --- the catalogue ---
@@ -206,6 +206,17 @@ def test_each_parameter_reaches_its_own_method() -> None:
     torch.testing.assert_close(after["igdm"], 4 * before["igdm"])
     torch.testing.assert_close(after["nat"], 3 * before["nat"])
     torch.testing.assert_close(after["adv"], before["adv"] * 0.6)
+
+
+def test_every_parameter_is_said_in_the_kind_of_its_default() -> None:
+    for name in (*METHODS, *PLUGINS):
+        assert every_parameter([name]) == {f"{name}.{key}": p.default for key, p in parameters(name).items()}
+    said = every_parameter(["trades", "rslad + mmard"], {"mmard.beta": 2, "rslad.alpha": "0.5"})
+    assert set(said) == {f"{name}.{key}" for name in ("trades", "rslad", "mmard") for key in parameters(name)}
+    assert (said["mmard.beta"], said["rslad.alpha"]) == (2.0, 0.5)
+    assert isinstance(said["mmard.beta"], float), "or 2 and 2.0 would be two configurations"
+    with pytest.raises(Refused, match=r"parameter 'mmard\.gide'"):
+        every_parameter(["rslad+mmard"], {"mmard.gide": 1})
 
 
 def test_plug_ins_are_applied_from_left_to_right() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mmard.config import DistillSettings, Settings, TrainSettings
+from mmard.config import DistillSettings, Settings, TrainSettings, differences
 from mmard.config_files import read_config
 from mmard.errors import Refused
 from mmard.training.recipe import AVERAGES, SCHEDULES, Recipe
@@ -76,6 +76,14 @@ def test_files_come_back_as_they_went(ending: str, tmp_path: Path) -> None:
     assert settings.milestones == (100, 150)
     assert settings.eps == 8 / 255
     assert settings.params == {"mmard.guide": 0.5, "mmard.measure": "kl"}
+
+
+def test_what_two_runs_say_otherwise() -> None:
+    held = {"lr": 0.1, "epochs": 3, "threads": 1, "params": {"mmard.beta": 1.0}, "old": 1}
+    wanted = {"lr": 0.2, "epochs": 3, "threads": 2, "params": {"mmard.beta": 1, "mmard.edges": "nq"}, "teacher": "t"}
+    found = ["lr 0.1 for 0.2", "teacher unsaid for t", "mmard.edges unsaid for nq"]
+    assert differences(held, wanted, {"threads"}) == found
+    assert differences(wanted, wanted) == []
 
 
 def test_a_run_folder_is_a_config(tmp_path: Path) -> None:

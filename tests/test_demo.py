@@ -89,7 +89,22 @@ def test_the_demo_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
 
     # Another scale into the same folder is refused before anything is done.
     assert answer(["demo", "--out", "d"]) == 2
-    assert "expected a run of this demo, got one with other settings; choose another --out" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "d/teacher-0: expected a run of this demo, got limit_train 256 for None, epochs 4 for" in refused
+    assert "; choose another --out, or remove this folder" in refused
+
+
+def test_a_network_made_with_another_default_is_not_taken_for_this_demos() -> None:
+    stage = stages(Path("d"), 0, quick=True, threads=1)[-1]
+    said = stage.settings.as_config()
+    assert said["params"]["mmard.edges"] == "rn,nq,rc", "defaults are written down"
+    run = Run.create(stage.path, said | {"params": said["params"] | {"mmard.edges": "nr,nq,rq"}})
+    with pytest.raises(Refused, match=r"got mmard\.edges nr,nq,rq for rn,nq,rc; choose another --out, or remove"):
+        stages(Path("d"), 0, quick=True, threads=1)
+    # A run from before defaults were written down.
+    (run.path / "config.json").write_text(json.dumps(said | {"params": {}}))
+    with pytest.raises(Refused, match=r"got rslad\.alpha unsaid for 0\.8333"):
+        stages(Path("d"), 0, quick=True, threads=1)
 
 
 def test_an_interrupted_demo_goes_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

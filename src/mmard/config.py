@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -189,6 +189,19 @@ class Settings(BaseModel):
     def as_config(self) -> dict[str, Any]:
         """All settings as JSON holds them; `resolve` gives the same settings back."""
         return self.model_dump(mode="json")
+
+
+def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], left_out: Collection[str] = ()) -> list[str]:
+    """What one run's settings say otherwise than another's, parameters by full name, e.g. "lr 0.1 for 0.2".
+
+    Args:
+        held: settings as a run's config file has them.
+        wanted: those that it should have; what only the run has is no difference.
+        left_out: names that do not count.
+    """
+    mine, theirs = ({**said, **(said.get("params") or {})} for said in (held, wanted))
+    names = [name for name in theirs if name not in (*left_out, "params") and mine.get(name) != theirs[name]]
+    return [f"{name} {mine.get(name, 'unsaid')!s} for {theirs[name]!s}" for name in names]
 
 
 class TrainSettings(Settings):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from mmard.attacks import PGD, trial
 from mmard.balls import Budget
-from mmard.config import DistillSettings, Settings, TrainSettings
+from mmard.config import DistillSettings, Settings, TrainSettings, differences
 from mmard.data import Splits
 from mmard.data.batches import SetBatches
 from mmard.environment import environment
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Progress, evaluate
 from mmard.evaluation.score import Score
-from mmard.job import prepare
+from mmard.job import complete, prepare
 from mmard.methods import build
 from mmard.models import parameter_count
 from mmard.networks import load_network, new_network
@@ -129,20 +129,22 @@ def stages(out: Path, seed: int, *, quick: bool = False, threads: int = 0) -> li
             out / f"{grown}-{seed}",
         ),
     ]
-    return [_as_begun(stage) for stage in made]
+    return [_as_begun(replace(stage, settings=complete(stage.settings))) for stage in made]
 
 
 def _as_begun(stage: Stage) -> Stage:
-    """The stage with the settings of its run, if there is one: a run ends with the thread count it began with."""
+    """The stage with the settings of its run, if there is one: a run ends with the thread count it began with.
+
+    A run that an earlier version began with other defaults is another run, which is neither used nor overwritten.
+    """
     if not (stage.path / "config.json").is_file():
         Run.refuse_taken(stage.path)
         return stage
-    begun = type(stage.settings).resolve(Run.open(stage.path).config)
-    if begun.as_config() | {"threads": 0} != stage.settings.as_config() | {"threads": 0}:
-        raise Refused(
-            str(stage.path), expected="a run of this demo", got="one with other settings", mend="choose another --out"
-        )
-    return Stage(stage.name, stage.title, begun, stage.path)
+    held = Run.open(stage.path).config
+    if differ := differences(held, stage.settings.as_config(), {"threads"}):
+        got, mend = ", ".join(differ[:3]), "choose another --out, or remove this folder to have it made anew"
+        raise Refused(str(stage.path), expected="a run of this demo", got=got, mend=mend)
+    return Stage(stage.name, stage.title, type(stage.settings).resolve(held), stage.path)
 
 
 def finished(stage: Stage) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from mmard._version import __version__
 from mmard.attacks import TRAINING_ATTACKS, trial
 from mmard.balls import Budget
 from mmard.companions import companions
-from mmard.config import DistillSettings, Settings, TrainSettings, teachers_said
+from mmard.config import DistillSettings, Settings, TrainSettings, Value, teachers_said
 from mmard.data import ImageSet, Splits
 from mmard.data.batches import Batches
 from mmard.devices import own_device, pick_device
@@ -27,7 +27,7 @@ from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import accuracies
 from mmard.images import Loaders, batches_of, with_all_classes
 from mmard.method import Method
-from mmard.methods import compose
+from mmard.methods import compose, every_parameter
 from mmard.models import check_logits
 from mmard.networks import GIVEN, network_facts, new_network
 from mmard.run import Event, Run
@@ -43,10 +43,12 @@ from mmard.training.step import Step
 from mmard.training.tally import Validation
 from mmard.training.tensorboard import TensorBoard, writer_class
 
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
 
 @dataclass
 class Job:
-    """Everything that a training needs, ready to start."""
+    """Everything that a training needs, ready to start. Its settings say every parameter, defaults included."""
 
     settings: Settings
     method: Method
@@ -148,6 +150,7 @@ def prepare(
     given = {"T": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
     _refuse_what_is_lost(settings, student, given, data, method)
     method = method_of(settings, method)
+    settings = complete(settings)
     _check_kind(settings, method)
     attack = method.attack(budget, settings.steps, settings.step_size, settings.start or method.start)
     trial(settings.val_attack, budget)
@@ -203,6 +206,20 @@ def method_of(settings: Settings, method: Method | None = None) -> Method:
     if settings.attack not in TRAINING_ATTACKS:
         raise unknown("attack", settings.attack, TRAINING_ATTACKS)
     return replace(made, attack=TRAINING_ATTACKS[settings.attack])
+
+
+def method_parameters(settings: Settings, params: Mapping[str, Value] | None = None) -> dict[str, Value]:
+    """Parameters of the methods and plug-ins that settings name, by full name: as in `params`, or their defaults.
+
+    A method that was given as an object has none: they are within it.
+    """
+    specs = (settings.inner or settings.method, settings.outer or settings.method)
+    return {} if settings.method.startswith(GIVEN) else every_parameter(specs, params)
+
+
+def complete(settings: AnySettings) -> AnySettings:
+    """The settings with every parameter of their methods said, so that no default that moves later changes the run."""
+    return settings.model_copy(update={"params": method_parameters(settings, settings.params)})
 
 
 def recipe_of(settings: Settings) -> Recipe:

@@ -23,9 +23,8 @@ from mmard.config_files import preset_values
 from mmard.data import ImageSet
 from mmard.data.batches import Batches
 from mmard.engine.twins import Record
-from mmard.job import Job, method_of
+from mmard.job import Job, method_of, method_parameters
 from mmard.method import Method
-from mmard.methods import METHODS, PLUGINS, parameters
 from mmard.models import parameter_count
 from mmard.modes import evaluating, frozen
 from mmard.seeds import generator
@@ -224,14 +223,6 @@ def origins(settings: Settings, said: Mapping[str, Any]) -> list[Origin]:
         source = "said" if full in said_params else "preset" if full in preset_params else "default"
         found.append(Origin(full, settings.params.get(full, default), source))
     return found
-
-
-def method_parameters(settings: Settings) -> dict[str, Any]:
-    """Parameters of the methods and plug-ins that are named, by full name, with their defaults."""
-    specs = (settings.inner or settings.method, settings.outer or settings.method)
-    names = dict.fromkeys(part.strip() for spec in specs for part in spec.split("+"))
-    known = [name for name in names if name in METHODS or name in PLUGINS]
-    return {f"{name}.{key}": p.default for name in known for key, p in parameters(name).items()}
 
 
 # the plan -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from typed import SMALL, SRC, Typed, everything
 
 from mmard.config import DistillSettings
+from mmard.methods import PLUGINS, every_parameter
 from mmard.run import Run
 
 
@@ -39,8 +41,41 @@ def test_flags_go_over_a_file_and_the_file_over_the_preset(runs: Path, capsys: p
     config = Run.open("n").config
     assert (config["epochs"], config["lr"], config["nesterov"], config["eps"]) == (1, 0.03, True, 4 / 255)
     assert config["milestones"] == [0.5]
-    assert config["params"] == {"mmard.guide": 0.7, "mmard.beta": 0, "rslad.alpha": 0.25}
+    usual = every_parameter(["rslad+mmard"])
+    assert config["params"] == usual | {"mmard.guide": 0.7, "mmard.beta": 0, "rslad.alpha": 0.25}
     assert config["batch_size"] == 64, "the preset's, for digits"
+
+
+def test_another_method_leaves_the_parameters_of_the_one_that_it_replaces(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {"rslad.alpha", "mmard.edges"} <= Run.open("s").config["params"].keys()
+    flags = ("--method", "adaad+mmard", "--param", "mmard.guide=0.5")
+    assert Typed(capsys, "distill", "--config", "s/config.json", *flags, "--out", "n").status == 0
+    assert Run.open("n").config["params"] == every_parameter(["adaad+mmard"], {"mmard.guide": 0.5})
+    # What no method of the file has is a slip, and stays one.
+    Path("c.toml").write_text('method = "rslad+mmard"\nteacher = "t"\n[params]\n"mmrad.guide" = 0.7\n')
+    done = Typed(capsys, "distill", "--config", "c.toml", "--method", "adaad+mmard", "--out", "m")
+    assert done.status == 2
+    assert "parameter 'mmrad.guide'" in done.err
+    assert "did you mean 'mmard.guide'" in done.err
+
+
+def test_a_run_keeps_its_parameters_when_a_default_moves(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Run.open("s").config
+    Run.create("a", said)
+    Run.create("b", said | {"params": {"rslad.alpha": 0.5}})  # as by a version that did not write defaults down
+    monkeypatch.setitem(PLUGINS, "mmard", partial(PLUGINS["mmard"], edges="nq"))
+    done = Typed(capsys, "distill", "--resume", "a")
+    assert (done.status, "today's defaults" in done.out) == (0, False)
+    assert Path("a/last.safetensors").read_bytes() == Path("s/last.safetensors").read_bytes()
+    done = Typed(capsys, "distill", "--resume", "b")
+    assert done.status == 0
+    told = " ".join(done.out.split())
+    assert "config.json does not say these parameters, and today's defaults are taken: rslad.scale 1" in told
+    assert "mmard.edges nq" in told
 
 
 def test_resume_takes_no_other_setting(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

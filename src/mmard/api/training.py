@@ -196,7 +196,7 @@ def _go(
     )
     if not resume:
         assert out is not None
-        run = Run.create(out, settings.as_config())
+        run = Run.create(out, job.settings.as_config())
     return Trained(run, job.train(run, observers), job)
 
 

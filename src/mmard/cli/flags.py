@@ -115,8 +115,19 @@ def with_file(kind: type[Settings], config: Path | None, flags: Said) -> Said:
             kind.resolve({key: found[key]})
         except Refused as error:
             raise Refused(f"{config}, {error.where}", expected=error.expected, got=error.got, mend=error.mend) from None
-    params = {**found.get("params", {}), **flags.get("params", {})}
+    params = {**_still_named(found, flags), **flags.get("params", {})}
     return {**found, **flags, **({"params": params} if params else {})}
+
+
+def _still_named(found: Said, flags: Said) -> Said:
+    """Parameters of a file, less those of its methods and plug-ins that the command line replaces by others."""
+
+    def named(said: Said) -> set[str]:
+        specs = (said.get(key) or "" for key in ("method", "inner", "outer"))
+        return {part.strip() for spec in specs for part in spec.split("+")}
+
+    replaced = named(found) - named({**found, **flags})
+    return {full: value for full, value in found.get("params", {}).items() if full.split(".")[0] not in replaced}
 
 
 def _parameter(text: str) -> tuple[str, object]:

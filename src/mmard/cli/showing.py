@@ -143,7 +143,7 @@ def _by_weights_and_images(records: list[dict[str, Any]]) -> list[tuple[str, lis
 
 def _show_settings(run: Run) -> None:
     """What a run is, then what somebody chose, then the rest in one quiet paragraph."""
-    from mmard.plan import method_parameters
+    from mmard.job import method_parameters
 
     out, config = console(), run.config
     kind: type[Settings] = DistillSettings if command_of(config) == "distill" else TrainSettings

@@ -64,7 +64,7 @@ def train_or_distill(
             return
         if out is None:
             out = _free(Path(default_out(settings, job.method.name)))
-        _train(job, _created(out, settings, ranks), kind, quiet)
+        _train(job, _created(out, job.settings, ranks), kind, quiet)
 
 
 def _joined(settings: Settings) -> AbstractContextManager[Ranks | None]:
@@ -139,6 +139,10 @@ def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ra
     said = run.config
     with busy("reading data and networks"):
         job = prepare(kind.resolve(said), ranks=ranks)
+    if unsaid := [full for full in job.settings.params if full not in said.get("params", {})]:
+        # A run of a version that had no such parameter, or did not write defaults down.
+        taken = ", ".join(f"{full} {job.settings.params[full]}" for full in unsaid)
+        job.notes.append(f"config.json does not say these parameters, and today's defaults are taken: {taken}")
     if dry_run:
         _refuse_several(ranks)
         job.step.twins.keep(run.engine or {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmard.errors import Refused, require, unknown
@@ -79,6 +79,20 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
     if make is None:
         raise unknown("method", name, (*METHODS, *PLUGINS))
     return {k: p for k, p in inspect.signature(make).parameters.items() if k != "host"}
+
+
+def every_parameter(specs: Iterable[str], params: Mapping[str, Value] | None = None) -> dict[str, Value]:
+    """The parameters of all methods and plug-ins that these names hold, by full name: as said, or their defaults.
+
+    Raises:
+        Refused: for unknown names, parameters of something that no spec holds, or values of the wrong kind.
+
+    >>> every_parameter(["rslad"], {"rslad.alpha": "0.5"})
+    {'rslad.alpha': 0.5, 'rslad.scale': 1.0}
+    """
+    members = tuple(dict.fromkeys(part.strip() for spec in specs for part in spec.split("+")))
+    said = _sorted_out(params or {}, members)
+    return {f"{name}.{key}": said[name].get(key, p.default) for name in members for key, p in parameters(name).items()}
 
 
 def build(spec: str, params: Mapping[str, Value] | None = None) -> Method:

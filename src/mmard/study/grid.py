@@ -17,7 +17,8 @@ from typing import Any
 
 from mmard.config import DistillSettings, Settings, TrainSettings, Value
 from mmard.errors import Refused, unknown
-from mmard.methods import build, parameters
+from mmard.job import complete
+from mmard.methods import build
 from mmard.study.declared import Scale, Study, Variant
 
 MACHINE = {"data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "attack_chunk", "teacher_table"}
@@ -211,18 +212,9 @@ def _cell(
     role: str,
     boundary: bool,
 ) -> Cell:
-    settings = settings.model_copy(update={"params": _all_parameters(settings)})
+    settings = complete(settings)
     name = _name(settings, network, teachers, role)
     return Cell(name, settings, teachers, role, scale.name, scale.attacks, scale.attack_images, boundary)
-
-
-def _all_parameters(settings: Settings) -> dict[str, Value]:
-    """Every parameter of the method and its plug-ins, the defaults said."""
-    parts = [
-        part.strip() for spec in (settings.method, settings.inner, settings.outer) if spec for part in spec.split("+")
-    ]
-    defaults = {f"{part}.{own}": each.default for part in parts for own, each in parameters(part).items()}
-    return {**defaults, **settings.params}
 
 
 def _name(settings: Settings, network: str, teachers: dict[str, str], role: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
-from mmard.config import DistillSettings, Settings, teachers_said, weights_said
+from mmard.config import DistillSettings, Settings, differences, teachers_said, weights_said
 from mmard.errors import Refused
 from mmard.run import Run
 from mmard.storage import read_json
@@ -118,8 +118,6 @@ def position_of(run: Run) -> dict[str, Any]:
 def refuse_other(run: Run, settings: Settings) -> None:
     """Refuse a folder that another training began in; where it was made does not count."""
     left_out = {*MACHINE, "teacher"}
-    held, wanted = run.config, settings.as_config()
-    differ = [name for name in wanted if name not in left_out and held.get(name) != wanted[name]]
-    if differ:
-        got = ", ".join(f"{name} {held.get(name)!r} for {wanted[name]!r}" for name in differ[:3])
+    if differ := differences(run.config, settings.as_config(), left_out):
+        got = ", ".join(differ[:3])
         raise Refused(str(run.path), expected="the run of this cell", got=got, mend="choose another --runs")

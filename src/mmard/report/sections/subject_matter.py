@@ -40,7 +40,7 @@ def _card(group: Group, facts: Record) -> list[tuple[Text, Text]]:
         pairs += [("attack climbs", _formula(inner)), ("loss descends", _formula(outer)), ("source", source)]
     if config.get("params"):
         said = ", ".join(f"{name} = {setting(name, value)}" for name, value in config["params"].items())
-        pairs.append(("parameters set", said))
+        pairs.append(("parameters", said))
     pairs += list(facts.items())
     if len(group.runs) == 1:
         run = group.first
