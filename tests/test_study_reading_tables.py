@@ -38,6 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "apart": ("self",),
     },
     "benchmark": {"hosts": ("rslad", "ard", "pgd_at", "rslad+mmard")},
+    "trade-off": {"hosts": ("rslad", "pgd_at"), "sweeps": (ALPHA,)},
     "sensitivity": {"hosts": ("rslad",), "sweeps": (ALPHA,)},
 }
 

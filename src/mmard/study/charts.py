@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mmard.study.charts_of_hosts import ablation, boundary, plug_and_play, saturation
 from mmard.study.charts_of_methods import benchmark, sensitivity
+from mmard.study.charts_of_trade import trade_off
 from mmard.study.declared import Reads
 from mmard.study.drawn import Plot
 from mmard.study.summary import Reading
@@ -16,6 +17,7 @@ DRAWERS: dict[Reads, Callable[[Reading], list[Plot]]] = {
     "ablation": ablation,
     "saturation": saturation,
     "benchmark": benchmark,
+    "trade-off": trade_off,
     "sensitivity": sensitivity,
 }
 

@@ -4,6 +4,7 @@ gain      a variant of every host minus the host, averaged over hosts
 farther   one quantity minus another on the hosts themselves, averaged over hosts
 slope     how much more a student of the variant gains for each point of its teacher than one of the host
 spread    how much the robust accuracy of students differs between robust teachers, variant minus host
+above     a host with a plug-in minus the host where the host's own weights make it as accurate on clean images
 top       the best row with a plug-in minus the best row without it
 trained   whether every row has its records: a statement about the program, not about figures
 """
@@ -22,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmard.evaluation.spread import Difference, difference
 from mmard.study.grid import Row
 from mmard.study.nearby import distance, margin, misread
-from mmard.study.rows import hosts_of, pooled, row_name, row_of, variants_of
+from mmard.study.rows import host_name, hosts_of, pooled, row_name, row_of, variants_of
 from mmard.study.sheets import number
 from mmard.study.slope import Taught, taught, trend
 from mmard.study.summary import CLEAN, ROBUST, Quantity, Reading, beyond
+from mmard.study.trade import above, lines
 from mmard.words import plural
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
@@ -56,7 +58,7 @@ class Claim(BaseModel):
 
     number: str
     says: str
-    rule: Literal["gain", "farther", "slope", "spread", "top", "trained"]
+    rule: Literal["gain", "farther", "slope", "spread", "above", "top", "trained"]
     study: str
     variant: str = ""
     quantity: str = "robust"
@@ -190,6 +192,19 @@ def _spread(claim: Claim, reading: Reading) -> Judged:
     return _judged(claim, gap, ROBUST, "points", words)
 
 
+def _above(claim: Claim, reading: Reading) -> Judged:
+    found = lines(reading)
+    pairs = [(key, key._replace(host=f"{key.host}+{claim.plugin}")) for key in found]
+    pairs = [(host, grown) for host, grown in pairs if grown in hosts_of(reading)]
+    if not pairs:
+        return Judged(claim, OPEN, because="records are missing")
+    host, grown = pairs[0]
+    row = row_of(reading, grown, variants_of(reading)[0])
+    gap = None if row is None else above(reading, row, found[host])
+    words = f"{host_name(reading, grown)} above the line of {host_name(reading, host)}, {len(found[host])} rows"
+    return _judged(claim, gap, ROBUST, "points", words)
+
+
 def _top(claim: Claim, reading: Reading) -> Judged:
     """What was not trained could be better: it keeps open what it could turn around."""
     found = {row: mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
@@ -223,6 +238,7 @@ RULES: dict[str, Callable[[Claim, Reading], Judged]] = {
     "farther": _farther,
     "slope": _slope,
     "spread": _spread,
+    "above": _above,
     "top": _top,
     "trained": _trained,
 }

@@ -67,7 +67,7 @@ class Sweep(_Declared):
             yield f"{self.axis} {sign}{self.factor:g}", float(f"{value:.4g}")
 
 
-Reads = Literal["plug-and-play", "boundary", "ablation", "saturation", "benchmark", "sensitivity"]
+Reads = Literal["plug-and-play", "boundary", "ablation", "saturation", "benchmark", "trade-off", "sensitivity"]
 """Ways in which records of a study are read; there is a table and a plot for each."""
 
 

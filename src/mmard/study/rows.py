@@ -81,6 +81,13 @@ def axes_of(reading: Reading, key: Host) -> dict[str, list[Point]]:
     return found
 
 
+def valued(reading: Reading, row: Row) -> str:
+    """A row of a host that has sweeps, with its value along each of their axes, the default's too."""
+    key = Host(row.host, row.student, row.teacher)
+    values = [f"{axis} {short(reading.value(row, axis))}" for axis in axes_of(reading, key)]
+    return " ".join([host_name(reading, key), *values])
+
+
 def short(value: object) -> str:
     """A parameter's value in few letters.
 

@@ -1,4 +1,4 @@
-"""Tables that hold methods beside each other: the benchmark, and what their hyperparameters are worth."""
+"""Tables that hold methods beside each other: the benchmark, what they trade, what their hyperparameters are worth."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from mmard.evaluation.spread import Difference
 from mmard.study.grid import Row
-from mmard.study.rows import axes_of, host_name, hosts_of, row_name, row_of, variants_of
+from mmard.study.rows import axes_of, host_name, hosts_of, row_name, row_of, valued, variants_of
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
 from mmard.study.summary import CLEAN, ROBUST, SECONDS, WHICH, Quantity, Reading, beyond
+from mmard.study.trade import above, lines
 
 
 def ranked(reading: Reading) -> list[Row]:
@@ -114,6 +115,24 @@ def turned(reading: Reading, quantity: Quantity = ROBUST) -> list[Turned]:
             )
             found.append(Turned(host_name(reading, key), axis, default, changes))
     return found
+
+
+def trade_off(reading: Reading) -> list[Sheet]:
+    """Clean and robust accuracy along every line, and what a row has above the other lines."""
+    found = lines(reading)
+    heads = ("method", CLEAN.title, ROBUST.title, *(f"above the line of {host_name(reading, key)}" for key in found))
+    rows: list[tuple[str | Entry, ...]] = []
+    for key in hosts_of(reading):
+        own = [row for row in reading.grid.rows if (row.host, row.student, row.teacher) == key]
+        for row in found.get(key, own):
+            means = [mean_text(reading.mean(row, quantity), quantity) for quantity in (CLEAN, ROBUST)]
+            gaps = [gap_entry(above(reading, row, line), ROBUST) for line in found.values()]
+            rows.append((valued(reading, row), *means, *gaps))
+    caption = (
+        "Above a line: robust accuracy minus that of the line at the same clean accuracy, in points, paired by seed; a"
+        " line is straight between its rows, and beyond its ends as at the nearer one."
+    )
+    return [Sheet(heads, tuple(rows), caption)]
 
 
 def sensitivity(reading: Reading) -> list[Sheet]:
