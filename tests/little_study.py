@@ -17,6 +17,7 @@ seeds = [0, 1]
 student = "cnn-2"
 attacks = ["pgd-2", "cw-2"]
 attack_images = 60
+which = "last"
 
 [every]
 data = "digits"

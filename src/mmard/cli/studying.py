@@ -146,7 +146,7 @@ def _table(choice: Choice, place: Place, screen: Console) -> None:
     from mmard.study.records import collect
     from mmard.study.summary import Reading
 
-    reading = Reading(choice.grids[0], collect(place.runs, choice.cells))
+    reading = Reading(choice.grids[0], collect(place.runs, choice.cells), choice.scale.which)
     if reading.any:
         screen.print()
         print_tables(screen, reading)
