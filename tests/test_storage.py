@@ -5,31 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from disks import disk_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmard.errors import Refused
 from mmard.storage import append_line, read_json, write_json, write_whole
 from mmard.weights import load_tensors, save_tensors
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file can grow beyond this size, which fails as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(folder: Path) -> list[str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import disk_of
 from filelock import FileLock
 from little import (
     FACTS,
@@ -75,17 +74,6 @@ def test_a_training_in_a_thread_leaves_signals_alone(whole: Callable[[Any], Left
     thread.start()
     thread.join()
     assert Left(tmp_path / "run") == whole(plain)
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file can grow beyond this size, which fails as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_no_space_left(whole: Callable[[Any], Left], tmp_path: Path) -> None:
