@@ -43,8 +43,9 @@ def trade_off(reading: Reading) -> list[Plot]:
             for row, (clean, robust) in places.items():
                 dot(axes, *at[row], index, thin=around(clean.mean, clean.deviation))
                 dot(axes, *at[row], index, thin=around(robust.mean, robust.deviation), upright=True)
-                said |= {at[row]: _value(reading, row)} if len(at) > 1 else {}
-            shown.append((index, " by ".join([host_name(reading, host), *axes_of(reading, host)]), False))
+                said[at[row]] = _value(reading, row) if len(at) > 1 else host_name(reading, host)
+            if len(at) > 1:
+                shown.append((index, " by ".join([host_name(reading, host), *axes_of(reading, host)]), False))
         axes.margins(0.08, 0.08)
         _in_percent(axes)
         words(made, 2, 14, "robust %", quiet=True)
