@@ -91,7 +91,7 @@ def test_the_demo_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(["demo", "--out", "d"]) == 2
     refused = capsys.readouterr().err
     assert "d/teacher-0: expected a run of this demo, got limit_train 256 for None, epochs 4 for" in refused
-    assert "; choose another --out, or remove this folder" in refused
+    assert "; choose another --out, or remove d to have all of it made anew" in refused
 
 
 def test_a_network_made_with_another_default_is_not_taken_for_this_demos() -> None:

@@ -142,8 +142,8 @@ def _as_begun(stage: Stage) -> Stage:
         return stage
     held = Run.open(stage.path).config
     if differ := differences(held, stage.settings.as_config(), {"threads"}):
-        got, mend = ", ".join(differ[:3]), "choose another --out, or remove this folder to have it made anew"
-        raise Refused(str(stage.path), expected="a run of this demo", got=got, mend=mend)
+        mend = f"choose another --out, or remove {stage.path.parent} to have all of it made anew"
+        raise Refused(str(stage.path), expected="a run of this demo", got=", ".join(differ[:3]), mend=mend)
     return Stage(stage.name, stage.title, type(stage.settings).resolve(held), stage.path)
 
 
