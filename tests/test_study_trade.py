@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from mmard.study.claims import FAILS, HOLDS, OPEN, Claim, judge
 from mmard.study.declared import Sweep
 from mmard.study.grid import Grid, Row
-from mmard.study.sheets import text_of
+from mmard.study.sheets import MINUS, text_of
 from mmard.study.summary import Reading
 from mmard.study.tables import tables
 from mmard.study.trade import Place, _on, above, lines
@@ -118,7 +118,7 @@ def test_the_interval_over_images_is_that_of_both_accuracies_of_all_networks() -
 
 def test_the_table_holds_every_row_beside_every_line() -> None:
     found = reading({"rslad": RSLAD, "rslad+mmard": {"plain": (0.45, 0.29), "alpha 0.5": (0.5, 0.25)}})
-    (sheet,) = tables(found)
+    sheet, gains = tables(found)
     assert sheet.heads[3:] == ("above the line of rslad", "above the line of rslad+mmard")
     told = {text_of(cells[0]): [text_of(cell) for cell in cells[1:]] for cells in sheet.rows}
     assert list(told) == [
@@ -132,6 +132,14 @@ def test_the_table_holds_every_row_beside_every_line() -> None:
         "less accurate than the line's first row: held beside that"
     )
     assert told["pgd_at"] == ["", "", "", ""]
+    assert [text_of(cells[0]) for cells in gains.rows] == [
+        "rslad+mmard alpha 0.833", "rslad+mmard alpha 0.5", "rslad+mmard alpha 1",
+    ]  # fmt: skip
+    assert [[text_of(cell).split(" ")[0] for cell in cells[1:]] for cells in gains.rows] == [
+        [f"{MINUS}5.0", "+9.0"],
+        [f"{MINUS}10.0", "+11.0"],
+        ["", ""],
+    ]
 
 
 @pytest.mark.parametrize(("robust", "verdict"), [(0.29, HOLDS), (0.21, FAILS), (0.25, OPEN)])

@@ -9,7 +9,7 @@ from mmard.study.grid import Row
 from mmard.study.rows import axes_of, host_name, hosts_of, row_name, row_of, valued, variants_of
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
 from mmard.study.summary import CLEAN, ROBUST, SECONDS, WHICH, Quantity, Reading, beyond
-from mmard.study.trade import above, lines
+from mmard.study.trade import above, lines, unplugged
 
 
 def ranked(reading: Reading) -> list[Row]:
@@ -132,7 +132,13 @@ def trade_off(reading: Reading) -> list[Sheet]:
         "Above a line: robust accuracy minus that of the line at the same clean accuracy, in points, paired by seed; a"
         " line is straight between its rows, and beyond its ends as at the nearer one."
     )
-    return [Sheet(heads, tuple(rows), caption)]
+    plugged = [(row, other) for row in reading.grid.rows if (other := unplugged(reading, row)) is not None]
+    gains = tuple(
+        (valued(reading, row), *(gap_entry(reading.gain(row, other, q), q) for q in (CLEAN, ROBUST)))
+        for row, other in plugged
+    )
+    heads_of_gains = ("minus the same without its plug-in", "clean, points", "robust, points")
+    return [Sheet(heads, tuple(rows), caption), Sheet(heads_of_gains, gains, "")]
 
 
 def sensitivity(reading: Reading) -> list[Sheet]:

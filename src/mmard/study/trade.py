@@ -1,6 +1,7 @@
 """Robust accuracy at the same clean accuracy: the lines along which own weights move methods, and who is above them.
 
 lines(reading)                host -> its rows, the least accurate on clean images first
+unplugged(reading, row)       the same row without its plug-in
 above(reading, row, line)     how much more robust a row is than the line where the line is as accurate as the row
 """
 
@@ -15,6 +16,14 @@ from mmard.evaluation.spread import Difference, difference
 from mmard.study.grid import Row
 from mmard.study.rows import Host, hosts_of
 from mmard.study.summary import CLEAN, ROBUST, Quantity, Reading
+
+
+def unplugged(reading: Reading, row: Row) -> Row | None:
+    """The same row of the host without its last plug-in; None where the study has none."""
+    host, plus, _ = row.host.rpartition("+")
+    alike = (host, row.student, row.variant, row.axis, row.value)
+    own = (r for r in reading.grid.rows if (r.host, r.student, r.variant, r.axis, r.value) == alike)
+    return next((r for r in own if plus and r.teacher in (row.teacher, "")), None)
 
 
 class Place(NamedTuple):
