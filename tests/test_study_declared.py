@@ -20,6 +20,13 @@ from mmard.study.summary import Reading
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
 
 
+@pytest.mark.parametrize("scale", ["S", "M", "L"])
+@pytest.mark.parametrize("study", names("studies"))
+def test_every_study_can_be_done_at_every_scale(study: str, scale: str) -> None:
+    at = load_scale(scale)
+    assert grid_of(load_study(study, at), at).rows
+
+
 @pytest.mark.parametrize(("study", "scale"), SHIPPED)
 def test_every_cell_of_what_is_shipped_can_be_built_and_comes_after_its_teachers(study: str, scale: str) -> None:
     where = load_scale(scale)
