@@ -9,7 +9,7 @@ from mmard.report.labels import Box, labels, write_names
 from mmard.report.palette import mark, series
 from mmard.study.drawn import WIDE, WIDTH, Plot, around, dot, in_percent, key, panel, plot, words
 from mmard.study.grid import Row
-from mmard.study.rows import axes_of, host_name, hosts_of, short
+from mmard.study.rows import axes_of, host_name, hosts_of, rows_of, short
 from mmard.study.summary import CLEAN, ROBUST, Mean, Reading
 from mmard.study.trade import lines
 
@@ -36,7 +36,7 @@ def trade_off(reading: Reading) -> list[Plot]:
         said: dict[tuple[float, float], str] = {}
         shown: list[tuple[int, str, bool]] = []
         for index, host in enumerate(hosts):
-            rows = found.get(host) or [r for r in reading.grid.rows if (r.host, r.student, r.teacher) == host]
+            rows = found.get(host, rows_of(reading, host))
             places = {row: place for row in rows if (place := _place(reading, row)) is not None}
             at = {row: (clean.mean, robust.mean) for row, (clean, robust) in places.items()}
             axes.plot(*zip(*at.values(), strict=True), color=mark(series(index)), linewidth=1, zorder=1)

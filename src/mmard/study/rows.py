@@ -39,10 +39,14 @@ def variants_of(reading: Reading) -> list[str]:
     return list(dict.fromkeys(row.variant for row in reading.grid.rows if not row.axis))
 
 
+def rows_of(reading: Reading, key: Host) -> list[Row]:
+    """All rows of a host, points of sweeps among them."""
+    return [row for row in reading.grid.rows if (row.host, row.student, row.teacher) == key]
+
+
 def row_of(reading: Reading, key: Host, variant: str) -> Row | None:
     """The row of a host in a variant."""
-    found = (r for r in reading.grid.rows if (r.host, r.student, r.teacher) == key and r.variant == variant)
-    return next(found, None)
+    return next((row for row in rows_of(reading, key) if row.variant == variant), None)
 
 
 def host_name(reading: Reading, key: Host) -> str:
@@ -67,7 +71,7 @@ def row_name(reading: Reading, row: Row) -> str:
 def axes_of(reading: Reading, key: Host) -> dict[str, list[Point]]:
     """The axes of a host's sweeps with their points in order, the default among them."""
     found = {}
-    own = [row for row in reading.grid.rows if (row.host, row.student, row.teacher) == key and row.axis]
+    own = [row for row in rows_of(reading, key) if row.axis]
     for axis in dict.fromkeys(row.axis for row in own):
         rows = [row for row in own if row.axis == axis]
         points: list[tuple[object, Row, bool]] = [(row.value, row, False) for row in rows]

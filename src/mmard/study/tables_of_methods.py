@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mmard.evaluation.spread import Difference
 from mmard.study.grid import Row
-from mmard.study.rows import axes_of, host_name, hosts_of, row_name, row_of, valued, variants_of
+from mmard.study.rows import axes_of, host_name, hosts_of, row_name, row_of, rows_of, valued, variants_of
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
 from mmard.study.summary import CLEAN, ROBUST, SECONDS, WHICH, Quantity, Reading, beyond
 from mmard.study.trade import above, lines, unplugged
@@ -123,8 +123,7 @@ def trade_off(reading: Reading) -> list[Sheet]:
     heads = ("method", CLEAN.title, ROBUST.title, *(f"above the line of {host_name(reading, key)}" for key in found))
     rows: list[tuple[str | Entry, ...]] = []
     for key in hosts_of(reading):
-        own = [row for row in reading.grid.rows if (row.host, row.student, row.teacher) == key]
-        for row in found.get(key, own):
+        for row in found.get(key, rows_of(reading, key)):
             means = [mean_text(reading.mean(row, quantity), quantity) for quantity in (CLEAN, ROBUST)]
             gaps = [gap_entry(above(reading, row, line), ROBUST) for line in found.values()]
             rows.append((valued(reading, row), *means, *gaps))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mmard.evaluation.score import Mask
 from mmard.evaluation.spread import Difference, difference
 from mmard.study.grid import Row
-from mmard.study.rows import Host, hosts_of
+from mmard.study.rows import Host, hosts_of, rows_of
 from mmard.study.summary import CLEAN, ROBUST, Quantity, Reading
 
 
@@ -38,7 +38,7 @@ def lines(reading: Reading) -> dict[Host, list[Row]]:
     """Methods with several rows that have records, by rising clean accuracy on average."""
     found = {}
     for key in hosts_of(reading):
-        own = [row for row in reading.grid.rows if (row.host, row.student, row.teacher) == key]
+        own = rows_of(reading, key)
         level = {row: mean.mean for row in own if (mean := reading.mean(row, CLEAN)) is not None}
         if len(level) > 1:
             found[key] = sorted(level, key=lambda row: level[row])
