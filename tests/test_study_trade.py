@@ -149,4 +149,9 @@ def test_the_claim_is_of_the_host_with_the_plug_in(robust: float, verdict: str) 
     answer = judge(claim, {"trade-off": found})
     assert answer.verdict == verdict
     assert answer.because == "rslad+mmard above the line of rslad, 3 rows, 3 seeds"
+    beyond = reading({"rslad": RSLAD, "rslad+mmard": {"plain": (0.35, robust)}}, {"rslad+mmard": 0.01})
+    assert (
+        "3 rows, less accurate than all of them: held beside the line's end, 3"
+        in judge(claim, {"trade-off": beyond}).because
+    )
     assert judge(claim, {"trade-off": reading({"rslad": {"plain": (0.5, 0.2)}})}).verdict == OPEN

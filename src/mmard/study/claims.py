@@ -202,6 +202,10 @@ def _above(claim: Claim, reading: Reading) -> Judged:
     row = row_of(reading, grown, variants_of(reading)[0])
     gap = None if row is None else above(reading, row, found[host])
     words = f"{host_name(reading, grown)} above the line of {host_name(reading, host)}, {len(found[host])} rows"
+    ends = [reading.mean(each, CLEAN) for each in (found[host][0], found[host][-1])]
+    at = None if row is None else reading.mean(row, CLEAN)
+    if at is not None and ends[0] is not None and at.mean < ends[0].mean:
+        words += ", less accurate than all of them: held beside the line's end"
     return _judged(claim, gap, ROBUST, "points", words)
 
 
