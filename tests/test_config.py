@@ -184,6 +184,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path / "absent.toml")
     with pytest.raises(Refused, match=r"config\.json: expected a file of settings, got No such file"):
         read_config(tmp_path)
+    with pytest.raises(Refused, match="mistyped: expected a run folder or a file of settings, got no such path"):
+        read_config(tmp_path / "mistyped")
 
 
 # every setting is used ------------------------------------------------------------------------------------------------

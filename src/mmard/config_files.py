@@ -36,6 +36,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         path = path / "config.json"
+    elif not path.suffix and not path.exists():
+        raise Refused(str(path), expected="a run folder or a file of settings", got="no such path")
     if path.suffix not in (".toml", ".json"):
         raise Refused(str(path), expected="a .toml or .json file of settings", got=f"a file ending in {path.suffix!r}")
     try:
