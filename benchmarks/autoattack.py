@@ -24,19 +24,17 @@ import torch
 from torch import nn
 
 from mmard.api import train
+from mmard.attacks.authors import NORMS, PACKAGE, installed
+from mmard.attacks.autoattack import Ensemble, shortened, standard
 from mmard.balls import Budget, radius
-from mmard.config import TrainSettings
 from mmard.data import ImageSet
-from mmard.environment import environment, now
-from mmard.evaluation.authors import NORMS, PACKAGE, installed
-from mmard.evaluation.autoattack import auto_attack
-from mmard.evaluation.ensemble import Ensemble, shortened, standard
-from mmard.images import load_splits
+from mmard.evaluation.evaluate import auto_attack
+from mmard.files import weights_hash, write_json
+from mmard.job import load_splits
 from mmard.models import parameter_count
 from mmard.networks import load_network
-from mmard.run import Run
-from mmard.storage import write_json
-from mmard.weights import weights_hash
+from mmard.run import Run, environment, now
+from mmard.settings import TrainSettings
 
 RADII = {"linf": "0.2", "l2": "0.7", "l1": "1.2"}
 """For digits: about half of the images stand."""

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmard.config import DistillSettings, Settings, TrainSettings
 from mmard.methods import METHODS, PLUGINS, build, parameters
 from mmard.plan import count_passes
+from mmard.settings import DistillSettings, Settings, TrainSettings
 from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent

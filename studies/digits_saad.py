@@ -22,10 +22,10 @@ from torch import Tensor
 
 import mmard
 from mmard.batch import Batch, Terms
-from mmard.environment import environment
 from mmard.method import Method
 from mmard.methods.saad import saad
 from mmard.ops import entropy, kl
+from mmard.run import environment
 
 ATTACKS = ["pgd-40x2", "cw-40x2"]
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmard.study.declared import Scale, Study, Variant, load_scale, load_study
-from mmard.study.grid import Cell, Grid, Row, grid_of
+from mmard.study.grid import Cell, Grid, Row, Scale, Study, Variant, grid_of, load_scale, load_study
 
 IMAGES = 500
 GAINS = {"": 0.0, "+inner": 0.012, "+outer": 0.02, "+both": 0.03}

@@ -33,7 +33,7 @@ LABELS = {
 
 
 def environment(command: str, minute: int) -> dict[str, Any]:
-    """As `mmard.environment` writes it, at a fixed time."""
+    """As `mmard.run` writes it, at a fixed time."""
     return {
         "mmard": "0.1.0", "commit": "0" * 40, "python": "3.11.7", "versions": {"torch": "2.13.0+cpu", "numpy": "2.4.6"},
         "platform": "Linux x86_64", "cpu": "INVENTED", "cores": 2, "threads": 1, "gpus": [], "command": command,

@@ -16,9 +16,9 @@ from mmard.data.batches import Batches, SetBatches
 from mmard.method import Method
 from mmard.methods import build
 from mmard.run import Run
+from mmard.training.fit import Validation
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step
-from mmard.training.tally import Validation
 
 CLASSES = 3
 SHAPE = (1, 4, 4)

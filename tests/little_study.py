@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mmard.study.choosing import Choice, choose
+from mmard.study.grid import Choice, choose
 
 SCALE = """
 name = "little"

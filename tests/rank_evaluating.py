@@ -18,8 +18,7 @@ from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.evaluation import evaluate as evaluating
 from mmard.evaluation.evaluate import Measured, accuracies, evaluate
-from mmard.evaluation.meeting import follow, lead
-from mmard.evaluation.suite import measure
+from mmard.evaluation.suite import follow, lead, measure
 from mmard.training.ranks import Ranks, joined
 
 BUDGET, SPECS = Budget(0.05), ["pgd-3", "fab-t"]

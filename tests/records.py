@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmard.config import DistillSettings, TrainSettings
 from mmard.evaluation.score import Score
+from mmard.files import write_json
 from mmard.run import Run
-from mmard.storage import write_json
+from mmard.settings import DistillSettings, TrainSettings
 
 PGD = "PGD-20 (CE, step 2/255, uniform start, 1 restart)"
 N = 100

@@ -13,14 +13,12 @@ from nets import ATTACK, BUDGET, CASES, Jittered, build, case_id, conv, images, 
 from torch import Tensor, nn
 
 from mmard.batch import Batch, Terms
-from mmard.engine.chunks import Chunks
-from mmard.engine.ways import accumulation_notes
+from mmard.engine.ascent import Chunks
+from mmard.engine.graphs import accumulation_notes
 from mmard.errors import Refused
 from mmard.method import Method
 from mmard.ops import ce
-from mmard.training.accumulation import descend
-from mmard.training.outcome import Outcome
-from mmard.training.step import Step
+from mmard.training.step import Outcome, Step, descend
 
 TEACHER = conv(seed=99, width=5).eval()
 ALONE = [

@@ -13,10 +13,9 @@ from nets import generator, images, labels, linear
 from reference_autoattack import Scene, scene_images
 from torch import Tensor, nn
 
-from mmard.attacks import apgd, climb
-from mmard.attacks.apgd import APGD, dlr, targeted_dlr
-from mmard.attacks.climb import starting_point
-from mmard.attacks.sparse_climb import sparse_start
+from mmard.attacks import apgd
+from mmard.attacks import apgd as climb
+from mmard.attacks.apgd import APGD, dlr, sparse_start, starting_point, targeted_dlr
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
 

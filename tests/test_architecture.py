@@ -22,31 +22,16 @@ PACKAGE = SRC / "mmard"
 
 # Imports go downward or stay on their floor. A folder ends in "/" and stands for everything in it.
 FLOORS = {
-    0: ("_version.py", "errors.py", "words.py", "ops.py", "balls.py", "modes.py", "seeds.py"),
-    1: ("models/", "data/", "attacks/"),
-    2: ("batch.py", "method.py", "memory.py", "methods/"),
-    3: ("weights.py", "storage.py", "environment.py", "run.py", "engine/"),
-    4: ("training/", "evaluation/", "deploy/", "networks.py", "devices.py", "teachers.py", "gate.py"),
-    5: (
-        "config.py",
-        "config_files.py",
-        "companions.py",
-        "images.py",
-        "job.py",
-        "pair.py",
-        "plan.py",
-        "api/",
-        "demo.py",
-        "bench/",
-        "report/",
-        "share/",
-        "study/",
-    ),
+    0: ("_version.py", "errors.py", "words.py", "ops.py", "balls.py", "modes.py", "seeds.py", "files.py"),
+    1: ("models/", "data/"),
+    2: ("batch.py", "method.py", "memory.py", "methods/", "attacks/"),
+    3: ("run.py", "settings.py", "engine/"),
+    4: ("training/", "evaluation/", "tables/", "deploy/", "networks.py", "teachers.py", "gate.py"),
+    5: ("job.py", "plan.py", "api.py", "demo.py", "bench/", "report/", "share/", "study/"),
     6: ("cli/", "__init__.py", "__main__.py"),
 }
-MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "study/", "run.py")
+MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "tables/", "study/", "run.py")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "base"}
-LONGEST = 300
 OPTIONAL = (
     "PIL", "pyarrow", "scipy", "sklearn", "huggingface_hub", "tensorboard", "matplotlib", "autoattack", "pyautoattack",
     "onnx", "onnxruntime", "onnxscript", "torchvision",
@@ -225,11 +210,6 @@ def test_every_folder_of_code_is_a_package() -> None:
             if not (folder / "__init__.py").exists()
         ]
     )
-
-
-def test_files_fit_a_head() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    none_of([f"{at(path)} has {n} lines, {LONGEST} at most" for path, n in lengths.items() if n > LONGEST])
 
 
 def test_what_is_public_is_documented() -> None:

@@ -7,8 +7,8 @@ import torch
 from nets import conv, images
 from torch import Tensor, nn
 
-from mmard.attacks import asking
-from mmard.attacks.asking import FEWEST, Sliced, ascent, sliced, slices
+from mmard.attacks import queries as asking
+from mmard.attacks.queries import FEWEST, Sliced, ascent, sliced, slices
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 33, 100])

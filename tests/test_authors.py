@@ -13,11 +13,11 @@ import torch
 from reference_autoattack import CLASSES, Scene, reference_masks
 from test_autoattack import LESS, image_set, line
 
+from mmard.attacks import authors
+from mmard.attacks.autoattack import by_authors, is_named, named, shortened, standard
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
-from mmard.evaluation import authors
-from mmard.evaluation.autoattack import auto_attack
-from mmard.evaluation.ensemble import by_authors, is_named, named, shortened, standard
+from mmard.evaluation.evaluate import auto_attack
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -15,16 +15,16 @@ from reference_autoattack import CLASSES, STANDARD, Scene, in_double, reference_
 from torch import Tensor, nn
 
 from mmard.attacks.apgd import APGD
+from mmard.attacks.autoattack import Ensemble, named, rand, shortened, standard
 from mmard.attacks.fab import FAB
 from mmard.attacks.square import Square
 from mmard.balls import NORMS, Budget
 from mmard.data.image_set import ImageSet
-from mmard.engine.twins import Twins
+from mmard.engine.twin import Twins
 from mmard.errors import Refused
-from mmard.evaluation import autoattack, journal
-from mmard.evaluation.autoattack import auto_attack
-from mmard.evaluation.ensemble import Ensemble, named, rand, shortened, standard
-from mmard.evaluation.evaluate import Measured
+from mmard.evaluation import evaluate as autoattack
+from mmard.evaluation import journal
+from mmard.evaluation.evaluate import Measured, auto_attack
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "autoattack.json").read_text())
 CASES = pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"{c['norm']}-{c['eps']}")

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from mmard import job
 from mmard.attacks import PGD
 from mmard.balls import Budget
-from mmard.config import TrainSettings
-from mmard.engine import twins
+from mmard.engine import twin as twins
 from mmard.errors import Refused
 from mmard.methods import build
 from mmard.models import build as network
+from mmard.settings import TrainSettings
 from mmard.training.step import Step
 
 BUDGET, SHAPE = Budget(0.05), (3, 16, 16)

@@ -9,8 +9,7 @@ import torch
 from little import SHAPE, net, picture_set, same, state
 from torch import Tensor, nn
 
-from mmard.training.averaging import Average
-from mmard.training.recipe import Recipe
+from mmard.training.recipe import Average, Recipe
 
 
 def averaging(network: nn.Module, **recipe: Any) -> Average:

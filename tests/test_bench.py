@@ -13,19 +13,31 @@ from typing import Any
 import pytest
 import torch
 
-from mmard.bench import measure, steps
-from mmard.bench.ceilings import ceiling_of, ceilings
-from mmard.bench.counting import Peak, counted
+from mmard.bench import measure
+from mmard.bench import measure as steps
+from mmard.bench.machine import Allowance, Peak, Spread, alternate, ceiling_of, ceilings, counted, ratios
 from mmard.bench.measure import benchmark, hours
 from mmard.bench.records import default_folder
-from mmard.bench.sizes import GROWN, GUEST, HOST, PARTS, SHARES, SIZES, Case, checked, size_for
-from mmard.bench.timing import Allowance, Spread, alternate, ratios
-from mmard.bench.variants import KNOWN, Networks, variant, variants_of
+from mmard.bench.variants import (
+    GROWN,
+    GUEST,
+    HOST,
+    KNOWN,
+    PARTS,
+    SHARES,
+    SIZES,
+    Case,
+    Networks,
+    checked,
+    size_for,
+    variant,
+    variants_of,
+)
 from mmard.cli import answer
-from mmard.engine.twins import has_bf16
+from mmard.engine.twin import has_bf16
 from mmard.errors import Refused
+from mmard.files import weights_hash
 from mmard.methods import METHODS
-from mmard.weights import weights_hash
 
 CPU = torch.device("cpu")
 TINY = SIZES["tiny"]

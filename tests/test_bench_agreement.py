@@ -14,8 +14,7 @@ from little import matcher, net, picture_set
 from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.bench import agreement as agreeing
-from mmard.bench.agreement import SameStart, agreement, compared, pairings
-from mmard.bench.subjects import Subject
+from mmard.bench.agreement import SameStart, Subject, agreement, compared, pairings
 from mmard.cli import answer
 from mmard.engine.twin import Twin
 from mmard.errors import Refused

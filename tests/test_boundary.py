@@ -9,8 +9,7 @@ import torch
 from little import SHAPE, matcher, net, picture_set
 from torch import Tensor, nn
 
-from mmard.evaluation.boundary import BINS, SAMPLE, boundary, proximity, sampled
-from mmard.evaluation.nearest import distance_to_boundary
+from mmard.evaluation.boundary import BINS, SAMPLE, boundary, distance_to_boundary, proximity, sampled
 
 
 class Linear(nn.Module):

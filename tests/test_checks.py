@@ -30,8 +30,8 @@ from mmard.evaluation.checks import CHECKS, Checked, cheap, compared, thorough
 from mmard.evaluation.checks.checked import CHANCE, exceeds, reversal, tail
 from mmard.evaluation.evaluate import Measured
 from mmard.evaluation.score import Score
+from mmard.files import weights_hash
 from mmard.models import build
-from mmard.weights import weights_hash
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "checks.md"
 BUDGET = Budget(0.15)

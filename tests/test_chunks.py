@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from mmard.attacks import PGD
 from mmard.batch import Batch
-from mmard.engine.ascent import even, plain
-from mmard.engine.chunks import Chunks, out_of_memory, why_whole
+from mmard.engine.ascent import Chunks, even, out_of_memory, plain, why_whole
 from mmard.method import Method
 from mmard.ops import ce, kl
-from mmard.training.outcome import Outcome
-from mmard.training.step import Step
+from mmard.training.step import Outcome, Step
 
 TEACHER = conv(seed=99, width=5).eval()
 ATTACKING = [case for case in some_of(CASES) if build(*case).inner is not None and not why_whole(build(*case))]

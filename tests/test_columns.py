@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from mmard.attacks import Trial
+from mmard.attacks.autoattack import SPECS, is_named
 from mmard.balls import Budget
-from mmard.cli.commands import app
+from mmard.cli import commands
 from mmard.errors import Refused
 from mmard.evaluation.columns import GROUPS, SPELLINGS, spelled
-from mmard.evaluation.ensemble import SPECS, is_named
 from mmard.evaluation.suite import read
 
 BUDGET = Budget(8 / 255)
@@ -77,7 +77,7 @@ def test_the_page_lists_what_the_tables_do() -> None:
 
 def test_the_command_line_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    listed = CliRunner().invoke(app, ["attacks"])
+    listed = CliRunner().invoke(commands(), ["attacks"])
     assert listed.exit_code == 0
     for spec, says in SPELLINGS:
         assert spec in listed.stdout
@@ -85,7 +85,7 @@ def test_the_command_line_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, group in GROUPS.items():
         assert ",".join(group.specs) in listed.stdout
         assert name in listed.stdout
-    helped = CliRunner().invoke(app, ["evaluate", "--help"]).stdout
+    helped = CliRunner().invoke(commands(), ["evaluate", "--help"]).stdout
     assert all(name in helped for name in (*GROUPS, "mmard attacks", "--processes"))
 
 

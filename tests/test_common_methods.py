@@ -33,7 +33,7 @@ from mmard.batch import Terms
 from mmard.method import Method
 from mmard.methods import METHODS
 from mmard.methods.mmard import EDGES
-from mmard.training.tally import LOGGED, Validation
+from mmard.training.fit import LOGGED, Validation
 
 EVERY = pytest.mark.parametrize(("spec", "params"), CASES, ids=map(case_id, CASES))
 

@@ -12,10 +12,10 @@ import pytest
 from records import PGD, N, folder, record
 
 from mmard.errors import Refused
-from mmard.report.columns import Column
-from mmard.report.comparison import Cell, Comparison, comparison
-from mmard.report.paper import remarks
-from mmard.storage import write_json
+from mmard.files import write_json
+from mmard.tables.comparison import Cell, Comparison, comparison
+from mmard.tables.figures import Column
+from mmard.tables.paper import remarks
 
 HERE = Path(__file__).resolve().parents[1] / "results" / "cifar10-jpeg"
 

@@ -13,7 +13,7 @@ from nets import BUDGET, images, labels
 from torch import Tensor, nn
 
 from mmard.attacks import PGD
-from mmard.engine.compiled import Compiled
+from mmard.engine.ascent import Compiled
 from mmard.methods import build
 from mmard.run import Run
 from mmard.training.fit import fit

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mmard.config import DistillSettings, Settings, TrainSettings, differences
-from mmard.config_files import read_config
 from mmard.errors import Refused
+from mmard.settings import DistillSettings, Settings, TrainSettings, differences, read_config
 from mmard.training.recipe import AVERAGES, SCHEDULES, Recipe
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "mmard"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmard.data import ImageSet
 from mmard.data import image_set as module
-from mmard.data.part import balanced_order
+from mmard.data.image_set import balanced_order
 
 
 def make(n: int = 50, c: int = 3, seed: int = 0) -> ImageSet:

@@ -7,11 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmard.data.augment import AUGMENTATIONS, augmentation
+from mmard.data.augment import (
+    AUGMENTATIONS,
+    CHANGES,
+    COLOUR,
+    SHAPE,
+    StrongAugmentation,
+    StrongViews,
+    augmentation,
+    grey,
+    strong,
+)
 from mmard.data.batches import SetBatches
-from mmard.data.changes import CHANGES, grey
 from mmard.data.image_set import ImageSet
-from mmard.data.strong import COLOUR, SHAPE, StrongAugmentation, StrongViews, strong
 from mmard.errors import Refused
 
 NAMES = ("idbh-weak", "idbh-strong", "idbh-shape")

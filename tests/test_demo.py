@@ -15,16 +15,16 @@ import torch
 from mmard import demo
 from mmard.cli import answer
 from mmard.cli.demo import readings, told
-from mmard.config import DistillSettings
 from mmard.data import load
 from mmard.demo import Result, Stage, stages
 from mmard.errors import Refused
 from mmard.evaluation.score import Score
-from mmard.evaluation.spread import Difference
+from mmard.files import weights_hash
 from mmard.networks import new_network
 from mmard.run import Run
+from mmard.settings import DistillSettings
+from mmard.tables.statistics import Difference
 from mmard.training.fit import Interrupted
-from mmard.weights import weights_hash
 
 NAMES = ["teacher", "pgd_at", "rslad", "rslad+mmard"]
 

@@ -20,8 +20,8 @@ from nets import PAIRED, PLUGGED
 from mmard.errors import Refused
 from mmard.methods import METHODS
 from mmard.run import Run
-from mmard.training.forwards import synchronised
 from mmard.training.ranks import Lost, Ranks, Silent, joined, told_if_lost
+from mmard.training.step import synchronised
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).resolve().parent

@@ -15,18 +15,17 @@ from test_twin import lively, needs_bf16
 from torch import Tensor, nn
 from trainings import Left, at, control_c
 
-from mmard import environment
+from mmard import run as environment
 from mmard.api import distill, train, training_step
-from mmard.config import DistillSettings, TrainSettings
-from mmard.engine import twins as choosing
-from mmard.engine.layout import lay_out
+from mmard.engine import twin as choosing
 from mmard.engine.packed import CL
-from mmard.engine.twins import PLAIN, Engine, Twins, described, has_bf16
+from mmard.engine.twin import PLAIN, Engine, Twins, described, has_bf16, lay_out
 from mmard.errors import Refused
 from mmard.job import prepare
 from mmard.models import build
 from mmard.plan import plan
 from mmard.run import Run
+from mmard.settings import DistillSettings, TrainSettings
 from mmard.training.fit import Interrupted
 
 CPU = torch.device("cpu")

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmard.attacks import PGD
-from mmard.engine.twin import Twin
-from mmard.engine.twins import Engine
+from mmard.engine.twin import Engine, Twin
 from mmard.models import build as network
 from mmard.training.step import Step
 

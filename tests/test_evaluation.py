@@ -18,7 +18,7 @@ from mmard.balls import Budget
 from mmard.data import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Measured, accuracies, evaluate
-from mmard.weights import weights_hash
+from mmard.files import weights_hash
 
 BUDGET = Budget(0.1)
 SPECS = ("fgsm", "pgd-5", "cw-5")

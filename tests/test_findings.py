@@ -16,18 +16,30 @@ from suspects import EntropyMinimiser
 from torch import nn
 
 from mmard.attacks import trial
+from mmard.attacks.autoattack import Ensemble, named, shortened
 from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.evaluation.checks import CHECKS
-from mmard.evaluation.confidence import calibration, expected_error, margins, reliability
-from mmard.evaluation.ensemble import Ensemble, named, shortened
 from mmard.evaluation.evaluate import Measured, evaluate
-from mmard.evaluation.examine import examine
-from mmard.evaluation.examples import BROKEN, MOST, chosen
-from mmard.evaluation.finding import KINDS, Finding
-from mmard.evaluation.keeping import Keeper
-from mmard.evaluation.views import Views, predictions
-from mmard.evaluation.wanted import ALSO, Teacher, Wanted, read_also, wanted
+from mmard.evaluation.examine import Keeper, examine
+from mmard.evaluation.findings import (
+    ALSO,
+    BROKEN,
+    KINDS,
+    MOST,
+    Finding,
+    Teacher,
+    Views,
+    Wanted,
+    calibration,
+    chosen,
+    expected_error,
+    margins,
+    predictions,
+    read_also,
+    reliability,
+    wanted,
+)
 from mmard.run import Run
 
 BUDGET = Budget(0.05)

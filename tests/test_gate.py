@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from mmard import teachers as table
 from mmard.balls import Budget
-from mmard.config import DistillSettings
 from mmard.data import ImageSet, Splits
 from mmard.errors import Refused
 from mmard.gate import FAR, Claim, pass_gate
 from mmard.job import prepare
 from mmard.models import build
+from mmard.settings import DistillSettings
 from mmard.teachers import find
 
 CLASSES = 4

@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from mmard.attacks import PGD
 from mmard.batch import Batch
-from mmard.engine.ascent import plain
-from mmard.engine.chunks import Chunks, why_whole
+from mmard.engine.ascent import Chunks, plain, why_whole
 from mmard.engine.graphs import WARM_UPS, CudaRecorder, Graphs, Rerun, Work
-from mmard.engine.twins import PLAIN, Engine
+from mmard.engine.twin import PLAIN, Engine
 from mmard.method import Method
 from mmard.ops import ce
-from mmard.training.outcome import Outcome
-from mmard.training.step import Step
+from mmard.training.step import Outcome, Step
 
 TEACHER = conv(seed=99, width=5).eval()
 ATTACKING = [case for case in some_of(CASES) if build(*case).inner is not None and not why_whole(build(*case))]

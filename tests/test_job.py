@@ -26,17 +26,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mmard.api import distill, train
-from mmard.config import DistillSettings, TrainSettings
 from mmard.data import ImageSet, Splits
 from mmard.data.batches import LoaderBatches, SetBatches
-from mmard.devices import pick_device
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Measured, evaluate
 from mmard.job import default_out, prepare
 from mmard.methods import mmard, pgd_at, rslad
 from mmard.models import Normalised
-from mmard.networks import network_facts
+from mmard.networks import network_facts, pick_device
 from mmard.run import Run
+from mmard.settings import DistillSettings, TrainSettings
 from mmard.training.recipe import Recipe
 
 QUICK: dict[str, Any] = {

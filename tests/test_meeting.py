@@ -18,8 +18,8 @@ import torch
 from test_distributed import TESTS, launched, said
 
 from mmard.api import train
-from mmard.cli.evaluating import show_scores
-from mmard.cli.request import Request, refuse_apart
+from mmard.cli.evaluate import show_scores
+from mmard.cli.options import Request, refuse_apart
 from mmard.errors import Refused
 from mmard.run import Run
 

@@ -11,10 +11,10 @@ from little import CLASSES, SHAPE, Wrapped, picture_set, same, state
 from torch import nn
 
 from mmard.errors import Refused
+from mmard.files import save_tensors
 from mmard.models import Normalised, build
 from mmard.networks import Network, load_network, network_facts, new_network
 from mmard.run import Run
-from mmard.weights import save_tensors
 
 IMAGES = picture_set(40)
 WANTED: dict[str, Any] = {"num_classes": CLASSES, "image_shape": SHAPE}

@@ -18,13 +18,13 @@ from mmard.balls import Budget
 from mmard.cli import answer
 from mmard.data import load
 from mmard.deploy.export import attacked_parity, export_checked, export_onnx, parity
-from mmard.deploy.reading import OnnxNetwork
+from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused
 from mmard.evaluation.suite import measure
+from mmard.files import save_tensors, weights_hash
 from mmard.models import Normalised, build
 from mmard.networks import load_network, network_facts
 from mmard.run import Run
-from mmard.weights import save_tensors, weights_hash
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -217,7 +217,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_runtime_is_told_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("mmard.deploy.reading", "mmard.deploy.export"):
+    for module in ("mmard.deploy.onnx", "mmard.deploy.export"):
         monkeypatch.setattr(f"{module}.find_spec", lambda _: None)
     with pytest.raises(Refused, match=r"mmard\[onnx\]"):
         OnnxNetwork(written(tmp_path / "x.onnx"))

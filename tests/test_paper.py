@@ -17,12 +17,12 @@ from records import folder, record
 from rich.console import Console
 
 from mmard.cli import answer
-from mmard.cli.comparing import comparison_tables
-from mmard.cli.output import THEME, put
-from mmard.report.comparison import Comparison, comparison
-from mmard.report.paper import ENDINGS, FORMATS, caption, latex, markdown, table_csv, table_json
-from mmard.report.tabular import MARK, escaped
-from mmard.storage import write_json
+from mmard.cli.compare import comparison_tables
+from mmard.cli.screen import THEME, put
+from mmard.files import write_json
+from mmard.tables.comparison import Comparison, comparison
+from mmard.tables.paper import ENDINGS, FORMATS, caption, latex, markdown, table_csv, table_json
+from mmard.tables.table import MARK, escaped
 
 SPECIAL = re.compile(r"(?<!\\)[&%#_^~<>]")
 

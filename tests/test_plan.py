@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from mmard.attacks import trial
 from mmard.balls import Budget
-from mmard.config import DistillSettings, TrainSettings
 from mmard.data import load
+from mmard.files import weights_hash
 from mmard.job import Job, prepare
 from mmard.methods import METHODS, PLUGINS, build
 from mmard.plan import Pace, Passes, Plan, attack_seconds, count_passes, origins, pace, plan
+from mmard.settings import DistillSettings, TrainSettings
 from mmard.training.step import Step
-from mmard.weights import weights_hash
 
 SPECS = [*METHODS, *(f"{host}+{plugin}" for host in METHODS for plugin in PLUGINS)]
 SPECS = [spec for spec in SPECS if spec.split("+")[0] not in NONE or spec.split("+")[-1] not in ("igdm", "fair")]

@@ -11,12 +11,11 @@ import pytest
 import torch
 from nets import NONE, batch_of, labels, logits
 
-from mmard.config import DistillSettings, Settings
-from mmard.config_files import preset_values
 from mmard.job import recipe_of
 from mmard.method import Method
 from mmard.methods import METHODS, PLUGINS, compose
 from mmard.ops import kl
+from mmard.settings import DistillSettings, Settings, preset_values
 from mmard.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent

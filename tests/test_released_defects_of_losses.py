@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmard.config import DistillSettings
 from mmard.job import recipe_of
 from mmard.method import Method
 from mmard.methods import METHODS, compose
 from mmard.methods.absld import ClassTemperatures
 from mmard.ops import kl, renyi_entropy
+from mmard.settings import DistillSettings
 
 ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
     (

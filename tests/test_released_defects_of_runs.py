@@ -21,12 +21,12 @@ import mmard
 from mmard.attacks import PGD, trial
 from mmard.attacks.pgd import STARTS
 from mmard.balls import Budget
-from mmard.config import DistillSettings
 from mmard.errors import Refused
 from mmard.job import recipe_of
 from mmard.methods import METHODS
 from mmard.models import build as build_network
 from mmard.networks import load_network
+from mmard.settings import DistillSettings
 from mmard.teachers import find, teachers
 from mmard.training.fit import fit
 

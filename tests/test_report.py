@@ -19,11 +19,10 @@ import pytest
 from mmard.cli import answer
 from mmard.errors import Refused
 from mmard.evaluation.checks import CHECKS
-from mmard.report import writing
-from mmard.report.page import Live, page
-from mmard.report.sections.checks import EXPLAINED
+from mmard.report import page as writing
+from mmard.report.findings import EXPLAINED
+from mmard.report.page import Live, default_out, page, write_report
 from mmard.report.subject import subject
-from mmard.report.writing import default_out, write_report
 
 pytest.importorskip("matplotlib")
 VOID = {"meta", "link", "img", "input", "br"}
@@ -114,7 +113,7 @@ def test_equal_records_give_equal_pages(tmp_path: Path, monkeypatch: pytest.Monk
         pages.append(made(Path("r-0"), Path("r-1")))
     assert pages[0] == pages[1]
     # Nor do they depend on the order of sets and of hashes, which differ between processes.
-    code = "import sys; from mmard.report.writing import write_report; write_report(['r-0', 'r-1'], 'page.html')"
+    code = "import sys; from mmard.report.page import write_report; write_report(['r-0', 'r-1'], 'page.html')"
     place = os.pathsep.join(path for path in sys.path if path)
     env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": place}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=120)

@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 pytest.importorskip("matplotlib")
 
 from mmard.report import palette
-from mmard.report.axes import spread
-from mmard.report.drawing import canvas
-from mmard.report.histogram import histogram
-from mmard.report.lines import Line, line_plot
+from mmard.report.drawing import canvas, spread
 from mmard.report.palette import DARK, LIGHT, SERIES, TEXT, TINTS, mark
-from mmard.report.rows import Bar, Dot, bar_rows, dot_rows
+from mmard.report.plots import Bar, Dot, Line, bar_rows, dot_rows, histogram, line_plot
 
 Array = NDArray[np.float64]
 

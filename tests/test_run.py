@@ -14,9 +14,8 @@ import pytest
 import torch
 from little import net, same, state
 
-from mmard.environment import commit, environment, now
 from mmard.errors import Refused
-from mmard.run import Run
+from mmard.run import Run, commit, environment, now
 
 
 @pytest.fixture
@@ -200,7 +199,7 @@ def test_a_commit_is_dirty_where_code_differs_and_where_it_is_unknown(
     git("init")
     git("add", ".")
     git("commit", "-m", "one")
-    monkeypatch.setattr("mmard.environment.__file__", str(package / "environment.py"))
+    monkeypatch.setattr("mmard.run.__file__", str(package / "environment.py"))
     clean = commit()
     assert clean is not None
     assert len(clean) == 40

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from little import CLASSES
 from test_table import augmented, looked_up, table_of
 
-from mmard.engine import sealed
-from mmard.engine.sealed import SEAL, SealedRows
+from mmard.engine import table as sealed
+from mmard.engine.table import SEAL, SealedRows
 from mmard.errors import Refused
 
 # --- files ---
@@ -121,7 +121,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from test_table import augmented, looked_up, table_of
-from mmard.engine.sealed import SealedRows
+from mmard.engine.table import SealedRows
 
 folder, first, last, kill_after = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 written, write = 0, SealedRows.write

@@ -11,14 +11,13 @@ from little import matcher, net, picture_set, picture_splits
 from typer.testing import CliRunner
 
 from mmard.api import distill, train, training_step
-from mmard.cli.commands import app
-from mmard.config import DistillSettings, teachers_said
-from mmard.config_files import read_config
+from mmard.cli import commands
 from mmard.errors import Refused
 from mmard.job import prepare
-from mmard.models.ensemble import Ensemble
+from mmard.models import Ensemble
 from mmard.modes import evaluating
 from mmard.run import Run
+from mmard.settings import DistillSettings, read_config, teachers_said
 
 SMALL = {"data": "digits", "limit_train": 96, "batch_size": 32, "epochs": 1, "steps": 1, "val_attack": "fgsm"}
 
@@ -106,7 +105,7 @@ def test_weights_for_an_ensemble_are_refused() -> None:
 
 
 def called(*words: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, list(words))
+    result = CliRunner().invoke(commands(), list(words))
     return result.exit_code, result.output
 
 

@@ -17,12 +17,10 @@ from torch import Tensor
 import mmard
 from mmard.cli import answer
 from mmard.errors import Refused
+from mmard.files import load_tensors, save_tensors, write_json
 from mmard.networks import load_network
 from mmard.run import Run
-from mmard.share.folder import SHARED, without_folders
-from mmard.share.hub import pull, push
-from mmard.storage import write_json
-from mmard.weights import load_tensors, save_tensors
+from mmard.share.hub import SHARED, pull, push, without_folders
 
 REPO = "ada/cnn-4-trades"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmard.evaluation.spread import deviation, difference, mean_interval, t_95
+from mmard.tables.statistics import deviation, difference, mean_interval, t_95
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 

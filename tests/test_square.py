@@ -9,10 +9,9 @@ from nets import generator, images
 from reference_autoattack import Scene, scene_images
 from torch import Tensor, nn
 
-from mmard.attacks import square_linf, square_moving
-from mmard.attacks.square import Square
-from mmard.attacks.square_linf import search_linf
-from mmard.attacks.square_moving import pyramids, search_moving
+from mmard.attacks import square as square_linf
+from mmard.attacks import square as square_moving
+from mmard.attacks.square import Square, pyramids, search_linf, search_moving
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
 from mmard.ops import margin

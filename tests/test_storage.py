@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmard.errors import Refused
-from mmard.storage import append_line, read_json, write_json, write_whole
-from mmard.weights import load_tensors, save_tensors
+from mmard.files import append_line, load_tensors, read_json, save_tensors, write_json, write_whole
 
 
 def names(folder: Path) -> list[str]:

@@ -19,17 +19,24 @@ from little_study import little
 import mmard
 from mmard.data import load
 from mmard.errors import Refused
+from mmard.files import weights_hash
 from mmard.networks import load_network
 from mmard.run import Run
-from mmard.study import nearness
-from mmard.study.cell import make, splits_of
+from mmard.study import cell as nearness
+from mmard.study.cell import (
+    Place,
+    is_trained,
+    is_whole,
+    make,
+    position_of,
+    scrubbed,
+    splits_of,
+    unpacked,
+    without_paths,
+)
 from mmard.study.grid import Cell
-from mmard.study.place import Place, is_trained, is_whole, position_of
 from mmard.study.records import differences
-from mmard.study.scrubbing import scrubbed, without_paths
-from mmard.study.verdicts import unpacked
 from mmard.training.fit import Interrupted
-from mmard.weights import weights_hash
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,16 @@ import torch
 from little_study import little
 
 from mmard.cli import answer
-from mmard.cli.output import console
-from mmard.cli.study_board import Board
-from mmard.cli.studying import Asked
+from mmard.cli.screen import Board, console
+from mmard.cli.study_run import Asked
 from mmard.data import load
 from mmard.errors import Refused
-from mmard.study import nearness
-from mmard.study.choosing import choose
-from mmard.study.cluster import Wishes, submit
-from mmard.study.expecting import Expectation, kind, wall_seconds
-from mmard.study.place import Place
+from mmard.study import cell as nearness
+from mmard.study.cell import Place
+from mmard.study.grid import choose
+from mmard.study.progress import Expectation, kind, standings, wall_seconds
 from mmard.study.records import collect, read
-from mmard.study.running import Told, Work
-from mmard.study.standing import standings
+from mmard.study.workers import Told, Wishes, Work, submit
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +197,7 @@ def test_jobs_make_what_a_worker_makes(tmp_path: Path) -> None:
 
 def test_a_job_that_is_ended_is_queued_again_as_the_same_work(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    from mmard.study.cluster import Part
+    from mmard.study.workers import Part
 
     part = Part(Work({}, Place(tmp_path)))
     again: Any = part.checkpoint()

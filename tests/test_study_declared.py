@@ -8,14 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmard.config import DistillSettings, teachers_said
 from mmard.errors import Refused
 from mmard.methods import build, parameters
-from mmard.study.declared import Sweep, load_scale, load_study, names
-from mmard.study.grid import MACHINE, grid_of, together
-from mmard.study.place import Place, settings_here
-from mmard.study.rows import row_name
-from mmard.study.summary import Reading
+from mmard.settings import DistillSettings, teachers_said
+from mmard.study.cell import Place, settings_here
+from mmard.study.grid import MACHINE, Sweep, grid_of, load_scale, load_study, names, together
+from mmard.study.reading import Reading, row_name
 
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
 

@@ -11,13 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented_cells import VARIANTS, grid, little, records
 
-from mmard.evaluation.spread import t_95
-from mmard.study.declared import Sweep
-from mmard.study.grid import Cell, Row
-from mmard.study.nearby import distance, margin, nearness
-from mmard.study.rows import axes_of, gaps, hosts_of, pooled, row_name, row_of, times_as_long, variants_of
-from mmard.study.slope import slope, taught, trend
-from mmard.study.summary import CLEAN, ROBUST, SECONDS, Reading, beyond
+from mmard.study.grid import Cell, Row, Sweep
+from mmard.study.reading import (
+    CLEAN,
+    ROBUST,
+    SECONDS,
+    Reading,
+    axes_of,
+    beyond,
+    distance,
+    gaps,
+    hosts_of,
+    margin,
+    nearness,
+    pooled,
+    row_name,
+    row_of,
+    slope,
+    taught,
+    times_as_long,
+    trend,
+    variants_of,
+)
+from mmard.tables.statistics import t_95
 
 LEVELS = {"plain": (0.70, 0.72, 0.74), "+inner": (0.71, 0.75, 0.76), "+both": (0.72, 0.74, 0.76)}
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from invented_cells import VARIANTS, little, records
 
 from mmard.study.claims import FAILS, HOLDS, OPEN, Claim, Judged, decided, judge, load_claims
-from mmard.study.declared import load_study
-from mmard.study.grid import Cell, Row
-from mmard.study.summary import Reading
+from mmard.study.grid import Cell, Row, load_study
+from mmard.study.reading import Reading
 
 NOISE = (0.002, -0.002, 0.0)
 

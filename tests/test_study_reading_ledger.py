@@ -13,12 +13,11 @@ import pytest
 from invented_cells import grid, records
 
 from mmard.cli import answer
-from mmard.study.declared import load_scale
-from mmard.study.drawn import drawn_from
-from mmard.study.ledger import PAGE, PICTURES, RECORDS, by_scale, ledger, stale, write_ledger
-from mmard.study.provenance import provenance, recipe
+from mmard.study.drawing import drawn_from
+from mmard.study.grid import load_scale
+from mmard.study.ledger import PAGE, PICTURES, RECORDS, by_scale, ledger, provenance, recipe, stale, write_ledger
+from mmard.study.reading import Reading
 from mmard.study.records import read, write
-from mmard.study.summary import Reading
 
 ROOT = Path(__file__).resolve().parents[1]
 Found = dict[str, dict[str, Any]]

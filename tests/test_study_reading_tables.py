@@ -14,15 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented_cells import VARIANTS, little, records
 
-from mmard.report.labels import Box, labels
-from mmard.study.charts import DRAWERS, charts
-from mmard.study.declared import Reads, Sweep
-from mmard.study.drawn import drawn_from, stamp
-from mmard.study.grid import Cell, Row
+from mmard.report.drawing import Box, labels
+from mmard.study.drawing import drawn_from, stamp
+from mmard.study.grid import Cell, Reads, Row, Sweep
+from mmard.study.methods import pareto, ranked
+from mmard.study.reading import Reading
 from mmard.study.sheets import Entry, Sheet, as_csv, as_json, foot, latex, markdown, text_of
-from mmard.study.summary import Reading
-from mmard.study.tables import READERS, tables
-from mmard.study.tables_of_methods import pareto, ranked
+from mmard.study.tables import DRAWERS, READERS, charts, tables
 
 GUIDE = Sweep(axis="guide", param="mmard.guide", plugin="mmard", factor=3)
 MEASURE = Sweep(axis="measure", param="mmard.measure", plugin="mmard", values=("mi", "kl"))

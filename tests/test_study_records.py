@@ -16,11 +16,9 @@ from hypothesis import strategies as st
 from little_study import little
 
 from mmard.errors import Refused
-from mmard.study import nearness
-from mmard.study.cell import make
-from mmard.study.place import Place
+from mmard.study import cell as nearness
+from mmard.study.cell import Place, make, packed, unpacked
 from mmard.study.records import cell_of, collect, differences, merged, read, repeat, write
-from mmard.study.verdicts import packed, unpacked
 
 GRID = invented_cells.little("boundary", boundary=True)
 RECORDS = invented_cells.records(GRID)

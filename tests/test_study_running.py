@@ -15,15 +15,14 @@ from typing import Any
 import pytest
 from little_study import little
 
-from mmard.config import TrainSettings
 from mmard.errors import Refused
-from mmard.study import running
+from mmard.settings import TrainSettings
+from mmard.study import workers as running
+from mmard.study.cell import Place
 from mmard.study.grid import Cell
-from mmard.study.place import Place
+from mmard.study.progress import standing, standings
 from mmard.study.records import collect, differences
-from mmard.study.running import Told, Work, failure, take_part
-from mmard.study.standing import standing, standings
-from mmard.study.workers import places_for, run_here
+from mmard.study.workers import Told, Work, failure, places_for, run_here, take_part
 from mmard.training.fit import Interrupted
 
 # without training ----------------------------------------------------------------------------------------------------

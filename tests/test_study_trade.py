@@ -12,12 +12,10 @@ from invented_cells import little, records
 from numpy.testing import assert_allclose
 
 from mmard.study.claims import FAILS, HOLDS, OPEN, Claim, judge
-from mmard.study.declared import Sweep
-from mmard.study.grid import Grid, Row
+from mmard.study.grid import Grid, Row, Sweep
+from mmard.study.reading import Place, Reading, _on, above, lines
 from mmard.study.sheets import MINUS, text_of
-from mmard.study.summary import Reading
 from mmard.study.tables import tables
-from mmard.study.trade import Place, _on, above, lines
 
 ALPHA = {"axis": "alpha", "param": "rslad.alpha", "values": (0.5, 1.0)}
 SWEEPS = tuple(Sweep(**ALPHA, host=host) for host in ("rslad", "rslad+mmard"))

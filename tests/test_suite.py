@@ -11,12 +11,12 @@ from little import matcher, net, picture_set
 from torch import Tensor, nn
 
 from mmard.attacks import trial
+from mmard.attacks.autoattack import SPECS, Ensemble, named, shortened
 from mmard.balls import Budget
 from mmard.errors import Refused
-from mmard.evaluation import autoattack, suite
-from mmard.evaluation.autoattack import auto_attack
-from mmard.evaluation.ensemble import SPECS, Ensemble, named, shortened
-from mmard.evaluation.evaluate import Measured, evaluate
+from mmard.evaluation import evaluate as autoattack
+from mmard.evaluation import suite
+from mmard.evaluation.evaluate import Measured, auto_attack, evaluate
 from mmard.evaluation.suite import measure
 
 BUDGET = Budget(0.05)

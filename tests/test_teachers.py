@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import mmard
 from mmard import teachers as table
 from mmard.cli import answer
-from mmard.deploy.lookalikes import alike
+from mmard.deploy.checkpoints import alike
 from mmard.errors import Refused
 from mmard.models import Normalised, build, parameter_count
 from mmard.networks import load_network
-from mmard.share.fetching import fetch_teacher
+from mmard.share.hub import fetch_teacher
 from mmard.teachers import Teacher, find, sources, teachers
 
 C10, C100 = ([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]), ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])

@@ -14,19 +14,26 @@ from torch import Tensor, nn
 
 from mmard import api, load_network
 from mmard.attacks import trial
+from mmard.attacks.autoattack import needs_gradient, refuse_white_box, standard
 from mmard.attacks.square import Square
 from mmard.balls import Budget
 from mmard.cli import answer
 from mmard.errors import Refused
-from mmard.evaluation.black_box import needs_gradient, refuse_white_box
-from mmard.evaluation.ensemble import standard
 from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.suite import measure
-from mmard.evaluation.transfer import Source, Transferred, measure_transfer, planned, read_attacks, transfer
-from mmard.evaluation.transfer_matrix import Member, transfer_matrix
+from mmard.evaluation.transfer import (
+    Member,
+    Source,
+    Transferred,
+    measure_transfer,
+    planned,
+    read_attacks,
+    transfer,
+    transfer_matrix,
+)
+from mmard.files import read_json
 from mmard.networks import network_facts
 from mmard.run import Run
-from mmard.storage import read_json
 
 IMAGES = picture_set(40)
 FEW = {"split": "test", "which": "given", "seed": 0, "batch_size": 16}

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from mmard.attacks import PGD
 from mmard.batch import Batch
-from mmard.config import TrainSettings
 from mmard.errors import Refused
 from mmard.job import prepare
 from mmard.methods import build
 from mmard.networks import load_network
+from mmard.settings import TrainSettings
 from mmard.training.fit import fit
-from mmard.training.optimizer import optimizer_of
+from mmard.training.recipe import optimizer_of
 from mmard.training.step import Step
 
 OTHERS = {"peeraid": {"P": {"network": "peer's"}}, "ciard": {"T": {"network": "teacher's"}}}

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmard.errors import Refused
-from mmard.weights import load_into, load_tensors, open_weights, save_tensors, weights_hash
+from mmard.files import load_into, load_tensors, open_weights, save_tensors, weights_hash
 
 EVERY_KIND = {
     "a.float32": torch.tensor([[1.5, -2.0], [float("inf"), float("nan")]]),

@@ -30,10 +30,9 @@ from mmard.method import Method
 from mmard.ops import ce, kl
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position
-from mmard.training.fit import fit
+from mmard.training.fit import Validation, fit
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step
-from mmard.training.tally import Validation
 
 NEVER = 1e9
 """Seconds between saves: none but the last."""

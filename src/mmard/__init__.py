@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from mmard.methods import METHODS, PLUGINS
     from mmard.models import build
     from mmard.networks import load_network, load_teacher
-    from mmard.report.comparison import comparison
-    from mmard.report.writing import write_report
+    from mmard.report.page import write_report
     from mmard.run import Run
     from mmard.share.hub import pull, push
+    from mmard.tables.comparison import comparison
 
 _HOME = {
     "mmard.api": ("Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"),
@@ -49,8 +49,8 @@ _HOME = {
     "mmard.methods": ("METHODS", "PLUGINS"),
     "mmard.models": ("build",),
     "mmard.networks": ("load_network", "load_teacher"),
-    "mmard.report.comparison": ("comparison",),
-    "mmard.report.writing": ("write_report",),
+    "mmard.tables.comparison": ("comparison",),
+    "mmard.report.page": ("write_report",),
     "mmard.run": ("Run",),
     "mmard.share.hub": ("pull", "push"),
 }

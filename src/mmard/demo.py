@@ -23,10 +23,8 @@ from numpy.typing import NDArray
 
 from mmard.attacks import PGD, trial
 from mmard.balls import Budget
-from mmard.config import DistillSettings, Settings, TrainSettings, differences
 from mmard.data import Splits
 from mmard.data.batches import SetBatches
-from mmard.environment import environment
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Progress, evaluate
 from mmard.evaluation.score import Score
@@ -35,7 +33,8 @@ from mmard.methods import build
 from mmard.models import parameter_count
 from mmard.networks import load_network, new_network
 from mmard.plan import attack_seconds, pace
-from mmard.run import Run
+from mmard.run import Run, environment
+from mmard.settings import DistillSettings, Settings, TrainSettings, differences
 from mmard.training.checkpoint import Position
 from mmard.training.step import Step
 

@@ -4,44 +4,135 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from mmard._version import __version__
 from mmard.attacks import TRAINING_ATTACKS, trial
-from mmard.balls import Budget
-from mmard.companions import companions
-from mmard.config import DistillSettings, Settings, TrainSettings, Value, teachers_said
-from mmard.data import ImageSet, Splits
-from mmard.data.batches import Batches
-from mmard.devices import own_device, pick_device
-from mmard.engine.layout import lay_out
-from mmard.engine.twins import Engine, Record, refuse_without_bf16
-from mmard.engine.ways import accumulation_notes, ascent_for
+from mmard.balls import Budget, as_fraction
+from mmard.data import DATA, ImageSet, Splits, load, load_split
+from mmard.data.arrays import gathered
+from mmard.data.augment import AUGMENTATIONS, augmentation
+from mmard.data.batches import Batches, LoaderBatches, SetBatches
+from mmard.engine.graphs import accumulation_notes, ascent_for
+from mmard.engine.twin import Engine, Record, lay_out, refuse_without_bf16
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import accuracies
-from mmard.images import Loaders, batches_of, with_all_classes
+from mmard.evaluation.findings import OwnExamples, Teacher
 from mmard.method import Method
 from mmard.methods import compose, every_parameter
 from mmard.models import check_logits
-from mmard.networks import GIVEN, network_facts, new_network
+from mmard.modes import evaluating
+from mmard.networks import (
+    GIVEN,
+    companions,
+    load_network,
+    load_teacher,
+    network_facts,
+    new_network,
+    own_device,
+    pick_device,
+)
 from mmard.run import Event, Run
+from mmard.settings import DistillSettings, Settings, TrainSettings, Value, teachers_said, weights_said
 from mmard.training.checkpoint import Position
-from mmard.training.fit import fit
-from mmard.training.forwards import synchronised
+from mmard.training.fit import TensorBoard, Validation, chosen, fit, writer_class
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables, tables_for
 from mmard.training.ranks import Ranks
 from mmard.training.recipe import Recipe
-from mmard.training.recorded import chosen
-from mmard.training.step import Step
-from mmard.training.tally import Validation
-from mmard.training.tensorboard import TensorBoard, writer_class
+from mmard.training.step import Step, synchronised
+
+# images ---------------------------------------------------------------------------------------------------------------
+# The images that settings name or that are handed over: splits, the batches of a training, what validates it.
+
+
+Loaders = tuple[DataLoader[Any], DataLoader[Any]]
+"""Training and validation batches of a user's own."""
+
+
+def load_splits(settings: Settings) -> Splits:
+    """The data that the settings name."""
+    return load(settings.data, settings.data_dir, **_data_settings(settings))
+
+
+def load_images(settings: Settings, split: str) -> ImageSet:
+    """One split of the data that the settings name; the images of the others are not read."""
+    return load_split(settings.data, split, settings.data_dir, **_data_settings(settings))
+
+
+def _data_settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "val_share": settings.val_share,
+        "split_seed": settings.split_seed,
+        "limit_train": settings.limit_train,
+        "on_disk": settings.on_disk,
+        "image_size": settings.image_size,
+    }
+
+
+def batches_of(
+    settings: Settings, data: Splits | Loaders | None, device: torch.device, ranks: Ranks | None
+) -> tuple[Batches, ImageSet, Splits | None]:
+    """(training batches, validation images, splits); None for splits where loaders were handed over.
+
+    Raises:
+        Refused: for data that is not there, or cannot be cut into such batches.
+    """
+    if isinstance(data, tuple) and len(data) == 2:
+        train, val = data
+        batches = LoaderBatches(train, device, settings.seed)
+        if batches.steps == 0:
+            mend = "with drop_last, fewer images than a batch are none"
+            raise Refused("training loader", expected="at least one batch", got="none", mend=mend)
+        return batches, gathered(val, "validation loader"), None
+    if not isinstance(data, Splits | None):
+        expected = "a name, Splits, or a tuple of a training and a validation loader"
+        raise Refused("data", expected=expected, got=f"a {type(data).__name__}")
+    splits = data or load_splits(settings)
+    name = settings.augment
+    if name == "auto":
+        name = DATA[settings.data].augmentation if data is None else "none"
+    if name not in AUGMENTATIONS:
+        raise unknown("augmentation", name, ("auto", *AUGMENTATIONS))
+    views = augmentation(name, splits.train.image_shape)
+    if ranks is not None:
+        _refuse_thin(len(splits.train), settings.batch_size, ranks)
+        ranks.refuse_unequal("training images", splits.train.fingerprint())
+    share = ranks.rows if ranks is not None else None
+    cut = SetBatches(splits.train, settings.batch_size, device, settings.seed, views, share=share)
+    return cut, splits.val, splits
+
+
+def with_all_classes(images: ImageSet, student: nn.Module) -> ImageSet:
+    """A user's validation loader may lack the last classes; a network of the user's own has an output for them."""
+    state = next(student.parameters(), None)
+    x = images.x[:2].to("cpu" if state is None else state.device).float() / 255
+    with suppress(Exception), evaluating(student), torch.no_grad():  # what is wrong with it is told by its check
+        outputs = student(x).shape[1]
+        if outputs > images.num_classes:
+            return replace(images, classes=tuple(map(str, range(outputs))))
+    return images
+
+
+def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
+    """Refuse a last batch that leaves a process without two images, which BatchNorm needs."""
+    rest = images % batch_size
+    if 1 < rest < 2 * ranks.size:
+        expected = f"a last batch of at least {2 * ranks.size} images, two for each of {ranks.size} processes"
+        better = next(b for b in range(batch_size - 1, 1, -1) if images % b == 0 or images % b >= 2 * ranks.size)
+        raise Refused("--batch-size", expected=expected, got=f"{rest} of {images}", mend=f"{better} would do")
+
+
+# job ------------------------------------------------------------------------------------------------------------------
+
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -282,3 +373,159 @@ def _check_kind(settings: Settings, method: Method) -> None:
         got = f"{' and '.join(teachers_said(settings)) or 'none'}"
         mend = f"say --teacher {missing[0]}=RUN as well" if missing else "leave out what no formula reads"
         raise Refused(name, expected=f"the teachers {' and '.join(method.teachers)}", got=got, mend=mend)
+
+
+# pair -----------------------------------------------------------------------------------------------------------------
+# The teacher of a run's student, and the adversarial examples that the student was trained on.
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What there is to look at beside a student.
+
+    Attributes:
+        teacher: its teacher; None without one.
+        own: its training examples; None where they cannot be made or are not asked for.
+        notes: a line on each of these that is wanted and not there.
+    """
+
+    teacher: Teacher | None = None
+    own: OwnExamples | None = None
+    notes: tuple[str, ...] = ()
+
+
+def pair_of(
+    run: Run | None,
+    student: nn.Module,
+    images: ImageSet,
+    teacher: nn.Module | str | Path | None,
+    names: tuple[str, ...],
+    *,
+    must: bool,
+    said: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> Pair:
+    """The teacher and the training examples that `names` of `evaluation.wanted.ALSO` take.
+
+    Args:
+        run: of the student; None where it has none.
+        student: the network that is looked at.
+        images: what it is looked at on.
+        teacher: the one that was named; the run's own if None.
+        names: what is looked for.
+        must: a teacher that the run names must be there; otherwise its absence is noted.
+        said: settings that go over the run's, e.g. where its data lies.
+        device: where the networks go.
+
+    Raises:
+        Refused: if a teacher that was named, or must be there, is not, or is for other data.
+    """
+    if teacher is None and not {"boundary", "examples"} & set(names):
+        return Pair()
+    settings, notes = None if run is None else _settings(run, said or {}), list[str]()
+    try:
+        if teacher is not None:
+            found: Teacher | None = _named(teacher, images)
+        else:
+            found = None if settings is None else teacher_of(settings, images)
+    except Refused as refusal:
+        if must or teacher is not None:
+            raise
+        return Pair(notes=(f"the teacher: {refusal}",))
+    if found is None:
+        return Pair()
+    found.module.to(device)
+    own = None
+    if "boundary" in names and settings is not None:
+        settings = settings.model_copy(update={"device": str(device)})
+        try:
+            own = own_examples(settings, student, found, len(images))
+        except Refused as refusal:
+            notes.append(f"boundary on training images: {refusal}")
+    return Pair(found, own, tuple(notes))
+
+
+def _settings(run: Run, said: Mapping[str, Any]) -> Settings | None:
+    """Those of a run; None where it was not trained here, or on other data."""
+    config = run.config
+    if "method" not in config or said.get("data", config.get("data")) != config.get("data"):
+        return None
+    kind: type[Settings] = DistillSettings if "student" in config else TrainSettings
+    return kind.resolve({**config, **said})
+
+
+def _named(teacher: nn.Module | str | Path, images: ImageSet) -> Teacher:
+    if isinstance(teacher, nn.Module):
+        return Teacher(teacher, f"{GIVEN}{type(teacher).__name__}")
+    spec = str(teacher)
+    found = load_network(spec, num_classes=images.num_classes, image_shape=images.image_shape, who="teacher")
+    return Teacher(found.module.eval(), found.source)
+
+
+def teacher_of(settings: Settings, images: ImageSet) -> Teacher | None:
+    """The robust teacher that a run's settings name; None where they name none, or an object that no name can rebuild.
+
+    Raises:
+        Refused: if it is not there any more, or for other data.
+    """
+    named = teachers_said(settings).get("T") if isinstance(settings, DistillSettings) else None
+    if not isinstance(settings, DistillSettings) or named is None or any(n.startswith(GIVEN) for n in named):
+        return None
+    found = load_teacher(
+        named,
+        num_classes=images.num_classes,
+        image_shape=images.image_shape,
+        which=settings.teacher_which,
+        weights=weights_said(settings).get("T"),
+        mix=settings.teacher_mix,
+    )
+    return Teacher(found.module.eval(), found.source)
+
+
+def own_examples(
+    settings: Settings, student: nn.Module, teacher: Teacher | None, n: int, splits: Splits | None = None
+) -> OwnExamples:
+    """The attack that a run trains with, on the first n of its training images as they are, without augmentation.
+
+    It is that of the last epoch, with all networks in eval mode. What a method remembers of its earlier steps begins
+    anew.
+
+    Args:
+        settings: of the run.
+        student: its network, with the weights that are looked at.
+        teacher: its robust teacher.
+        n: training images, or all if there are fewer.
+        splits: its data; read from where the settings say if not given.
+
+    Raises:
+        Refused: if the training cannot be put together, or trains other networks beside the student, whose weights are
+            not at hand here.
+    """
+    splits = splits or load_splits(settings)
+    teachers = {"T": teacher.module} if isinstance(settings, DistillSettings) and teacher is not None else None
+    # Nothing is trained here, so what a training would set up around it is left alone.
+    settings = settings.model_copy(update={"threads": 0, "tensorboard": False})
+    job = prepare(settings, student=student, teacher=teachers, data=splits)
+    where = f"the training examples of {job.method.name}"
+    if job.method.inner is None:
+        raise Refused(where, expected="a method that makes some", got="one that makes none")
+    if set(job.step.trained) != {"S"}:
+        raise Refused(where, expected="a method that trains the student alone", got=", ".join(job.step.trained))
+    images = splits.train
+    if n < len(images):
+        images = images.take(slice(0, n), f"the first {n:,} of {images.origin}")
+
+    def made(x: Tensor, y: Tensor) -> Tensor:
+        with evaluating(student):
+            outcome = job.step.run(x, y, progress=1.0)
+            job.step.settle()
+        return outcome.batch.adv.value
+
+    step_size = getattr(job.step.attack, "step_size", None)
+    details = [] if step_size is None else [f"step {as_fraction(step_size)}"]
+    steps = getattr(job.step.attack, "steps", None)
+    name = type(job.step.attack).__name__ + ("" if steps is None else f"-{steps}")
+    label = f"the attack of {job.method.name}: {name} on {job.method.says[0]}"
+    return OwnExamples(
+        images, made, label + (f" ({', '.join(details)})" if details else ""), Budget(settings.eps, settings.norm)
+    )

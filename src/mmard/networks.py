@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mmard.balls import Budget
 from mmard.data import ImageSet
 from mmard.deploy.checkpoints import load_foreign
-from mmard.deploy.reading import OnnxNetwork
-from mmard.errors import Refused
-from mmard.models import Normalised, build, check_logits, check_name
-from mmard.models.ensemble import Ensemble
+from mmard.deploy.onnx import OnnxNetwork
+from mmard.errors import Refused, unknown
+from mmard.files import load_into, open_weights
+from mmard.gate import Claim, pass_gate
+from mmard.method import Method
+from mmard.models import Ensemble, Normalised, build, check_logits, check_name
 from mmard.run import Run
+from mmard.seeds import derive
+from mmard.settings import DistillSettings, Settings, teachers_said, weights_said
 from mmard.teachers import SHAPE, is_teacher, open_teacher, without_prefix
-from mmard.weights import load_into, open_weights
+from mmard.training.ranks import Ranks
 
 GIVEN = "given:"
 """Mark of a network that was handed over as an object and that no name can rebuild."""
@@ -269,3 +275,120 @@ def _named(
             raise Refused(f"{who} {weights}", expected=f"{image_shape[0]} numbers as {what}", got=got)
     module = load_foreign(module, tensors, image_shape[0], f"{who} {weights}", mean, std)
     return Network(module, {}, f"{spec} with {Path(weights).name}")
+
+
+# companions -----------------------------------------------------------------------------------------------------------
+# The networks of a training beside its student: teachers, which must be given and good, and peers, which are made.
+
+
+@dataclass
+class Companions:
+    """Networks by letter, and what is known about them.
+
+    Attributes:
+        nets: on the device.
+        sources: where each teacher came from.
+        facts: what a reader of the weights must know, of those that are trained.
+        notes: a line on what each teacher achieves.
+    """
+
+    nets: dict[str, nn.Module] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def companions(
+    settings: Settings,
+    method: Method,
+    student: str,
+    given: Mapping[str, nn.Module],
+    images: ImageSet,
+    validation: ImageSet,
+    budget: Budget,
+    device: torch.device,
+) -> Companions:
+    """The teachers and peers that a method needs.
+
+    Args:
+        student: name of the student's network, of which a peer is another.
+        given: teachers as objects, by letter; the others are loaded as the settings say.
+        images: training images.
+
+    Raises:
+        Refused: if one cannot be had, fits neither images nor classes, or does no better than chance, or far worse than
+            is claimed of it.
+    """
+    found = Companions()
+    for letter in method.teachers:
+        assert isinstance(settings, DistillSettings)
+        who = "teacher" if letter == "T" else f"teacher {letter}"
+        known: dict[str, Any] = {}
+        if letter in given:
+            module = given[letter]
+            name = found.sources[letter] = f"{GIVEN}{type(module).__name__}"
+        else:
+            said = teachers_said(settings)[letter]
+            loaded = load_teacher(
+                said,
+                num_classes=validation.num_classes,
+                image_shape=validation.image_shape,
+                which=settings.teacher_which,
+                weights=weights_said(settings).get(letter),
+                mix=settings.teacher_mix,
+            )
+            module, found.sources[letter], known = loaded.module, loaded.source, loaded.facts
+            name = said[0] if len(said) == 1 else f"{GIVEN}{type(module).__name__}"
+        found.nets[letter] = module.to(device)
+        check_logits(module, validation.image_shape, validation.num_classes, who)
+        robust = letter == "T"
+        claim, source = Claim.of(known), found.sources[letter]
+        found.notes.append(pass_gate(module, validation, budget, source, robust=robust, who=who, claim=claim))
+        if letter in method.tunes:
+            found.facts[letter] = {**network_facts(name, module, images), **known}
+    for letter in method.peers:
+        peer = settings.peer or student
+        if peer.startswith(GIVEN):
+            mend = "name a network: --peer, or peer=..."
+            raise Refused("peer", expected="a network that can be built anew", got=peer, mend=mend)
+        module = new_network(peer, images, settings.normalise, derive(settings.seed, "peer", letter))
+        found.nets[letter], found.facts[letter] = module.to(device), network_facts(peer, module, images)
+    return found
+
+
+# devices --------------------------------------------------------------------------------------------------------------
+# Where things are computed: a device by name, and the one of a process among several.
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name, or for "auto" a GPU if there is one.
+
+    Raises:
+        Refused: if there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0")) from None
+    if device.type not in ("cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0"))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        got = f"{torch.cuda.device_count()} of them"
+        raise Refused(f"device {name}", expected="a GPU that PyTorch sees", got=got, mend="use --device cpu")
+    return device
+
+
+def own_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """The GPU of this process, or the CPU.
+
+    Raises:
+        Refused: if there are fewer GPUs than processes, or one of them was chosen for all.
+    """
+    if device.type != "cuda":
+        return device
+    if device.index is not None:
+        mend = "leave --device out: each process takes the GPU of its number"
+        raise Refused("--device with several processes", expected="auto, cpu or cuda", got=str(device), mend=mend)
+    return pick_device(f"cuda:{ranks.local}")

@@ -18,18 +18,16 @@ from torch import Tensor, nn
 
 from mmard.attacks import PGD, Trial, Untargeted, trial
 from mmard.balls import Budget
-from mmard.config import Settings
-from mmard.config_files import preset_values
 from mmard.data import ImageSet
 from mmard.data.batches import Batches
-from mmard.engine.twins import Record
+from mmard.engine.twin import Record
 from mmard.job import Job, method_of, method_parameters
 from mmard.method import Method
 from mmard.models import parameter_count
 from mmard.modes import evaluating, frozen
 from mmard.seeds import generator
-from mmard.training.accumulation import descend
-from mmard.training.step import Step
+from mmard.settings import Settings, preset_values
+from mmard.training.step import Step, descend
 
 TOY_CLASSES, TOY_SHAPE, TOY_BATCH = 3, (1, 2, 2), 4
 SECONDS = 5.0

@@ -17,11 +17,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmard.balls import radius
-from mmard.deploy.checkpoints import load_foreign
-from mmard.deploy.lookalikes import classes_in
+from mmard.deploy.checkpoints import classes_in, load_foreign
 from mmard.errors import Refused, unknown
+from mmard.files import open_weights
 from mmard.models import build
-from mmard.weights import open_weights
 
 PREFIX = "robustbench:"
 SHAPE = (3, 32, 32)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from typed import SMALL, Typed
 
+from mmard.attacks.autoattack import Ensemble, named, shortened
 from mmard.balls import Budget
-from mmard.evaluation.ensemble import Ensemble, named, shortened
 from mmard.evaluation.score import Score
 from mmard.models import build
 from mmard.run import Run

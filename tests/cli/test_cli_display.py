@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 from typed import SMALL, SRC, Typed
 
-from mmard.cli.live import Lines, Moving, Watch
-from mmard.cli.output import THEME
+from mmard.cli.screen import THEME, Lines, Moving, Watch
 from mmard.run import Run
 
 
@@ -125,7 +124,7 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path: Path) -> No
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from mmard.training.tensorboard import TensorBoard
+    from mmard.training.fit import TensorBoard
 
     first = TensorBoard(tmp_path)
     for each in (event("start", 0, 0.0), an_epoch(4, 1.0), an_epoch(8, 2.0, loss=7.0), an_epoch(12, 3.0, loss=7.0)):

@@ -14,7 +14,7 @@ import pytest
 
 import mmard
 from mmard.cli import answer
-from mmard.evaluation.wanted import ALSO
+from mmard.evaluation.findings import ALSO
 from mmard.run import Run
 
 FEW = ("--data", "digits", "--limit-train", "128", "--steps", "1", "--val-attack", "pgd-1", "--threads", "1")
@@ -42,8 +42,8 @@ def _here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.setattr("mmard.evaluation.nearest.STEPS", 3)
-    monkeypatch.setattr("mmard.evaluation.checks.subset.QUERIES", 20)
+    monkeypatch.setattr("mmard.evaluation.boundary.STEPS", 3)
+    monkeypatch.setattr("mmard.evaluation.checks.attacks.QUERIES", 20)
     for name in ("FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
 

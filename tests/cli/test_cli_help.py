@@ -13,8 +13,8 @@ import pytest
 from typed import SRC, Typed
 
 from mmard.cli.catalogue import argument_sentences
-from mmard.config import DistillSettings, TrainSettings
 from mmard.methods import METHODS, PLUGINS
+from mmard.settings import DistillSettings, TrainSettings
 
 
 # tables -------------------------------------------------------------------------------------------

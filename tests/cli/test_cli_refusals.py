@@ -14,9 +14,9 @@ import pytest
 from typed import SMALL, Typed, everything
 
 from mmard.cli import answer
+from mmard.files import save_tensors
 from mmard.models import build
 from mmard.networks import network_facts
-from mmard.weights import save_tensors
 
 
 def weights_of(path: str, name: str = "cnn-4", classes: int = 10, shape: tuple[int, ...] = (1, 8, 8)) -> None:

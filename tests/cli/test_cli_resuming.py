@@ -18,9 +18,9 @@ import pytest
 import torch
 from typed import SMALL, SRC, Typed, everything
 
-from mmard.config import DistillSettings
 from mmard.methods import PLUGINS, every_parameter
 from mmard.run import Run
+from mmard.settings import DistillSettings
 
 
 # repeat and resume --------------------------------------------------------------------------------

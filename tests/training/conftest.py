@@ -12,7 +12,7 @@ from trainings import (
     train,
 )
 
-from mmard import environment
+from mmard import run as environment
 
 
 @pytest.fixture(autouse=True)

@@ -48,9 +48,8 @@ from mmard.batch import Batch, Terms
 from mmard.errors import Refused
 from mmard.method import Method
 from mmard.run import Event, Run
-from mmard.training.fit import Interrupted, fit
+from mmard.training.fit import LOGGED, Interrupted, Validation, fit
 from mmard.training.recipe import Recipe
-from mmard.training.tally import LOGGED, Validation
 
 
 # what is chosen -----------------------------------------------------------------------------------

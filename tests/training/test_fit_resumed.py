@@ -132,10 +132,10 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from trainings import plain, train
-import mmard.weights
+import mmard.files
 
 written = 0
-write = mmard.weights.save_file
+write = mmard.files.save_file
 
 def torn(tensors, path, metadata):
     global written
@@ -145,7 +145,7 @@ def torn(tensors, path, metadata):
         os.truncate(path, os.path.getsize(path) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-mmard.weights.save_file = torn
+mmard.files.save_file = torn
 train(plain, Path(sys.argv[1]), save_seconds=0)
 """
 

@@ -37,13 +37,11 @@ from trainings import (
 
 from mmard.batch import Batch, Terms
 from mmard.errors import Refused
+from mmard.files import load_tensors
 from mmard.method import Method
 from mmard.ops import ce
 from mmard.run import Run
-from mmard.training.divergence import Diverged
-from mmard.training.fit import Interrupted, fit
-from mmard.training.tally import Validation
-from mmard.weights import load_tensors
+from mmard.training.fit import Diverged, Interrupted, Validation, fit
 
 
 # interruption -------------------------------------------------------------------------------------

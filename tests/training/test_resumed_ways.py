@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from trainings import NEVER, Killed, Left, Observer, at, control_c, kill
 
 from mmard.attacks import PGD
-from mmard.cli.live import Lines, Moving, Watch
-from mmard.config import DistillSettings
+from mmard.cli.screen import Lines, Moving, Watch
 from mmard.data import Splits
 from mmard.data.augment import Augmentation
 from mmard.data.batches import SetBatches
-from mmard.engine.ascent import Ascent, plain
-from mmard.engine.chunks import Chunks
+from mmard.engine.ascent import Ascent, Chunks, plain
 from mmard.engine.graphs import Graphs, Rerun
 from mmard.errors import Refused
 from mmard.job import Job, prepare
@@ -31,6 +29,7 @@ from mmard.method import Method
 from mmard.methods import build
 from mmard.plan import plan
 from mmard.run import Run
+from mmard.settings import DistillSettings
 from mmard.training.fit import Interrupted, fit
 from mmard.training.known import tables_for
 from mmard.training.step import Step

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmard.attacks.noise_fgsm import NoiseFGSM
-from mmard.attacks.pgd import PGD, STARTS, Attack, Objective, fgsm
+from mmard.attacks.pgd import PGD, STARTS, Attack, NoiseFGSM, Objective, fgsm
 from mmard.balls import Budget, as_fraction, radius
 from mmard.errors import Refused, unknown
 from mmard.ops import ce, margin

@@ -33,8 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmard.attacks.asking import ascent
-from mmard.attacks.rows import length, prompt, wide
+from mmard.attacks.queries import ascent, length, prompt, wide
 from mmard.balls import NORMS, Budget, ranked
 from mmard.errors import Refused
 

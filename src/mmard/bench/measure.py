@@ -4,23 +4,322 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from mmard.bench.around import attacks, loading
-from mmard.bench.ceilings import ceilings
+from mmard.attacks import Untargeted, trial
+from mmard.attacks.apgd import APGD
+from mmard.attacks.autoattack import shortened, standard
+from mmard.balls import Budget
+from mmard.bench.machine import (
+    WARM_UPS,
+    Allowance,
+    Clock,
+    Peak,
+    Spread,
+    alternate,
+    ceiling_of,
+    ceilings,
+    clock_for,
+    counted,
+    ratios,
+)
 from mmard.bench.records import FORMAT, write
-from mmard.bench.sizes import PARTS, RUN_EPOCHS, RUN_IMAGES, RUNS, SHARES, SIZES, Case, Size, checked, size_for
-from mmard.bench.steps import Told, price, timed
-from mmard.bench.timing import Allowance, clock_for
-from mmard.bench.variants import EPS, Networks, variant
-from mmard.devices import pick_device
-from mmard.environment import environment
+from mmard.bench.variants import (
+    EPS,
+    GUEST,
+    KNOWN,
+    PARTS,
+    PRICES,
+    RUN_EPOCHS,
+    RUN_IMAGES,
+    RUNS,
+    SHARES,
+    SIZES,
+    Case,
+    Networks,
+    Size,
+    Variant,
+    checked,
+    precisions,
+    size_for,
+    smooth_images,
+    variant,
+    variants_of,
+)
+from mmard.data import ImageSet
+from mmard.data.augment import augmentation
+from mmard.data.batches import SetBatches
+from mmard.engine.twin import Engine, Twins
 from mmard.errors import require
+from mmard.evaluation.evaluate import auto_attack
+from mmard.methods import parameters
+from mmard.modes import evaluating, frozen
+from mmard.networks import pick_device
+from mmard.run import environment
+from mmard.seeds import generator
+
+# steps ----------------------------------------------------------------------------------------------------------------
+# Steps timed: each method plain and with the engine in turn, and MMARD's forms beside their host.
+
+
+Row = dict[str, Any]
+Told = Callable[[str], None]
+
+
+class NoRoom(Exception):
+    """Memory did not suffice."""
+
+
+def timed(
+    cases: Sequence[Case],
+    size: Size,
+    networks: Networks,
+    now: Clock,
+    allowance: Allowance,
+    found: Mapping[str, float],
+    told: Told,
+    latest: Allowance | None = None,
+) -> tuple[list[Row], list[str]]:
+    """A row for each case, and a line on each that was left out.
+
+    Each case gets an even share of the time that is left, so none is repeated at another's cost. One that has been
+    begun is measured once at least.
+
+    Args:
+        found: ceilings, as `ceilings` measures them.
+        told: hears what is being done.
+        latest: after which no case is begun; that of the cases if not given.
+    """
+    rows, notes = [], []
+    latest = latest or allowance
+    for number, case in enumerate(cases):
+        if latest.left <= 0:
+            late = [each.spec for each in cases[number:]]
+            notes.append(f"no time for {', '.join(late)}: give more --minutes, or narrow by --only")
+            break
+        told(f"{case.spec}, {case.networks}")
+        try:
+            own = allowance.part(1 / (len(cases) - number))
+            rows.append(_step_row(case, size, networks, now, own, dict(found)))
+        except NoRoom:
+            notes.append(f"{case.spec}, {case.networks}, batch {case.batch}: out of memory")
+    return rows, notes
+
+
+def _step_row(
+    case: Case, size: Size, networks: Networks, now: Clock, allowance: Allowance, found: dict[str, float]
+) -> Row:
+    device = networks.device
+    made: dict[str, Variant] = {}
+    peaks: dict[str, int | None] = {}
+    operations = moved = 0
+    for name in variants_of(case, device):
+        peak = Peak(device)
+        made[name] = _within_memory(lambda name=name: variant(case, name, networks, size))  # type: ignore[misc]
+        if name == "plain":
+            operations, moved = _within_memory(lambda: counted(made["plain"]))
+        for _ in range(WARM_UPS[device.type] - (name == "plain")):
+            _within_memory(made[name].warm)
+        peaks[name] = peak.bytes
+    seconds = _within_memory(lambda: alternate(made, now, repeats=size.repeats, allowance=allowance))
+    columns = {}
+    for name, each in seconds.items():
+        middle = Spread.of(each)
+        precision = "fp32" if name == "plain" else name.removesuffix(KNOWN)
+        columns[name] = {
+            "seconds": each,
+            "step_seconds": middle.as_record(),
+            "steps_per_second": 1 / middle.median,
+            "images_per_second": case.batch / middle.median,
+            "ratio": None if name == "plain" else Spread.of(ratios(seconds["plain"], each)).as_record(),
+            "of_matmul": operations / middle.median / ceiling_of(found, precision, device),
+            "of_copy": moved / middle.median / found["copy"],
+            "peak_bytes": peaks[name],
+            "engine": {} if name == "plain" else made[name].step.twins.record,
+        }
+    return {
+        "method": case.spec,
+        "networks": case.networks,
+        "batch": case.batch,
+        "operations": operations,
+        "bytes": moved,
+        "variants": columns,
+    }
+
+
+def _within_memory(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        raise NoRoom from None
+    except RuntimeError as error:  # how a CPU says so
+        if "allocate memory" not in str(error):
+            raise
+        raise NoRoom from None
+
+
+# the price of MMARD -----------------------------------------------------------------------------------------------
+def shipped(params: Mapping[str, Any]) -> bool:
+    """Whether these parameters are the defaults."""
+    return all(parameters(full.split(".")[0])[full.split(".")[1]].default == own for full, own in params.items())
+
+
+def forms(guest: str = GUEST) -> dict[str, dict[str, float]]:
+    """Forms of the guest with their parameters; that which is shipped says so."""
+    found = {text + (" (default)" if shipped(own) else ""): dict(own) for text, own in PRICES.items()}
+    return found if any(map(shipped, found.values())) else {"default": {}, **found}
+
+
+def price(size: Size, networks: Networks, now: Clock, allowance: Allowance, told: Told) -> tuple[Row, list[str]]:
+    """What the guest's forms cost in steps of the host, all of them with the fastest engine, in turn."""
+    precision, device = precisions(networks.device)[-1], networks.device
+    told(f"the price of {GUEST}, {size.price.networks}")
+    cases: dict[str, tuple[Case, dict[str, float]]] = {size.price.spec: (size.price, {})}
+    guest = Case(GUEST, size.price.student, size.price.teacher, size.price.batch)
+    cases |= {text: (guest, own) for text, own in forms().items()}
+    made: dict[str, Variant] = {}
+    notes = []
+    for text, (case, params) in cases.items():
+        try:
+            made[text] = _within_memory(lambda c=case, p=params: variant(c, precision, networks, size, p))  # type: ignore[misc]
+            for _ in range(WARM_UPS[device.type]):
+                _within_memory(made[text].warm)
+        except NoRoom:
+            made.pop(text, None)
+            notes.append(f"price of {text}: out of memory")
+    seconds = alternate(made, now, repeats=size.repeats, allowance=allowance)
+    rows = []
+    for text, each in seconds.items():
+        middle = Spread.of(each)
+        in_host = [1 / ratio for ratio in ratios(seconds[size.price.spec], each)]
+        rows.append(
+            {
+                "form": text,
+                "method": cases[text][0].spec,
+                "params": cases[text][1],
+                "seconds": each,
+                "step_seconds": middle.as_record(),
+                "images_per_second": size.price.batch / middle.median,
+                "hosts": Spread.of(in_host).as_record(),
+            }
+        )
+    about = {"networks": size.price.networks, "batch": size.price.batch, "precision": precision}
+    return {"host": size.price.spec, **about, "rows": rows}, notes
+
+
+# around ---------------------------------------------------------------------------------------------------------------
+# What there is besides training steps: PGD, APGD, AutoAttack and batches, in images a second.
+#
+# Attacks are timed on images that stay as they are: labels are what the network says, and the ball is so small that
+# nothing in it is misread. So no image is let off early, and the figure is for images that withstand, which cost the
+# most. The attacked networks are random: what they compute does not decide how long it takes.
+
+
+BALL = Budget(1e-6)
+VIEWS = "crop-flip"
+
+
+def attacks(
+    size: Size, networks: Networks, now: Clock, allowance: Allowance, told: Told, quick: bool = False
+) -> list[Row]:
+    """PGD-20 and APGD on the network and on its twin, and AutoAttack as an evaluation runs it, with and without.
+
+    Args:
+        quick: a few steps of AutoAttack only, to see that it runs.
+    """
+    network = networks("S", size.attacked)
+    images = _kept(network, smooth_images(size.attack_batch, size.image_shape), networks.device)
+    x, y = images.x.to(networks.device).float() / 255, images.y.to(networks.device)
+    copies = {"itself": network, "twin": Twins(Engine(), {"": network}).serving(x)[""]}
+    pgd, rows = trial("pgd-20", BALL), []
+
+    def climb(model: nn.Module, attack: Any) -> None:
+        draw = generator(networks.device if attack is not apgd else "cpu", 0, "bench", "attack")
+        with evaluating(model), frozen(model):
+            if attack is apgd:
+                apgd(model, x, y, BALL, generator=draw)
+            else:
+                attack.attack(model, Untargeted(y, attack.loss), x, BALL, generator=draw)
+
+    apgd = APGD("ce", steps=100)
+    for name, attack in (("PGD-20", pgd), ("APGD-CE, 100 steps", apgd)):
+        told(name)
+        runs = {kind: (lambda m=model, a=attack: climb(m, a)) for kind, model in copies.items()}
+        seconds = alternate(runs, now, repeats=size.repeats, allowance=allowance.part(0.25))
+        rows.append(_row(name, size.attacked, len(images), seconds))
+    told("AutoAttack")
+    judges = Networks(size.judged_shape, networks.device)
+    judged = judges("S", size.judged)
+    few = _kept(judged, smooth_images(size.judged_images, size.judged_shape), networks.device)
+    ensemble = standard(BALL, few.num_classes)
+    if quick:
+        ensemble = shortened(ensemble, steps=2, queries=5, targets=1)
+
+    def judge(engine: str) -> None:
+        auto_attack(judged, few, BALL, ensemble=ensemble, split="bench", which="random", engine=engine)
+
+    both: dict[str, Callable[[], object]] = {"itself": lambda: judge("plain"), "twin": lambda: judge("fast")}
+    seconds = alternate(both, now, repeats=size.repeats, allowance=allowance)
+    shape = " x ".join(map(str, size.judged_shape))
+    rows.append(_row(ensemble.label, f"{size.judged}, {shape}", len(few), seconds))
+    return rows
+
+
+def _kept(network: nn.Module, images: ImageSet, device: torch.device) -> ImageSet:
+    """The images under the labels that the network gives them."""
+    with evaluating(network), torch.no_grad():
+        said = network(images.x.to(device).float() / 255).argmax(1).cpu()
+    return replace(images, y=said)
+
+
+def _row(attack: str, network: str, images: int, seconds: dict[str, list[float]]) -> Row:
+    ways = {}
+    for name, each in seconds.items():
+        middle = Spread.of(each)
+        ways[name] = {
+            "seconds": each,
+            "images_per_second": images / middle.median,
+            "ratio": None if name == "itself" else Spread.of(ratios(seconds["itself"], each)).as_record(),
+        }
+    return {"attack": attack, "network": network, "images": images, "variants": ways}
+
+
+def loading(size: Size, device: torch.device, now: Clock, allowance: Allowance, told: Told) -> list[Row]:
+    """Epochs of batches, with the augmentation of CIFAR-10 and without."""
+    images, rows = smooth_images(size.load_images, size.image_shape), []
+    for name in (VIEWS, "none"):
+        told(f"batches, augmentation {name}")
+        batches = SetBatches(images, size.load_batch, device, 0, augmentation(name, size.image_shape))
+
+        def epoch(batches: SetBatches = batches) -> None:
+            for _ in batches.epoch(0):
+                pass
+
+        epoch()
+        each = alternate({name: epoch}, now, repeats=size.repeats, allowance=allowance.part(0.5))[name]
+        middle = Spread.of(each)
+        rows.append(
+            {
+                "augmentation": name,
+                "batch": size.load_batch,
+                "seconds": each,
+                "batches_per_second": batches.steps / middle.median,
+                "images_per_second": len(images) / middle.median,
+                "n": middle.n,
+            }
+        )
+    return rows
+
+
+# measure --------------------------------------------------------------------------------------------------------------
+
 
 MINUTES = 8.0
 QUIET = 0.5

@@ -1,20 +1,8 @@
-"""The command line: `mmard`, or `python -m mmard`.
+"""The command line: `mmard`, or `python -m mmard`. Each file holds commands, their options and their work.
 
-    app.py         the program and its front page              commands.py    every command, in order
-    app_*.py       options, help and examples of commands      options.py     what options have in common
-    flags.py       the options of `train` and `distill`, made from the settings
-    help.py        how a help page looks
-    request.py     the run, data and network that are meant    scores.py      figures as a table, and as they come
-    training.py    train, distill, resume, dry run             live.py        the display while training
-    evaluating.py  evaluate                                    showing.py     show
-    catalogue.py   methods, models, data                       teaching.py    teachers, fetch
-    comparing.py   compare                                     transferring.py transfer
-    exporting.py   export                                      sharing.py     push, pull
-    reporting.py   report                                      benching.py    bench
-    studying.py    study run                                   study_told.py  study list, status, records, rerun
-    reading.py     study table, plot, ledger                   study_board.py the display while cells are made
-    demo.py        demo                                        findings.py    findings as people read them
-    output.py      consoles, lines and tables                  study_sheet.py a table of a study on a console
+    app.py       the program, its front page, how a help page looks
+    options.py   options that are made from the settings; the run, the data and the network that they mean
+    screen.py    consoles, lines, tables and displays of progress
 
 Nothing here imports PyTorch before a command runs that needs it, so that help answers at once.
 """
@@ -23,8 +11,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from mmard.errors import Refused
+
+
+def commands() -> Any:
+    """The program with every command; importing a file registers its commands, and the front page has this order."""
+    for name in ("train", "evaluate", "show", "catalogue", "bench", "compare", "share", "study"):
+        import_module(f"mmard.cli.{name}")
+    from mmard.cli.app import app
+
+    return app
 
 
 def main() -> None:
@@ -38,8 +37,8 @@ def answer(arguments: Sequence[str]) -> int:
     0: done. 1: training diverged, or an error of ours, with its traceback. 2: refused, with one line that says where,
     expected, got and mend. 130: stopped by the user.
     """
-    from mmard.cli.commands import app
-    from mmard.cli.output import complain
+    app = commands()
+    from mmard.cli.screen import complain
 
     try:
         status = app(list(arguments), prog_name="mmard", standalone_mode=False)

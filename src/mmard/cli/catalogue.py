@@ -1,25 +1,102 @@
-"""`mmard methods`, `models`, `data` and `fetch`: what can be named, and how to get it."""
+"""The commands that tell what can be named, and bring it: methods, attacks, models, data, fetch."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 import textwrap
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import commands, console, line, put, table
-from mmard.cli.planned import PASSES, ROLES, counts, passes_table
+from mmard.cli.app import Page, app
+from mmard.cli.options import option
+from mmard.cli.screen import commands, console, line, put, rich_table
+from mmard.cli.train import PASSES, ROLES, counts, passes_table
 from mmard.errors import Refused
 
 if TYPE_CHECKING:
     from mmard.method import Method
     from mmard.plan import Passes
+    from mmard.teachers import Teacher
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Look",
+    epilog="""
+    mmard methods
+    mmard methods rslad+mmard
+    """,
+)
+def methods(
+    spec: Annotated[
+        str | None, typer.Argument(metavar="METHOD", help="One method, with plug-ins if any, in detail.")
+    ] = None,
+) -> None:
+    """Methods and plug-ins: their formulas, papers and parameters, and what a step costs."""
+
+    if spec is None:
+        show_methods()
+    else:
+        show_method(spec)
+
+
+@app.command(cls=Page, rich_help_panel="Look", epilog="mmard attacks")
+def attacks() -> None:
+    """Attacks that an evaluation can be told to make, as they are spelled, and groups of them."""
+
+    show_attacks()
+
+
+@app.command(cls=Page, rich_help_panel="Look", epilog="mmard models")
+def models() -> None:
+    """Networks that can be named, with their numbers of weights."""
+
+    show_models()
+
+
+@app.command(cls=Page, rich_help_panel="Data", epilog="mmard data")
+def data() -> None:
+    """Data sets that can be named, and how to get them."""
+
+    show_data()
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Data",
+    epilog="""
+    mmard fetch cifar10 --data-dir D
+    mmard fetch robustbench:Zhang2019Theoretically --data-dir D
+    """,
+)
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A data set of `mmard data`, or a teacher of `mmard teachers`: robustbench:NAME."
+        ),
+    ],
+    data_dir: Annotated[Path, option("Where to put it.", "FOLDER", "--data-dir")],
+) -> None:
+    """Fetch a data set from the Hugging Face hub, or a teacher from Google Drive, and check every file.
+
+    Called again, it goes on where it stopped.
+    """
+
+    fetch_named(name, data_dir)
+
+
+# catalogue ------------------------------------------------------------------------------------------------------------
+# `mmard methods`, `models`, `data` and `fetch`: what can be named, and how to get it.
+
 
 STEPS = 10
 """Steps of the attack for which passes are counted."""
@@ -121,7 +198,7 @@ def show_method(spec: str) -> None:
     line(out, f"  {PASSES}", "quiet")
     out.print()
     line(out, "parameters: --param NAME=VALUE", "strong")
-    rows = table("name", "default", "", fold=("",))
+    rows = rich_table("name", "default", "", fold=("",))
     for name in (part.strip() for part in spec.split("+")):
         says = argument_sentences((METHODS.get(name) or PLUGINS[name]).__doc__ or "")
         for key, parameter in parameters(name).items():
@@ -182,12 +259,12 @@ def show_attacks() -> None:
     from mmard.evaluation.columns import GROUPS, SPELLINGS
 
     out = console()
-    rows = table("spelling", "attack", fold=("attack",))
+    rows = rich_table("spelling", "attack", fold=("attack",))
     for spelling, says in SPELLINGS:
         rows.add_row(Text(spelling, style="command"), Text(says))
     put(out, rows)
     out.print()
-    rows = table("group", "attacks", "", fold=("attacks", ""))
+    rows = rich_table("group", "attacks", "", fold=("attacks", ""))
     for name, group in GROUPS.items():
         rows.add_row(Text(name, style="command"), ",".join(group.specs), Text(group.says, style="quiet"))
     put(out, rows)
@@ -204,7 +281,7 @@ def show_models() -> None:
     from mmard.models import MODELS, build, names, parameter_count
 
     out = console()
-    rows = table("name", "weights", right=("weights",))
+    rows = rich_table("name", "weights", right=("weights",))
     for name in names():
         with torch.device("meta"):
             n = parameter_count(build(name, num_classes=10, image_shape=(3, 32, 32)))
@@ -226,7 +303,7 @@ def show_data() -> None:
     from mmard.data.fetch import REPOSITORIES
 
     out = console()
-    rows = table("name", "what", "how to get it", fold=("what", "how to get it"))
+    rows = rich_table("name", "what", "how to get it", fold=("what", "how to get it"))
     for name, source in DATA.items():
         if source.bundled:
             how = "comes with the package"
@@ -262,3 +339,130 @@ def fetch_data(name: str, data_dir: Path) -> None:
     line(out, f"complete and checked: {folder}", "strong")
     use = f"--data {name} --data-dir {shlex.quote(str(data_dir))}"
     commands(out, "next", [f"mmard train --method trades --model wide_resnet-16-4 {use} --out runs/teacher --dry-run"])
+
+
+# teaching -------------------------------------------------------------------------------------------------------------
+# `mmard teachers`, and `mmard fetch` of one: what is known of other people's robust networks.
+
+
+def show_teachers(name: str | None, as_json: bool) -> None:
+    """All known teachers in a table, or one in detail.
+
+    Raises:
+        Refused: for a name that is none.
+    """
+    from mmard.teachers import PREFIX, find, is_teacher, teachers
+
+    found = teachers() if name is None else find(name if is_teacher(name) else PREFIX + name)
+    if as_json:
+        print(json.dumps([{**asdict(teacher), "spec": teacher.spec} for teacher in found], indent=2))
+        return
+    out = console()
+    if name is not None:
+        for teacher in found:
+            _detail(teacher.spec)
+        return
+    for data in dict.fromkeys(teacher.data for teacher in found):
+        line(out, data, "strong")
+        rows = rich_table("name", "network", "clean %", "AA %", right=("clean %", "AA %"))
+        for teacher in (t for t in found if t.data == data):
+            cells = (teacher.network, f"{100 * teacher.clean:.2f}", f"{100 * teacher.robust:.2f}")
+            rows.add_row(Text(teacher.name, style="command"), *cells)
+        put(out, rows)
+        out.print()
+    line(out, "Accuracies as RobustBench lists them, not measured here; linf 8/255, Zhang2019Theoretically 0.031.")
+    line(out, "AA: AutoAttack. Where both sets have a name, the data decides, or robustbench:cifar100/NAME.", "quiet")
+    example = "robustbench:Chen2021LTD_WRN34_10"
+    commands(
+        out,
+        "next",
+        [
+            f"mmard teachers {example}",
+            f"mmard distill --teacher {example} --teacher-weights FILE --data cifar10 --data-dir D --out runs/s",
+        ],
+    )
+
+
+def _detail(spec: str) -> None:
+    from mmard.share.hub import by_hand
+    from mmard.teachers import find, sources
+
+    teacher = find(spec)[0]
+    out = console()
+    line(out, teacher.spec, "strong")
+    line(out, f"  {teacher.paper}", "quiet")
+    rows = rich_table("", "", fold=("",))
+    rows.show_header = False
+    from mmard.balls import as_fraction
+
+    read = sources()
+    places: dict[str, list[str]] = {}
+    for what, at in teacher.read.items():
+        if at is not None:
+            places.setdefault(at, []).append(what)
+    values = f"mean {list(teacher.mean)}, std {list(teacher.std or ())}" if teacher.mean else "none, it reads [0, 1]"
+    lowest = f"; {teacher.lowest:.2%} by another evaluation" if teacher.lowest is not None else ""
+    robust = f"{teacher.robust:.2%} under AutoAttack at linf {as_fraction(teacher.eps)}{lowest}"
+    for key, text in (
+        ("network", teacher.network),
+        ("data", teacher.data + (f" and {teacher.extra_data}" if teacher.extra_data else "")),
+        ("normalisation", values),
+        ("claimed", f"{teacher.clean:.2%} clean, {robust}"),
+        ("its file", "; ".join(teacher.quirks) or "nothing unusual known"),
+        ("weights", by_hand(teacher) if teacher.drive else "place not known"),
+        ("licence", f"{teacher.licence} (of the weights)"),
+        ("paper", teacher.link),
+        *((f"{' and '.join(what)} read in", read[at]) for at, what in places.items()),
+    ):
+        rows.add_row(Text(key, style="quiet"), text)
+    put(out, rows, 2)
+    fetch = [f"mmard fetch {teacher.spec} --data-dir D"] if teacher.drive else []
+    commands(out, "next", [*fetch, _distilling(teacher, "FILE", "D")])
+
+
+def _distilling(teacher: Teacher, weights: str, folder: str) -> str:
+    """The command that distils from a teacher; one that is not robust can only stand beside one that is."""
+    use = f"--teacher {teacher.spec} --teacher-weights {weights}"
+    if teacher.robust == 0:
+        use = f"--method mtard --teacher T=RUN --teacher T_nat={teacher.spec} --teacher-weights T_nat={weights}"
+    return f"mmard distill {use} --data {teacher.data} --data-dir {folder} --out runs/s"
+
+
+def fetch_named(name: str, data_dir: Path) -> None:
+    """Fetch a data set, or a teacher.
+
+    Raises:
+        Refused: for a name that is none, a teacher's without its prefix among them.
+    """
+    from mmard.teachers import is_teacher, without_prefix
+
+    meant = without_prefix(name)
+    if meant is not None:
+        got = f"the bare name of a teacher, {name!r}"
+        raise Refused("fetch", expected="a data set or a teacher", got=got, mend=f"write {meant}")
+    (fetch_known if is_teacher(name) else fetch_data)(name, data_dir)
+
+
+def fetch_known(spec: str, data_dir: Path) -> None:
+    """Fetch a teacher's file, and say how to use it.
+
+    Raises:
+        Refused: for an unknown name, no network, or a file that is not the teacher's.
+    """
+    from mmard.share.hub import fetch_teacher
+    from mmard.teachers import find
+
+    out = console()
+    file = fetch_teacher(spec, data_dir, lambda text: line(out, text))
+    teacher = find(spec)[0]
+    line(out, f"complete and read: {file}", "strong")
+    weights, folder = shlex.quote(str(file)), shlex.quote(str(data_dir))
+    use = f"--data {teacher.data} --data-dir {folder}"
+    commands(
+        out,
+        "next",
+        [
+            f"mmard evaluate {teacher.spec} --weights {weights} --attack fgsm --eps 8/255 {use}",
+            _distilling(teacher, weights, folder),
+        ],
+    )

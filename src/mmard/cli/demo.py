@@ -16,14 +16,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.output import INTERRUPTED, busy, commands, complain, console, is_terminal, line, put, table
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, is_terminal, line, put, rich_table
 from mmard.errors import Refused
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.data import ImageSet, Splits
     from mmard.demo import Result, Stage
-    from mmard.evaluation.spread import Difference
+    from mmard.tables.statistics import Difference
 
 
 def show_demo(out: Path | None, seeds: int, quick: bool) -> None:
@@ -211,7 +211,7 @@ def _conclude(results: list[list[Result]], images: ImageSet, folder: Path, quick
 def _table(results: list[list[Result]]) -> Table:
     first = results[0]
     heads = ["clean", *(score.label.split(" (")[0] for score in first[0].scores[1:-1]), "worst of both"]
-    made = table("network", "weights", *heads, right=("weights", *heads))
+    made = rich_table("network", "weights", *heads, right=("weights", *heads))
     for row, result in enumerate(first):
         cells = []
         for column, score in enumerate(result.scores):
@@ -234,7 +234,7 @@ def _table(results: list[list[Result]]) -> Table:
 
 def readings(results: list[list[Result]], n: int) -> list[str]:
     """What the table shows and what in it is noise, in sentences; every number is computed from it."""
-    from mmard.evaluation.spread import difference
+    from mmard.tables.statistics import difference
 
     def between(ours: str, theirs: str) -> Difference:
         of = {each.stage.name: row for row, each in enumerate(results[0])}

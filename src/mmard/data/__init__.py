@@ -22,15 +22,11 @@ import torch
 from torch import Tensor
 
 from mmard import seeds
+from mmard.data.arrays import read_digits, read_npz, read_svhn
 from mmard.data.cifar import CIFAR10, CIFAR100
-from mmard.data.digits import read_digits
-from mmard.data.folder import read_folder
-from mmard.data.image_set import ImageSet, Splits
-from mmard.data.npz import read_npz
+from mmard.data.folders import read_folder, read_tiny_imagenet
+from mmard.data.image_set import ImageSet, Part, Rows, Splits, balanced_order, checked, into_memory, onto_disk
 from mmard.data.parquet import read_any_parquet
-from mmard.data.part import Part, Rows, balanced_order, checked, into_memory, onto_disk
-from mmard.data.svhn import read_svhn
-from mmard.data.tiny_imagenet import read_tiny_imagenet
 from mmard.errors import Refused, unknown
 
 __all__ = ["DATA", "SPLITS", "ImageSet", "Source", "Splits", "load", "load_split"]

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mmard.data.decoding import damaged, missing, places
+from mmard.data.image_set import Images, Part, Rows, part_of_arrays
 from mmard.data.parquet import Columns, find_parquet, read_parquet
-from mmard.data.part import Images, Part, Rows, part_of_arrays
-from mmard.data.pickles import read_pickle
-from mmard.data.places import damaged, missing, places
 from mmard.errors import Refused
+from mmard.files import read_pickle
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmard.data.optional import optional
+from mmard.data.decoding import optional
 from mmard.errors import Refused, unknown
 
 _SHARD = re.compile(r"(train|test|valid|validation)-[^/]*\.parquet")

@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mmard.data.images import Encoded, Form, decode, form_of
-from mmard.data.optional import optional
-from mmard.data.part import Images, Part, Rows, numbered
-from mmard.data.places import damaged, missing, places
+from mmard.data.decoding import Encoded, Form, damaged, decode, form_of, missing, optional, places
+from mmard.data.image_set import Images, Part, Rows, numbered
 from mmard.errors import Refused
 
 _TRAIN, _TEST = ("train",), ("test", "valid", "validation", "val")

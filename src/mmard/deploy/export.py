@@ -23,15 +23,14 @@ from torch import nn
 from mmard.attacks import Trial
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
-from mmard.deploy.reading import OnnxNetwork
+from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused, needs_extra
 from mmard.evaluation.evaluate import Measured, Progress
 from mmard.evaluation.score import wilson
 from mmard.evaluation.transfer import Source, transfer
-from mmard.models.probe import cause
+from mmard.files import FACTS, weights_hash, write_whole
+from mmard.models import cause
 from mmard.modes import evaluating
-from mmard.storage import write_whole
-from mmard.weights import FACTS, weights_hash
 
 OPSET = 20
 """Of the standard operators. onnxruntime reads it since 1.17."""

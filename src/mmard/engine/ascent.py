@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmard.attacks import Attack, Objective
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point
-from mmard.method import Inner
+from mmard.method import Inner, Method
 
 
 class Climbing(Protocol):
@@ -178,3 +178,150 @@ def every_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)([every_tensor(each, change) for each in value])
     return value
+
+
+# chunks ---------------------------------------------------------------------------------------------------------------
+# The attack on a slice of the batch at a time: less memory, the same x_adv.
+#
+# An attack in eval mode treats each image alone, and its random start is drawn for the whole batch before it is cut,
+# so the slices climb as the batch would. What can differ is the last bit of a float, where a kernel rounds otherwise
+# for another batch size. When memory runs out all the same, the slices are halved and the attack is made again.
+
+
+WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+"""By which a RuntimeError is known for one of memory, where PyTorch has no class for it."""
+
+
+def unheard(text: str) -> None:
+    """Where nobody listens."""
+
+
+class Chunks:
+    """An ascent in slices of at most `size` images.
+
+    Args:
+        size: images in a slice; 0 for the whole batch, until memory runs out.
+        ascend: how one slice is climbed.
+
+    Attributes:
+        size: as it is by now; a run's state keeps it, so that a resumed run rounds as the uninterrupted one.
+        tell: told once, in words, when the size had to change.
+    """
+
+    def __init__(self, size: int = 0, ascend: Ascent = plain) -> None:
+        self.size, self.ascend = size, ascend
+        self.tell: Callable[[str], None] = unheard
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Tell this from now on, and have what climbs the slices tell it too."""
+        self.tell = tell
+        listen = getattr(self.ascend, "listen", None)
+        if listen is not None:
+            listen(tell)
+
+    def __call__(self, climber: Climber, batch: Batch, first: Tensor) -> Batch:
+        """The batch with x_adv, trace, notes and predictions.
+
+        Raises:
+            RuntimeError: torch's own, when memory runs out for a single image.
+        """
+        n = len(batch.y)
+        while True:
+            size = min(self.size or n, n)
+            try:
+                return self._in_slices(climber, batch, first, size)
+            except RuntimeError as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+            # Only here: inside the except block the traceback still holds what the attack had allocated.
+            self.size = -(-size // 2)
+            if batch.x.value.is_cuda:
+                torch.cuda.empty_cache()
+            self.tell(
+                f"out of memory in an attack on {size} images: from here on it attacks {self.size} at a time; "
+                f"--attack-chunk {self.size} starts so"
+            )
+
+    def _in_slices(self, climber: Climber, batch: Batch, first: Tensor, size: int) -> Batch:
+        rows = even(len(batch.y), size)
+        return joined(batch, [self.ascend(climber, cut(batch, each), first[each]) for each in rows])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on a GPU or on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS)
+
+
+def why_whole(method: Method) -> str:
+    """Why the attack of a method cannot be cut, in words; empty if it can."""
+    if method.inner is None:
+        return "this method makes no adversarial examples"
+    if method.attack_mode == "train":
+        return "it attacks in train mode, where BatchNorm ties the images of a batch together"
+    if method.inner_couples:
+        return "its attack climbs an objective that ties the images of a batch together"
+    return ""
+
+
+# compiled -------------------------------------------------------------------------------------------------------------
+# The forwards of the update through `torch.compile`, with the network itself as the fall-back.
+#
+# What can be compiled is settled when it is tried: code of the user's own, a missing C++ compiler and a backend's
+# faults all end in the plain forward, and the reason is told once. The network stays what it is; only its calls go
+# elsewhere.
+
+
+class Compiled(nn.Module):
+    """A network whose calls are compiled, for every shape of batch anew.
+
+    Args:
+        module: the network; its weights and buffers are used in place.
+        backend: as `torch.compile` takes it.
+
+    Attributes:
+        failed: why it is called as it is, in words; empty as long as it is compiled.
+        tell: told `failed` when it happens.
+    """
+
+    def __init__(self, module: nn.Module, backend: str = "inductor") -> None:
+        super().__init__()
+        self.module, self.failed = module, ""
+        self.tell: Callable[[str], None] = unheard
+        self._held: tuple[Any] = (torch.compile(module, backend=backend, dynamic=False),)  # no submodule of this one
+        self._proven: set[Any] = set()
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Tell this from now on."""
+        self.tell = tell
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        if self.failed:
+            return self.module(x)
+        kind = (x.shape, x.dtype, [m.training for m in self.module.modules()].count(True))
+        if kind in self._proven:
+            return self._held[0](x)
+        try:
+            logits = self._tried(x)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            self.failed = f"the update is not compiled: {lines[0] if lines else type(error).__name__}"
+            self.tell(self.failed)
+            return self.module(x)
+        self._proven.add(kind)
+        return logits
+
+    def _tried(self, x: Tensor) -> Tensor:
+        """The first call of a kind. One that fails half-way must not have moved running statistics."""
+        before = {name: value.clone() for name, value in self.module.named_buffers()}
+        try:
+            return self._held[0](x)
+        except Exception:
+            with torch.no_grad():
+                for name, value in self.module.named_buffers():
+                    value.copy_(before[name])
+            raise

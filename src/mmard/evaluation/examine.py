@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,71 @@ from mmard.errors import Refused
 from mmard.evaluation import checks
 from mmard.evaluation.boundary import boundary
 from mmard.evaluation.checks.checked import skipped
-from mmard.evaluation.classes import by_class
-from mmard.evaluation.confidence import calibration, margins
 from mmard.evaluation.curves import eps_label, over_eps, over_steps, radii, steps_label
 from mmard.evaluation.evaluate import Measured, Progress, Subject
-from mmard.evaluation.examples import examples
-from mmard.evaluation.finding import Finding, Used
-from mmard.evaluation.keeping import Keeper
+from mmard.evaluation.findings import ALSO, Finding, Used, Views, Wanted, by_class, calibration, examples, margins
 from mmard.evaluation.suite import measure, read
 from mmard.evaluation.transfer import Source, measure_transfer
-from mmard.evaluation.views import Views
-from mmard.evaluation.wanted import ALSO, Wanted
+from mmard.files import read_json, weights_hash
 from mmard.modes import evaluating, frozen
-from mmard.weights import weights_hash
+from mmard.run import Run, environment
+
+# keeping --------------------------------------------------------------------------------------------------------------
+# Records of an evaluation, written the moment they are known.
+
+
+class Keeper:
+    """Collects figures and findings with the environment they were made in, and writes them into a folder if given one.
+
+    Args:
+        run: the folder; None keeps them in memory alone.
+
+    Attributes:
+        scores, findings: the records so far.
+        measured, found: the figures and findings that these are of, with their masks and arrays.
+    """
+
+    def __init__(self, run: Run | None) -> None:
+        self.run = run
+        self.scores: list[dict[str, Any]] = []
+        self.findings: list[dict[str, Any]] = []
+        self.measured: list[Measured] = []
+        self.found: list[Finding] = []
+
+    @cached_property
+    def _here(self) -> dict[str, Any]:
+        return environment()
+
+    def score(self, measured: Measured) -> None:
+        """Keep a figure."""
+        record = measured.score.record() | {"environment": self._here}
+        if self.run is not None:
+            self.run.save_score(measured.score.slug, record, measured.mask)
+        self.scores.append(record)
+        self.measured.append(measured)
+
+    def finding(self, finding: Finding) -> None:
+        """Keep a finding. A check that was skipped now and made before, on the same weights and images, stays."""
+        record = finding.record() | {"environment": self._here}
+        if self.run is not None:
+            if finding.kind == "checks":
+                record["findings"] = self._with_earlier(finding, record["findings"])
+            self.run.save_finding(finding.slug, record, finding.arrays)
+        self.findings.append(record)
+        self.found.append(finding)
+
+    def _with_earlier(self, finding: Finding, findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        assert self.run is not None
+        file = self.run.findings_folder / f"{finding.slug}.json"
+        held = read_json(file) if file.is_file() else {}
+        if held.get("weights") != finding.subject.weights:
+            return findings
+        written = held["environment"]["written"]
+        made = {f["check"]: {"made": written, **f} for f in held["findings"] if f["verdict"] != "skipped"}
+        return [made.get(f["check"], f) if f["verdict"] == "skipped" else f for f in findings]
+
+
+# examine --------------------------------------------------------------------------------------------------------------
 
 
 def examine(

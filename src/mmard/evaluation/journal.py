@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mmard.errors import Refused
 from mmard.evaluation.score import Mask
-from mmard.storage import read_json, write_array, write_json
+from mmard.files import read_json, write_array, write_json
 
 PENDING, FALLEN, STANDING = -1, 0, 1
 """Verdicts: not known yet, misread, read rightly."""

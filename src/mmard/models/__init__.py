@@ -10,27 +10,239 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mmard import seeds
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused, require, unknown
 from mmard.models.cnn import cnn
-from mmard.models.foreign import foreign
 from mmard.models.mobilenet import mobilenet_v2
-from mmard.models.normalised import Normalised
 from mmard.models.preact_resnet import preact_resnet18, preact_resnet18_nobn, preact_resnet18_raw
-from mmard.models.probe import check_logits
 from mmard.models.resnet import resnet18, resnet34, resnet50
-from mmard.models.swish import preact_resnet18_swish, wide_resnet_swish
-from mmard.models.wide_resnet import wide_resnet
+from mmard.models.wide_resnet import preact_resnet18_swish, wide_resnet, wide_resnet_swish
+from mmard.modes import evaluating
+from mmard.seeds import generator
+
+# probe ----------------------------------------------------------------------------------------------------------------
+# Two images through a network before any work begins, so that a wrong one is refused at once.
+
+
+# What a network with this many outputs was most likely made for.
+CLASSES_OF = {10: "CIFAR-10 or SVHN", 100: "CIFAR-100", 200: "Tiny-ImageNet", 1000: "ImageNet"}
+
+
+def check_logits(module: nn.Module, image_shape: tuple[int, int, int], num_classes: int, who: str) -> None:
+    """Refuse a network that does not map images (B, C, H, W) to logits (B, num_classes).
+
+    Two random images in [0, 1] go through it in eval mode without gradients. Modes, buffers and the global generators
+    are afterwards as they were.
+
+    Args:
+        who: the network's name in the message, e.g. "Net T".
+
+    Raises:
+        Refused: if the network fails on these images, or returns something else than one finite row of `num_classes`
+            numbers per image, or returns probabilities.
+    """
+    state = list(chain(module.parameters(), module.buffers()))
+    device = state[0].device if state else torch.device("cpu")
+    x = torch.rand(2, *image_shape, generator=generator("cpu", 0, "probe"), device="cpu").to(device)
+    buffers = [(b, b.clone()) for b in module.buffers() if not is_lazy(b)]
+    try:
+        with evaluating(module), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            logits = module(x)
+    except Exception as error:
+        half = any(p.is_floating_point() and p.dtype != torch.float32 for p in state)
+        raise Refused(
+            who,
+            expected=f"a network for images {(*image_shape,)}",
+            got=cause(error),
+            mend="images are float32; call .float() on the network" if half else "",
+        ) from error
+    finally:
+        for buffer, before in buffers:
+            # Autograd counts every write as a change, so only what moved is written back.
+            if not torch.equal(buffer, before):
+                buffer.data.copy_(before)
+    _judge(logits, num_classes, who)
+
+
+def _judge(logits: object, num_classes: int, who: str) -> None:
+    if not isinstance(logits, Tensor):
+        raise Refused(
+            who,
+            expected=f"logits, a tensor (B, {num_classes})",
+            got=f"a {type(logits).__name__}",
+            mend="return the logits alone",
+        )
+    if logits.shape != (2, num_classes):
+        raise Refused(who, expected=f"logits (B, {num_classes})", got=str(tuple(logits.shape)), mend=_likely(logits))
+    if not logits.isfinite().all():
+        raise Refused(who, expected="finite logits", got="NaN or infinity", mend="did its training diverge?")
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+        raise Refused(
+            who,
+            expected="logits",
+            got="softmax outputs (rows of non-negative numbers that sum to 1)",
+            mend="return the scores before the softmax",
+        )
+
+
+def _likely(logits: Tensor) -> str:
+    """The likely reason for a wrong shape, for a probe of two images."""
+    if logits.ndim != 2:
+        return "flatten it to one row per image" if logits.ndim > 2 else ""
+    rows, classes = logits.shape
+    if rows != 2:
+        return "each image must give one row; does it pool with a window made for another image size?"
+    return f"is this network for {CLASSES_OF[classes]}?" if classes in CLASSES_OF else ""
+
+
+def cause(error: Exception) -> str:
+    """What went wrong in somebody else's code, in one line."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+# foreign --------------------------------------------------------------------------------------------------------------
+# Networks from other people's code, named as `package.module:function`.
+
+
+def foreign(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> Callable[[], nn.Module]:
+    """Import `package.module` and return `function`, ready to be called.
+
+    It is called with those of `num_classes=...` and `image_shape=...` that its signature takes. Importing runs that
+    module's code: the name is as trusted as the code that it points to.
+
+    Raises:
+        Refused: if the module or the function is not there, the import fails, or the function needs more arguments; and
+            from the call, if that fails or returns something else than an `nn.Module`.
+    """
+    who = f"network {name!r}"
+    function = _find(name)
+    offered: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape}
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        # Some callables written in C show no signature.
+        signature = inspect.Signature()
+    taken = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+    if not any(p.kind is p.VAR_KEYWORD for p in taken):
+        offered = {p.name: offered[p.name] for p in taken if p.name in offered}
+    try:
+        signature.bind(**offered)
+    except TypeError as error:
+        raise Refused(
+            who,
+            expected="a function that needs nothing but num_classes and image_shape",
+            got=str(error),
+            mend="wrap it in a function that fills in the rest",
+        ) from error
+
+    def make() -> nn.Module:
+        try:
+            net = function(**offered)
+        except Exception as error:
+            raise Refused(who, expected="a call that returns a network", got=cause(error)) from error
+        if not isinstance(net, nn.Module):
+            raise Refused(who, expected="an nn.Module from the call", got=f"a {type(net).__name__}")
+        return net
+
+    return make
+
+
+def _find(name: str) -> Callable[..., Any]:
+    who = f"network {name!r}"
+    path, _, attribute = name.partition(":")
+    if not path or path.startswith(".") or not attribute.isidentifier():
+        raise Refused(who, expected="package.module:function", got=repr(name))
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        absent = error.name is not None and (path == error.name or path.startswith(error.name + "."))
+        raise Refused(
+            who,
+            expected=f"a module {path!r} that can be imported",
+            got=str(error),
+            mend="is its folder on PYTHONPATH?" if absent else f"{path} itself needs it: install it",
+        ) from error
+    except Exception as error:
+        raise Refused(who, expected=f"a module {path!r} that can be imported", got=cause(error)) from error
+    if not hasattr(module, attribute):
+        near = get_close_matches(attribute, dir(module), n=1)
+        raise Refused(
+            who,
+            expected=f"a function {attribute!r} in {path}",
+            got="no such name there",
+            mend=f"did you mean {path + ':' + near[0]!r}?" if near else "",
+        )
+    function: Callable[..., Any] = getattr(module, attribute)
+    if isinstance(function, nn.Module) or not callable(function):
+        raise Refused(
+            who,
+            expected="a function or class that makes a network",
+            got=f"an object of type {type(function).__name__}",
+            mend="wrap it in a function that returns a new network" if isinstance(function, nn.Module) else "",
+        )
+    return function
+
+
+# normalised -----------------------------------------------------------------------------------------------------------
+# Standardising belongs to the network, so that inputs, radii and attacks stay in [0, 1] whatever it was trained on.
+
+
+class Normalised(nn.Module):
+    """A network that standardises its own input: net((x - mean) / std), images (B, C, H, W) in [0, 1] -> logits.
+
+    `mean` and `std` are buffers (C, 1, 1), saved with the weights: a checkpoint cannot be read with another set's
+    numbers. The network itself is `net`, and its keys in the state dict begin so. Both numbers are in input units.
+
+    Raises:
+        Refused: for lists of different length, a mean outside [0, 1] or a std outside (0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise Refused("Normalised", expected="one mean and one std per channel", got=f"{len(mean)} and {len(std)}")
+        _in_input_units("mean", mean, all(0 <= m <= 1 for m in mean), "in [0, 1]")
+        _in_input_units("std", std, all(0 < s <= 1 for s in std), "in (0, 1]")
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.std)
+
+
+def _in_input_units(what: str, values: Sequence[float], holds: bool, where: str) -> None:
+    if not holds:
+        grey = all(math.isfinite(v) for v in values) and max(values) > 1
+        raise Refused(
+            f"Normalised({what}={tuple(values)})",
+            expected=f"every {what} {where}",
+            got=str(tuple(values)),
+            mend="inputs live in [0, 1]; divide grey levels by 255" if grey else "",
+        )
+
+
+#   init   -------------------------------------------------------------------------------------------------------------
+
 
 __all__ = ["MODELS", "Family", "Normalised", "build", "check_logits", "check_name", "names", "parameter_count"]
 
@@ -186,3 +398,37 @@ def _ours(name: str, num_classes: int, channels: int) -> Callable[[], nn.Module]
     spelt = [f.spelt(key, *numbers_met) for key, f in MODELS.items() if 0 < len(f.numbers) == len(numbers_met)]
     nearest = get_close_matches(name.lower(), [*names(), *spelt], n=1, cutoff=0.5)
     raise unknown("network", name.lower(), {*names(), *nearest})
+
+
+# ensemble -------------------------------------------------------------------------------------------------------------
+# Several networks that answer as one.
+
+
+MIXES = ("probs", "logits")
+
+
+class Ensemble(nn.Module):
+    """The average of several networks' answers, as logits.
+
+    Args:
+        members: networks from images (B, C, H, W) to logits (B, classes).
+        mix: "probs" returns the logarithm of the mean probabilities; "logits" the mean of the centred logits, which is
+            the geometric mean of the probabilities.
+
+    Raises:
+        Refused: for no members, or an unknown mix.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], mix: str = "probs") -> None:
+        super().__init__()
+        require(len(members) > 0, "ensemble", expected="at least one network", got="none")
+        if mix not in MIXES:
+            raise unknown("mix", mix, MIXES)
+        self.members, self.mix = nn.ModuleList(members), mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        log_probs = torch.stack([cast(Tensor, member(x)).log_softmax(1) for member in self.members])
+        if self.mix == "logits":
+            return log_probs.mean(0)
+        return log_probs.logsumexp(0) - math.log(len(self.members))

@@ -7,11 +7,12 @@ each other. Text stays text. The same drawing gives the same characters on every
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 from markupsafe import Markup, escape
@@ -22,6 +23,7 @@ from mmard.report.palette import DARK, LIGHT, declarations, mark, variables
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 WIDTH = 320
 """Of a drawing, in CSS pixels at its natural size; its letters are as large as small print beside it."""
@@ -252,3 +254,182 @@ def _written(element: ElementTree.Element) -> str:
         return inner
     attributes = "".join(f' {key}="{escape(value)}"' for key, value in element.attrib.items())
     return f"<{element.tag}{attributes}>{inner}</{element.tag}>"
+
+
+# axes -----------------------------------------------------------------------------------------------------------------
+# What plots share: the names of axes, ticks, and places for labels.
+
+
+LETTER = 6.2
+"""Width of a letter of a label, on average."""
+
+
+def percentages(value: float, _: object = None) -> str:
+    """A fraction as a tick in percent.
+
+    >>> percentages(0.25)
+    '25'
+    """
+    return f"{100 * value:.4g}"
+
+
+def frame(made: Canvas, x: str, y: str) -> None:
+    """Name both axes: y above its numbers where it can be read upright, x below."""
+    axes = made.axes
+    figure_y = 1 - 11 / made.height
+    made.figure.text(2 / made.width, figure_y, y, color=mark("muted"), fontsize=LETTERS, va="center")
+    axes.set_xlabel(x, loc="right", labelpad=3)
+
+
+def ticks(axes: Axes, *, whole: bool = False, n: int = 5, fractions: bool = False, x_text: Any = None) -> None:
+    """Few ticks, at round numbers."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(n, integer=whole, steps=[1, 2, 2.5, 5, 10]))
+    if x_text is not None:
+        axes.xaxis.set_major_formatter(FuncFormatter(x_text))
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(percentages if fractions else plain))
+
+
+def plain(value: float, _: object = None) -> str:
+    """A number as a tick, with a minus that is one."""
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places for labels, as near to the wanted ones as a gap between them allows, in the same order.
+
+    >>> spread([10, 11, 50], 10, 0, 100)
+    [5.5, 15.5, 50.0]
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    clusters: list[list[int]] = []
+    centres: list[float] = []
+    for i in order:
+        clusters.append([i])
+        centres.append(float(wanted[i]))
+        while len(clusters) > 1:
+            reach = gap * (len(clusters[-1]) + len(clusters[-2])) / 2
+            if centres[-1] - centres[-2] >= reach:
+                break
+            joined = clusters[-2] + clusters[-1]
+            clusters[-2:] = [joined]
+            centres[-2:] = [sum(wanted[j] for j in joined) / len(joined)]
+    placed = [0.0] * len(wanted)
+    for members, centre in zip(clusters, centres, strict=True):
+        half = gap * (len(members) - 1) / 2
+        centre = min(max(centre, low + half), max(high - half, low + half))
+        for k, i in enumerate(members):
+            placed[i] = centre - half + gap * k
+    return placed
+
+
+# labels ---------------------------------------------------------------------------------------------------------------
+# Places for names beside points of a scatter, so that no name lies on another or on a point.
+
+
+class Box(NamedTuple):
+    """In CSS pixels, y upward."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def shared(self, other: Box) -> float:
+        """Area that two have in common."""
+        across = min(self.right, other.right) - max(self.left, other.left)
+        up = min(self.top, other.top) - max(self.bottom, other.bottom)
+        return across * up if across > 0 and up > 0 else 0.0
+
+
+DISTANCES = (9.0, 16.0, 26.0, 38.0, 52.0, 68.0)
+TURNS = 16
+POINT = 6.0
+"""Half of what a point takes."""
+LED = 12.0
+"""A name farther from its point than this needs a line to it."""
+
+
+def labels(
+    points: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    inside: Box,
+    avoided: Sequence[tuple[float, float]] = (),
+) -> list[Box]:
+    """A box for each name, near its point.
+
+    Each takes the nearest place that is free of earlier names, of all points and of the rim, those in a crowd first;
+    where there is none, the one that covers least.
+
+    Args:
+        points: (x, y) in CSS pixels, y upward.
+        sizes: (width, height) of the names.
+        inside: what they must not leave.
+        avoided: more places that they had better not cover, e.g. along a line.
+    """
+    dots = [Box(x - POINT, y - POINT, x + POINT, y + POINT) for x, y in points]
+    dots += [Box(x - 1, y - 1, x + 1, y + 1) for x, y in avoided]
+    near = [sum(math.dist(a, b) < 80 for b in points) for a in points]
+    placed: dict[int, Box] = {}
+    for i in sorted(range(len(points)), key=lambda i: (-near[i], points[i])):
+        placed[i] = min(
+            _places(points[i], sizes[i]), key=lambda each: _price(each, points[i], dots, list(placed.values()), inside)
+        )
+    return [placed[i] for i in range(len(points))]
+
+
+def _places(point: tuple[float, float], size: tuple[float, float]) -> list[Box]:
+    """Boxes around a point whose nearest edge or corner is at one of the distances."""
+    (x, y), (wide, tall) = point, size
+    found = []
+    for distance in DISTANCES:
+        for turn in range(TURNS):
+            angle = 2 * math.pi * turn / TURNS
+            to_x, to_y = math.cos(angle), math.sin(angle)
+            # The box leans away from the point: its edge on the near side is at the distance.
+            middle_x = x + distance * to_x + wide / 2 * (0 if abs(to_x) < 0.2 else math.copysign(1, to_x))
+            middle_y = y + distance * to_y + tall / 2 * to_y
+            found.append(Box(middle_x - wide / 2, middle_y - tall / 2, middle_x + wide / 2, middle_y + tall / 2))
+    return found
+
+
+def _price(
+    box: Box, point: tuple[float, float], dots: Sequence[Box], others: Sequence[Box], inside: Box
+) -> tuple[float, float]:
+    covered = sum(box.shared(each) for each in dots) + sum(box.shared(each) for each in others)
+    whole = (box.right - box.left) * (box.top - box.bottom)
+    outside = whole - box.shared(inside)
+    return round(covered + 2 * outside, 3), reach(box, point)
+
+
+def reach(box: Box, point: tuple[float, float]) -> float:
+    """How far a box is from a point: 0 inside.
+
+    >>> reach(Box(3, 0, 5, 2), (0, 1))
+    3.0
+    """
+    across = max(box.left - point[0], point[0] - box.right, 0.0)
+    up = max(box.bottom - point[1], point[1] - box.top, 0.0)
+    return math.hypot(across, up)
+
+
+def write_names(
+    made: Canvas, axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]], boxes: Sequence[Box]
+) -> None:
+    """Write each name into its box; where that is not beside its point, a line leads there.
+
+    Args:
+        axes: that the points (x, y), in CSS pixels, are in.
+    """
+    for name, point, box in zip(names, points, boxes, strict=True):
+        if reach(box, point) > LED:
+            end = (min(max(point[0], box.left), box.right), min(max(point[1], box.bottom), box.top))
+            leader = zip(*(axes.transData.inverted().transform(each) for each in (point, end)), strict=True)
+            axes.plot(*leader, color=mark("rule"), linewidth=1, zorder=0)
+        x, y = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+        made.figure.text(
+            x / made.width, y / made.height, name, fontsize=LETTERS, ha="center", va="center_baseline",
+        )  # fmt: skip

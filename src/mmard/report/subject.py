@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmard.balls import as_fraction
 from mmard.errors import Refused
-from mmard.report.configurations import configurations
+from mmard.files import read_json
+from mmard.report.blocks import Missing, Note
 from mmard.run import Run
-from mmard.storage import read_json
+from mmard.tables.comparison import configurations
+from mmard.tables.figures import ORDER
 
 Record = dict[str, Any]
 
@@ -232,3 +236,220 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
             depth += 1
         names[path] = "/".join(parts[-depth:])
     return names
+
+
+# words ----------------------------------------------------------------------------------------------------------------
+# Numbers and settings as the page writes them.
+
+
+RAISED = {"2": "₂", "inf": "∞"}
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1], in percent without the sign, which stands in the head.
+
+    >>> percent(0.2251)
+    '22.5'
+    """
+    return f"{100 * share:.1f}"
+
+
+def number(value: object) -> str:
+    """A number with four significant digits; text as it is, nothing as a dash.
+
+    >>> number(0.000123456), number(None), number("a")
+    ('0.0001235', '–', 'a')
+    """  # noqa: RUF002
+    if value is None:
+        return "\N{EN DASH}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}") if isinstance(value, float) else str(value)
+
+
+def budget(record: Record) -> str:
+    """The budget of a record.
+
+    >>> budget({"norm": "linf", "eps": 8 / 255}), budget({"norm": None, "eps": None})
+    ('linf 8/255', 'no attack')
+    """
+    if record.get("norm") is None:
+        return "no attack"
+    if record.get("eps") is None:
+        return str(record["norm"])
+    return f"{record['norm']} {as_fraction(float(record['eps']))}"
+
+
+def of_255(values: Iterable[float]) -> bool:
+    """Whether radii are told in grey levels: multiples of a quarter of one, and not all of them short decimals.
+
+    >>> of_255([0.0, 2 / 255, 0.5 / 255]), of_255([0.0, 0.15])
+    (True, False)
+    """
+    told = list(values)
+    grey = all(abs(v * 255 * 4 - round(v * 255 * 4)) < 1e-6 for v in told)
+    return grey and any(float(f"{v:.3g}") != v for v in told)
+
+
+def protocol(record: Record) -> str:
+    """How a finding was made, in one line: attack, budget, images, weights."""
+    attack = record.get("label") or "no attack"
+    at = f" at {budget(record)}" if record.get("norm") else ""
+    return f"{attack}{at}; {record['images']}; {record['which']} weights, attack seed {record['seed']}"
+
+
+def quoted(run: Shown) -> str:
+    """A run's folder as a shell takes it."""
+    return shlex.quote(run.said)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def size(n: int) -> str:
+    """A number of bytes.
+
+    >>> size(512), size(20_480), size(5_000_000)
+    ('512 B', '20.5 kB', '5.0 MB')
+    """
+    for above, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n >= above:
+            return f"{n / above:.1f} {unit}"
+    return f"{n} B"
+
+
+def setting(name: str, value: Any) -> str:
+    """A setting's value as it would be said on the command line."""
+    if value is None:
+        return "not set"
+    if name in ("eps", "step_size") and isinstance(value, float):
+        return as_fraction(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(setting("", each) for each in value)
+    return str(value)
+
+
+# missing --------------------------------------------------------------------------------------------------------------
+# What was not measured, said in one way everywhere.
+
+
+def missing(about: Subject, runs: Sequence[Shown], what: str, also: str) -> list[Missing]:
+    """Nothing if no run lacks it; else what is lacking, and the command for each run.
+
+    Args:
+        what: it, in words.
+        also: how `mmard evaluate --also` spells it.
+    """
+    if not runs:
+        return []
+    names = "" if len(runs) == len(about.runs) else f" of {', '.join(run.name for run in runs)}"
+    return [Missing(f"{what}{names}", [f"mmard evaluate {quoted(run)} --also {also}" for run in runs])]
+
+
+# protocols ------------------------------------------------------------------------------------------------------------
+# Which of a run's findings are shown: those that can stand beside the other runs', and how each was made.
+
+
+TRAINING = "training"
+"""The attack that each run was trained with: one protocol, though methods spell it in their own way."""
+
+Key = tuple[str, ...]
+
+
+def key_of(record: Record) -> Key:
+    """What two findings must share to be compared."""
+    label = "" if record["attack"] == TRAINING else record["label"]
+    parts = (record["attack"], label, record["norm"], record["eps"], record["which"], record["split"], record["n"])
+    return tuple(str(part) for part in (*parts, record["data"], record["seed"]))
+
+
+def _severity(record: Record) -> int:
+    """Where an attack stands from the plain to the severe; the training's own comes before all."""
+    attack = str(record["attack"])
+    return next((i for i, begin in enumerate(ORDER) if attack.startswith(begin)), -1)
+
+
+class Chosen:
+    """The findings of one kind that are shown first, one for each run: by the protocol that most runs have.
+
+    Args:
+        about: the runs.
+        kinds: kinds of findings that are shown together.
+        usable: which of them will do; all if not given.
+
+    Attributes:
+        several: whether those shown first were made by several protocols after all.
+    """
+
+    def __init__(self, about: Subject, *kinds: str, usable: Callable[[Record], bool] | None = None) -> None:
+        self.runs = about.runs
+        self._found = {
+            (run.name, kind): [found for found in run.found(kind) if usable is None or usable(found)]
+            for run in about.runs
+            for kind in kinds
+        }
+        self.kind = kinds[0]
+        held: dict[Key, list[Record]] = {}
+        for records in self._found.values():
+            for record in records:
+                held.setdefault(key_of(record), []).append(record)
+        self.keys = sorted(held, key=lambda key: (key[0] == TRAINING, -len(held[key]), -_severity(held[key][0]), key))
+        first = [shown for kind in kinds for run in about.runs if (shown := self.of(run, kind)) is not None]
+        self.told = list(dict.fromkeys(protocol(record) for record in first))
+        self.several = len({key_of(record) for record in first}) > 1
+
+    def all(self, run: Shown, kind: str = "") -> list[Record]:
+        """The findings of a run, the one to show first at the front."""
+        own = self._found[run.name, kind or self.kind]
+        return sorted(own, key=lambda record: self.keys.index(key_of(record)))
+
+    def of(self, run: Shown, kind: str = "") -> Record | None:
+        """The finding of a run that is shown first."""
+        return next(iter(self.all(run, kind)), None)
+
+    def having(self, kind: str = "") -> list[Shown]:
+        """The runs that have one."""
+        return [run for run in self.runs if self.all(run, kind)]
+
+    def by_protocol(self) -> list[list[tuple[Shown, Record]]]:
+        """All findings, those of one protocol together."""
+        made = [
+            [(run, record) for run in self.runs for record in self.all(run) if key_of(record) == key]
+            for key in self.keys
+        ]
+        return [rows for rows in made if rows]
+
+    def beside(self, record: Record) -> str:
+        """What to say beside one finding: its protocol, where others have another."""
+        return f"{protocol(record)}." if self.several else ""
+
+    def below(self, what: str) -> list[Note]:
+        """What to say once for all: the protocol, or that there are several."""
+        if self.several:
+            return [Note(f"{what}: by several protocols, said beside each figure; do not compare across them.")]
+        return [Note(f"{what}: {told}.") for told in self.told[:1]]
+
+
+def named(records: Sequence[Record]) -> Callable[[Record], str]:
+    """A short name for the protocol of each: the attack's, or all of it where that would not tell them apart."""
+    by_name: dict[str, set[Key]] = {}
+    for record in records:
+        by_name.setdefault(_short(record), set()).add(key_of(record))
+    return lambda record: _short(record) if len(by_name[_short(record)]) == 1 else protocol(record)
+
+
+def _short(record: Record) -> str:
+    label = str(record.get("label") or "no attack")
+    if record["attack"] == TRAINING:
+        return "the training's own attack"
+    return label if str(record["attack"]).startswith(("aa", "worst")) else label.partition(" (")[0]

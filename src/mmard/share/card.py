@@ -12,12 +12,12 @@ from typing import Any
 
 from mmard.balls import Budget
 from mmard.data.fetch import REPOSITORIES
+from mmard.files import load_tensors, tensors_hash
 from mmard.networks import GIVEN
-from mmard.report.figures import Figure, figures_of
-from mmard.report.words import setting as shown
+from mmard.report.subject import setting as shown
 from mmard.run import Run
+from mmard.tables.figures import Figure, figures_of
 from mmard.teachers import find, is_teacher
-from mmard.weights import load_tensors, tensors_hash
 
 WEIGHTS = ("best", "last")
 TAGS = ("adversarial-robustness", "adversarial-training", "knowledge-distillation", "mmard")

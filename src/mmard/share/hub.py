@@ -6,25 +6,136 @@ written anywhere.
 
 from __future__ import annotations
 
+import hashlib
+import http.client
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmard.data.decoding import optional
 from mmard.data.fetch import differs
-from mmard.data.optional import optional
-from mmard.environment import now
 from mmard.errors import Refused
-from mmard.networks import load_network
-from mmard.run import Run
-from mmard.share.card import WEIGHTS, suspicions
-from mmard.share.folder import SHARED, refuse_code, write_shared
-from mmard.storage import write_json
-from mmard.weights import load_tensors
+from mmard.files import load_tensors, read_json, save_tensors, write_json, write_whole
+from mmard.networks import GIVEN, load_network
+from mmard.run import Run, now
+from mmard.share.card import WEIGHTS, card, suspicions
+from mmard.teachers import Teacher, find, open_teacher
+
+# folder ---------------------------------------------------------------------------------------------------------------
+# A run as others get it: weights, settings, figures, findings and a card, without what is of this machine alone.
+#
+#     README.md          the card; its head is what the hub reads
+#     config.json        the settings, without folders of this machine
+#     best.safetensors, last.safetensors
+#     environment.json, epochs.jsonl, scores/, findings/   as in the run, likewise
+#
+# It is a run folder itself, from which one evaluates, distils and compares. What a training would resume from stays
+# behind, and so does its log between the ends of epochs.
+
+
+SHARED = re.compile(
+    r"README\.md|config\.json|environment\.json|pushed\.json|epochs\.jsonl|(?:best|last)\.safetensors"
+    r"|(?:scores|findings)/[A-Za-z0-9.,@+_-]+\.(?:json|npy|npz)"
+)
+"""Files that a shared run has; nothing else is written, and nothing else is brought back."""
+
+_FOLDERS = re.compile(r"(?<![\w.])(?<!:/)(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+")
+
+
+def write_shared(run: Run, to: Path, name: str, licence: str | None = None) -> list[str]:
+    """Write a run's shared form into a new or empty folder; the names of its files.
+
+    Args:
+        name: of the network on its card.
+        licence: of the weights, by its short name at the hub, e.g. "mit"; None says nothing.
+
+    Raises:
+        Refused: if the run has no weights or a network that nobody else can build, or the folder is in use.
+    """
+    held = {which: load_tensors(run.weights_file(which)) for which in WEIGHTS if run.weights_file(which).is_file()}
+    if not held:
+        raise Refused(str(run.path), expected="a run with weights", got="none", mend="has it been trained?")
+    for _, facts in held.values():
+        refuse_code(str(facts.get("network", "")), str(run.path))
+    Run.refuse_taken(to)
+    to.mkdir(parents=True, exist_ok=True)
+    for which, (tensors, facts) in held.items():
+        save_tensors(to / f"{which}.safetensors", tensors, without_folders(facts))
+    write_json(to / "config.json", shared_config(run.config))
+    for file in _beside(run):
+        target = to / file.relative_to(run.path)
+        target.parent.mkdir(exist_ok=True)
+        if file.suffix == ".json":
+            write_json(target, without_folders(read_json(file)))
+        else:
+            content = file.read_bytes()
+            write_whole(target, lambda temporary, content=content: _write(temporary, content))  # type: ignore[misc]
+    epochs = [without_folders(event) for event in run.log() if event.get("kind") == "epoch"]
+    if epochs:
+        text = "".join(json.dumps(event) + "\n" for event in epochs)
+        write_whole(to / "epochs.jsonl", lambda temporary: _write(temporary, text.encode()))
+    shown = card(Run(to), name, licence)
+    write_whole(to / "README.md", lambda temporary: _write(temporary, shown.encode()))
+    names = sorted(str(file.relative_to(to).as_posix()) for file in to.rglob("*") if file.is_file())
+    assert all(SHARED.fullmatch(each) for each in names), names
+    return names
+
+
+def shared_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings for others: where data and tables lay is left out, and folders before a name are."""
+    left = {"data_dir": None, "teacher_table": "off"}
+    found: dict[str, Any] = without_folders(dict(config))
+    return {key: left.get(key, value) if key in left else value for key, value in found.items()}
+
+
+def without_folders(value: Any) -> Any:
+    """Any JSON, with absolute paths in its texts cut to their last name.
+
+    >>> without_folders({"a": "mmard train --out /home/ada/runs/t --eps 8/255", "b": ["runs/t", 3]})
+    {'a': 'mmard train --out t --eps 8/255', 'b': ['runs/t', 3]}
+    """
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    if isinstance(value, Mapping):
+        return {key: without_folders(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    return value
+
+
+def refuse_code(network: str, where: str) -> None:
+    """Refuse a network that only somebody's own code can build: reading it would import what a file names.
+
+    Raises:
+        Refused: for `package.module:function`, or an object that was handed over.
+    """
+    if ":" in network or network.startswith(GIVEN):
+        mend = "`mmard models` lists those; share code of your own beside its weights, as a repository"
+        raise Refused(where, expected="a network that mmard builds by name", got=network, mend=mend)
+
+
+def _beside(run: Run) -> list[Path]:
+    """Environment, and the records of figures and findings with their arrays."""
+    named = [run.path / "environment.json"]
+    for folder in (run.scores, run.findings_folder):
+        named += [file for kind in ("json", "npy", "npz") for file in sorted(folder.glob(f"*.{kind}"))]
+    return [file for file in named if file.is_file()]
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+# hub ------------------------------------------------------------------------------------------------------------------
+
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -217,3 +328,114 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+# fetching -------------------------------------------------------------------------------------------------------------
+# The file of a known teacher, brought from Google Drive, where RobustBench keeps it. Nothing here is called unasked.
+#
+# Google Drive answers with a page of HTML where it wants a person to confirm, or has served a file too often; kept
+# under the file's name that page is the classic failure. What arrives is therefore looked at before it gets its name:
+# it must be a checkpoint by its first bytes, whole by the length that was announced, and hold exactly this teacher's
+# tensors. Nobody publishes checksums of these files; that of what arrived is written beside it.
+
+
+DRIVE = "https://docs.google.com/uc"
+MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""First bytes of a checkpoint: a zip file, or a bare pickle of PyTorch before 1.6."""
+BLOCK = 2**20
+SECONDS = 60
+
+
+def fetch_teacher(
+    spec: str, data_dir: str | Path, progress: Callable[[str], None] | None = None, *, base: str = DRIVE
+) -> Path:
+    """Bring a teacher's file to `data_dir`/teachers/<data>/<name>.pt; one that is there and whole stays.
+
+    Args:
+        spec: `robustbench:NAME`, with the data set in front where two have it.
+        data_dir: made if it does not exist.
+        progress: called with one line at a time.
+        base: the address that answers `?id=...`.
+
+    Raises:
+        Refused: for a name that is none or means two teachers, one whose file's place is not known, no network, or a
+            file that is not the teacher's, which is deleted.
+    """
+    teacher = _one(spec)
+    tell = progress or (lambda line: None)
+    folder = Path(data_dir).expanduser() / "teachers" / teacher.data
+    file = folder / f"{teacher.name}.pt"
+    if file.is_file():
+        tell(f"{file}: already there, looking at it")
+        open_teacher(teacher.spec, file)
+        return file
+    if teacher.drive is None:
+        mend = f"see {teacher.link}, and give the file with --teacher-weights"
+        raise Refused(f"fetch {spec}", expected="a known place of its file", got="none", mend=mend)
+    folder.mkdir(parents=True, exist_ok=True)
+    query = urllib.parse.urlencode({"export": "download", "confirm": "t", "id": teacher.drive})
+    tell(f"{teacher.spec}: fetching {teacher.drive} from Google Drive, licence {teacher.licence}")
+    facts: dict[str, Any] = {"teacher": teacher.spec, "drive": teacher.drive}
+
+    def write(half: Path) -> None:
+        digest, size = hashlib.sha256(), 0
+        with half.open("wb") as out:
+            for block in _blocks(f"{base}?{query}", teacher, f"fetch {spec}"):
+                out.write(block)
+                digest.update(block)
+                size += len(block)
+        tell(f"{size / 1e6:,.1f} MB arrived; looking whether they are this teacher's")
+        try:
+            open_teacher(teacher.spec, half)
+        except Refused as error:
+            where = error.where.replace(str(half), file.name)
+            mend = f"{error.mend}; deleted" if error.mend else "deleted"
+            raise Refused(where, expected=error.expected, got=error.got, mend=mend) from None
+        facts.update(size=size, sha256=digest.hexdigest())
+
+    write_whole(file, write)
+    write_json(file.with_suffix(".json"), {**facts, "fetched": now(), "licence": teacher.licence, "link": teacher.link})
+    return file
+
+
+def by_hand(teacher: Teacher) -> str:
+    """The address under which a person gets a teacher's file in a browser."""
+    return f"https://drive.google.com/uc?id={teacher.drive}"
+
+
+def _one(spec: str) -> Teacher:
+    found = find(spec)
+    if len(found) > 1:
+        raise Refused(f"fetch {spec}", expected="one teacher", got="two", mend=" or ".join(t.spec for t in found))
+    return found[0]
+
+
+def _blocks(url: str, teacher: Teacher, where: str) -> Iterator[bytes]:
+    """What an address answers, piece by piece; refused if it is a page, or ends early."""
+    browser = f"this needs the network; or get {by_hand(teacher)} in a browser and give it with --teacher-weights"
+    size = 0
+    try:
+        # Google Drive turns away clients that do not name themselves.
+        request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 mmard"})
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            announced = answer.headers.get("Content-Length")
+            block = answer.read(BLOCK)
+            _refuse_page(block, where, browser)
+            while block:
+                size += len(block)
+                yield block
+                block = answer.read(BLOCK)
+    except (OSError, http.client.HTTPException) as error:
+        got = f"{type(error).__name__} ({error})"
+        raise Refused(where, expected="an answer from Google Drive", got=got[:200], mend=browser) from error
+    if announced is not None and size != int(announced):
+        raise Refused(where, expected=f"{int(announced):,} bytes", got=f"{size:,}", mend="run the same command again")
+
+
+def _refuse_page(first: bytes, where: str, mend: str) -> None:
+    if first.startswith(MAGIC):
+        return
+    page = first[:256].lstrip().lower().startswith((b"<!doctype", b"<html"))
+    why = "an HTML page: a question to confirm, a quota used up, or a file no longer shared"
+    got = why if page else repr(first[:8])
+    raise Refused(where, expected="a checkpoint", got=got, mend=mend)

@@ -7,20 +7,477 @@ The folder RUNS/<cell> is a run folder like another: it is resumed, evaluated an
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor, get_num_threads, nn
 
-from mmard.config import Settings
-from mmard.data import DATA, Splits, load
-from mmard.job import prepare
-from mmard.run import Run
-from mmard.storage import temporaries, write_json
-from mmard.study.grid import Cell
-from mmard.study.place import RECORD, Place, is_trained, is_whole, refuse_other, settings_here
-from mmard.study.recording import Tell, note_environment, recorded
-from mmard.study.scrubbing import without_paths
+from mmard import seeds
+from mmard.attacks import Trial, Untargeted
+from mmard.balls import Budget
+from mmard.data import DATA, ImageSet, Splits, load
+from mmard.errors import Refused
+from mmard.evaluation.boundary import METHOD, Proximity, proximity
+from mmard.evaluation.evaluate import Measured
+from mmard.evaluation.examine import Keeper, examine
+from mmard.evaluation.findings import Teacher, Wanted, counts
+from mmard.evaluation.suite import read
+from mmard.files import FACTS, read_json, temporaries, weights_hash, write_json
+from mmard.job import own_examples, prepare, teacher_of
+from mmard.models import parameter_count
+from mmard.modes import evaluating, frozen
+from mmard.networks import load_network, pick_device
+from mmard.run import Run, environment, now
+from mmard.settings import DistillSettings, Settings, differences, teachers_said, weights_said
+from mmard.study.grid import MACHINE, Cell
+
+# place ----------------------------------------------------------------------------------------------------------------
+# Where the cells of a study are: folders, locks, and what a cell's folder says of it.
+
+
+FORMAT = 1
+RECORD = "cell.json"
+ASIDE = ".study"
+"""Folder among the runs for what is no run: locks, failures, jobs."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells are made, and on what.
+
+    Attributes:
+        runs: folder of all run folders.
+        data_dir: folder of the data; None for bundled data.
+        device: goes over that of the cells; "" leaves it.
+        threads: of the CPU, where a cell says none.
+    """
+
+    runs: Path
+    data_dir: str | None = None
+    device: str = ""
+    threads: int = 1
+
+    def folder(self, name: str) -> Path:
+        """Of a cell's run."""
+        return self.runs / name
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Of a finished cell; None for another."""
+        file = self.folder(name) / RECORD
+        return read_json(file) if file.is_file() else None
+
+    def lock(self, name: str) -> AbstractContextManager[object]:
+        """For one process to work on a cell, wherever else the same study runs.
+
+        Raises:
+            Timeout: if another process holds it.
+        """
+        (self.runs / ASIDE).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.runs / ASIDE / f"{name}.lock").acquire(timeout=0)
+
+    def held(self, name: str) -> bool:
+        """Whether some process works on a cell."""
+        if not (self.runs / ASIDE / f"{name}.lock").exists():
+            return False
+        try:
+            with self.lock(name):
+                return False
+        except Timeout:
+            return True
+
+
+def settings_here(cell: Cell, place: Place) -> Settings:
+    """The settings of a cell with the folders, the device and the threads of this place."""
+    settings = cell.settings
+    here: dict[str, Any] = {"data_dir": place.data_dir or settings.data_dir}
+    here |= {"device": place.device or settings.device, "threads": settings.threads or place.threads}
+    if isinstance(settings, DistillSettings):
+        cells = set(cell.teachers.values())
+        found = {
+            letter: [str(place.folder(name)) if name in cells else name for name in names]
+            for letter, names in teachers_said(settings).items()
+        }
+        each = {letter: names[0] if len(names) == 1 else names for letter, names in found.items()}
+        here["teacher"] = each["T"] if isinstance(settings.teacher, str) else each
+        if place.data_dir and settings.teacher_weights is not None:  # given files lie beside the data
+            files = {letter: str(Path(place.data_dir) / file) for letter, file in weights_said(settings).items()}
+            here["teacher_weights"] = files["T"] if isinstance(settings.teacher_weights, str) else files
+    return settings.model_copy(update=here)
+
+
+def is_whole(cell: Cell, record: Mapping[str, Any] | None) -> bool:
+    """Whether a record has all that the cell asks for; one that was made for another study may lack something."""
+    if record is None or record["format"] != FORMAT:
+        return False
+    attacked = all({*cell.attacks, "robust"} <= set(own) for own in record["figures"].values())
+    return attacked and record["test_images"] == cell.images and (record["boundary"] is not None or not cell.boundary)
+
+
+def is_trained(place: Place, name: str) -> bool:
+    """Whether the training of a cell is over, so that it can teach."""
+    folder = place.folder(name)
+    if (folder / RECORD).is_file():
+        return True
+    if not (folder / "config.json").is_file():
+        return False
+    run = Run.open(folder)
+    return run.has_state and bool(position_of(run)["finished"])
+
+
+def position_of(run: Run) -> dict[str, Any]:
+    """The counters of a run's last save, without its tensors."""
+    with safe_open(run.path / "state.safetensors", framework="pt") as opened:
+        found: dict[str, Any] = json.loads((opened.metadata() or {})[FACTS])["position"]
+    return found
+
+
+def refuse_other(run: Run, settings: Settings) -> None:
+    """Refuse a folder that another training began in; where it was made does not count."""
+    left_out = {*MACHINE, "teacher"}
+    if differ := differences(run.config, settings.as_config(), left_out):
+        got = ", ".join(differ[:3])
+        raise Refused(str(run.path), expected="the run of this cell", got=got, mend="choose another --runs")
+
+
+# nearness -------------------------------------------------------------------------------------------------------------
+# How near a student's inputs come to the decision boundaries of its teacher and of itself, for a cell's record.
+#
+# The numbers are those of `mmard.evaluation.boundary`, on the same images for every cell of a scale, so that methods
+# can be held beside each other:
+#
+#     own      training images under the attack that the student was trained with, as in the last epoch
+#     usual    the same images under the first attack of the scale: what is due to the student and not to its attack
+#     plain    the same images as they are
+#     test     test images under the first attack of the scale
+
+
+IMAGES = 256
+"""Training images, and as many test images."""
+NEAREST = 64
+"""Of these, those for which the nearest point with another prediction is looked for, under "own" and "test"."""
+EDGES = [-4.0 + 0.5 * i for i in range(33)]
+"""Of the histograms of margins, the same for every cell; what lies beyond is counted in the outer bins."""
+BATCH = 128
+
+
+def nearness(
+    student: nn.Module, teacher: Teacher, settings: Settings, splits: Splits, specs: tuple[str, ...], budget: Budget
+) -> dict[str, Any]:
+    """What the boundary part of a record holds.
+
+    Args:
+        student: with the weights of the last epoch, on the device of the teacher.
+        teacher: the robust one.
+        settings: of the student's training, as it was made here.
+        splits: its data.
+        specs: attacks of the scale, of which the first that hands out its examples is made.
+        budget: of the attack.
+    """
+    train = _sampled(splits.train, "train")
+    test = _sampled(splits.test, "test")
+    trial = next(each for each in read(specs, budget, train.num_classes) if isinstance(each, Trial))
+    device = next(student.parameters()).device
+    found: dict[str, Any] = {
+        "teacher": teacher.source,
+        "images": len(train),
+        "test_images": len(test),
+        "attack": trial.label,
+        "nearest_by": f"{METHOD}, on {min(NEAREST, len(train))} images",
+        "edges": EDGES,
+    }
+    own: Tensor | None = None
+    try:
+        made = own_examples(settings, student, teacher, len(train), splits)
+        found["own_attack"] = made.label
+        own = torch.cat([made.attack(x.to(device), y.to(device)).detach().float().cpu() for x, y in _batches(train)])
+    except Refused as refusal:
+        found["left_out"] = str(refusal)
+    inputs = {
+        "own": (own, train.y, NEAREST),
+        "usual": (_attacked(student, train, trial, budget, device), train.y, 0),
+        "plain": (train.x.float() / 255, train.y, 0),
+        "test": (_attacked(student, test, trial, budget, device), test.y, NEAREST),
+    }
+    for name, (x, y, nearest) in inputs.items():
+        found[name] = None if x is None else _said(student, teacher.module, x, y, budget.norm, nearest)
+    return found
+
+
+def _said(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, norm: str, nearest: int) -> dict[str, Any]:
+    rows = torch.arange(min(nearest, len(x)))
+    both = {
+        who: proximity(model, x, y, norm, rows, batch_size=BATCH)
+        for who, model in (("teacher", teacher), ("student", student))
+    }
+    return {**{who: _short(each) for who, each in both.items()}, "agree": _agreement(student, teacher, x)}
+
+
+def _short(found: Proximity) -> dict[str, Any]:
+    values = found.margin.double()
+    spread = {"sd_margin": float(values.std()), "median_margin": float(values.median())}
+    return {**found.record(), **spread, "histogram": counts(values.numpy(), torch.tensor(EDGES).double().numpy())}
+
+
+def _agreement(student: nn.Module, teacher: nn.Module, x: Tensor) -> float:
+    """Share of inputs on which both say the same class."""
+    device = next(student.parameters()).device
+    same = 0
+    with evaluating(student), evaluating(teacher), torch.no_grad():
+        for first in range(0, len(x), BATCH):
+            at = x[first : first + BATCH].to(device)
+            same += int((student(at).argmax(1) == teacher(at).argmax(1)).sum())
+    return same / len(x)
+
+
+def _attacked(model: nn.Module, images: ImageSet, trial: Trial, budget: Budget, device: torch.device) -> Tensor:
+    """All images attacked, those too that are misread as they are, as a training attacks them."""
+    made = []
+    with evaluating(model), frozen(model):
+        for number, (x, y) in enumerate(_batches(images)):
+            x, y = x.to(device), y.to(device)
+            generator = seeds.generator(device, 0, "nearness", trial.spec, number)
+            made.append(trial.attack(model, Untargeted(y, trial.loss), x, budget, generator=generator).float().cpu())
+    return torch.cat(made)
+
+
+def _batches(images: ImageSet) -> list[tuple[Tensor, Tensor]]:
+    x = images.x.float() / 255
+    return [(x[i : i + BATCH], images.y[i : i + BATCH]) for i in range(0, len(x), BATCH)]
+
+
+def _sampled(images: ImageSet, split: str) -> ImageSet:
+    """The same images in every cell of the data, whatever its seed; all where there are few."""
+    if len(images) <= IMAGES:
+        return images
+    order = torch.randperm(len(images), generator=seeds.generator("cpu", 0, "nearness", split, len(images)))
+    rows = order[:IMAGES].sort().values
+    return images.take(rows, f"{IMAGES} of {images.origin}")
+
+
+# scrubbing ------------------------------------------------------------------------------------------------------------
+# Records without the paths of the machine that they were made on.
+
+
+def scrubbed(command: str) -> str:
+    """A command line in which every absolute path is its last name alone.
+
+    >>> scrubbed("mmard study run all --runs /home/me/runs/S --data-dir=/data/cifar10 --jobs 2")
+    'mmard study run all --runs S --data-dir=cifar10 --jobs 2'
+    """
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        bare = Path(value).name if value.startswith((os.sep, "~")) else value
+        words.append(option + equals + bare)
+    if words and words[0] == "__main__.py":
+        words[0] = "mmard"
+    return shlex.join(words)
+
+
+def without_paths(value: Any, places: Iterable[str | Path | None]) -> Any:
+    """A JSON value in which no string names one of these folders, the home folder or the working folder.
+
+    >>> without_paths({"got": ["file /data/x/y.bin"]}, ["/data/x"])
+    {'got': ['file x/y.bin']}
+    """
+    named = {str(Path(place)) for place in (*places, Path.cwd(), Path.home()) if place is not None}
+    absolute = {str(Path(each).resolve()) for each in named} | named
+    return _replaced(value, sorted((each for each in absolute if len(Path(each).parts) > 1), key=len, reverse=True))
+
+
+def _replaced(value: Any, places: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(each, places) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, places) for each in value]
+    if isinstance(value, str):
+        for place in places:
+            value = value.replace(place, Path(place).name)
+    return value
+
+
+# verdicts -------------------------------------------------------------------------------------------------------------
+# Which images a network reads rightly, as text in a record: one bit for each image.
+
+
+def packed(mask: NDArray[np.bool_]) -> str:
+    """Verdicts (n,) as text.
+
+    >>> packed(np.array([True, False, True])), unpacked(packed(np.array([True, False, True])), 3)
+    ('oA==', array([ True, False,  True]))
+    """
+    return b64encode(np.packbits(mask).tobytes()).decode()
+
+
+def unpacked(text: str, n: int) -> NDArray[np.bool_]:
+    """Verdicts (n,) out of a figure's "right"."""
+    return np.unpackbits(np.frombuffer(b64decode(text), np.uint8), count=n).astype(bool)
+
+
+# recording ------------------------------------------------------------------------------------------------------------
+# The record of a cell: its settings, every figure, and where, when and of what they were made.
+#
+# A record holds no path of a machine, and all that it takes to make the same cell again (`records.py`).
+# docs/studies.md has its keys.
+
+
+SEED, BATCH_SIZE = 0, 250
+"""Of every evaluation of a study."""
+
+Tell = Callable[[str, float], None]
+"""Told what a cell is at ("training", "attacking") and which share of it is done."""
+
+
+def recorded(
+    cell: Cell,
+    settings: Settings,
+    splits: Splits,
+    run: Run,
+    known: Mapping[str, Any] | None,
+    tell: Tell,
+) -> dict[str, Any]:
+    """The record of a trained cell. Of a record that lacks something, what it has is kept."""
+    if run.has_state or known is None:
+        position = position_of(run)
+    else:  # somebody saved room on the disk
+        position = {"epoch": known["epochs"], "best_epoch": known["best_epoch"], "seconds": known["seconds"]["train"]}
+    began, cpu_began = time.monotonic(), time.process_time()
+    tell("attacking", 0.0)
+    measured = _measured(cell, settings, splits.test, run, tell)
+    boundary = None if known is None else known["boundary"]
+    if cell.boundary and boundary is None:
+        boundary = _boundary(cell, settings, splits, run)
+    seconds = {"train": position["seconds"], "evaluate": time.monotonic() - began}
+    train_cpu = position.get("cpu_seconds", known["seconds"]["train_cpu"] if known is not None else None)
+    seconds |= {"train_cpu": train_cpu, "evaluate_cpu": time.process_time() - cpu_began}
+    return {
+        "format": FORMAT,
+        "cell": cell.name,
+        "scale": cell.scale,
+        "seed": cell.seed,
+        "role": cell.role,
+        "teachers": cell.teachers,
+        "settings": {**cell.settings.as_config(), "data_dir": None},
+        "attacks": list(cell.attacks),
+        "test_images": cell.images,
+        **measured,
+        "boundary": boundary,
+        "seconds": {name: None if value is None else round(value, 3) for name, value in seconds.items()},
+        "epochs": position["epoch"],
+        "best_epoch": position["best_epoch"],
+        "curve": _curve(run),
+        "train_data": splits.train.fingerprint(),
+        "train_images": len(splits.train),
+        "device": str(pick_device(settings.device)),
+        "environment": _environment(run),
+    }
+
+
+def _measured(cell: Cell, settings: Settings, images: ImageSet, run: Run, tell: Tell) -> dict[str, Any]:
+    """Figures of the last and of the best weights by attack, what looks suspicious about them, and which they are."""
+    if cell.images and cell.images < len(images):
+        images = images.take(slice(0, cell.images), f"the first {cell.images:,} of {images.origin}")
+    budget, device = Budget(settings.eps, settings.norm), pick_device(settings.device)
+    figures: dict[str, dict[str, Any]] = {}
+    checks: dict[str, list[str]] = {}
+    keep = Keeper(run)
+    weights: dict[str, str] = {}
+    parameters, data, earlier = 0, "", list[Measured]()
+    for which in ("last", "best"):
+        network = load_network(str(run.path), which=which).module.to(device)
+        parameters = parameter_count(network)
+        if earlier and weights_hash(network) == earlier[0].score.weights:
+            measured = [Measured(replace(each.score, which=which), each.mask) for each in earlier]
+            for each in measured:
+                keep.score(each)
+            checks[which] = checks["last"]
+        else:
+            keep = Keeper(run)
+            measured = examine(
+                network,
+                images,
+                list(cell.attacks),
+                budget,
+                Wanted(),
+                keep,
+                split="test",
+                which=which,
+                seed=SEED,
+                batch_size=BATCH_SIZE,
+                folder=run.autoattack,
+            )
+            checks[which] = [
+                each["check"] for f in keep.findings for each in f["findings"] if each["verdict"] == "suspicious"
+            ]
+        earlier = measured
+        weights[which], data = measured[0].score.weights, measured[0].score.data
+        # The last is the worst of all attacks, or the only one.
+        figures[which] = {m.score.attack: _figure(m) for m in measured if not m.score.attack.startswith("worst_of_")}
+        figures[which]["robust"] = _figure(measured[-1])
+        for name, each in (("clean", measured[0]), ("robust", measured[-1])):
+            figures[which][name]["right"] = packed(each.mask)
+        tell("attacking", 0.5 if which == "last" else 1.0)
+    return {
+        "figures": figures,
+        "suspicious": checks,
+        "weights": weights,
+        "data": data,
+        "parameters": parameters,
+    }
+
+
+def _figure(measured: Measured) -> dict[str, Any]:
+    score = measured.score
+    names = ("attack", "label", "norm", "eps", "n", "correct", "seconds", "seed", "batch_size", "images")
+    return {"accuracy": score.accuracy, **{name: getattr(score, name) for name in names}}
+
+
+def _boundary(cell: Cell, settings: Settings, splits: Splits, run: Run) -> dict[str, Any]:
+    """Of the last weights, whose training examples are still those of the training."""
+    device = pick_device(settings.device)
+    student = load_network(str(run.path), which="last").module.to(device)
+    found = teacher_of(settings, splits.train)
+    if found is None:
+        return {"left_out": "no robust teacher"}
+    found.module.to(device)
+    teacher = Teacher(found.module, cell.teachers["T"])
+    return nearness(student, teacher, settings, splits, cell.attacks, Budget(settings.eps, settings.norm))
+
+
+def _curve(run: Run) -> dict[str, list[float]]:
+    """Validation and loss by epoch."""
+    epochs = [event for event in run.log() if event["kind"] == "epoch"]
+    return {name: [float(f"{event[name]:.5g}") for event in epochs] for name in ("clean", "robust", "loss")}
+
+
+@lru_cache(maxsize=1)
+def note_environment() -> dict[str, Any]:
+    """Versions and commit as this process began with them; files of the package may change while it runs."""
+    return environment()
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """Of this process, and the commits of all that worked on the run."""
+    sittings = read_json(run.path / "environment.json")
+    here = {**note_environment(), "threads": get_num_threads(), "written": now()}
+    return {**here, "command": scrubbed(here["command"]), "commits": sorted({str(each["commit"]) for each in sittings})}
+
+
+# cell -----------------------------------------------------------------------------------------------------------------
+
 
 DATA_SETTINGS = ("val_share", "split_seed", "limit_train", "on_disk", "image_size")
 

@@ -20,14 +20,30 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmard.evaluation.spread import Difference, difference
 from mmard.study.grid import Row
-from mmard.study.nearby import distance, margin, misread
-from mmard.study.rows import host_name, hosts_of, pooled, row_name, row_of, variants_of
+from mmard.study.reading import (
+    CLEAN,
+    ROBUST,
+    Quantity,
+    Reading,
+    Taught,
+    above,
+    beyond,
+    distance,
+    host_name,
+    hosts_of,
+    lines,
+    margin,
+    misread,
+    pooled,
+    row_name,
+    row_of,
+    taught,
+    trend,
+    variants_of,
+)
 from mmard.study.sheets import number
-from mmard.study.slope import Taught, taught, trend
-from mmard.study.summary import CLEAN, ROBUST, Quantity, Reading, beyond
-from mmard.study.trade import above, lines
+from mmard.tables.statistics import Difference, difference
 from mmard.words import plural
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmard.config import DistillSettings, TrainSettings
 from mmard.errors import Refused, unknown
-from mmard.storage import read_json, write_whole
-from mmard.study.cell import make
+from mmard.files import read_json, write_whole
+from mmard.settings import DistillSettings, TrainSettings
+from mmard.study.cell import FORMAT, RECORD, Place, Tell, make
 from mmard.study.grid import Cell
-from mmard.study.place import FORMAT, RECORD, Place
-from mmard.study.recording import Tell
 
 Record = dict[str, Any]
 NOT_REPEATED = frozenset(("seconds", "environment", "device", "settings"))

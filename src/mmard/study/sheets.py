@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmard.balls import Budget
-from mmard.evaluation.spread import Difference
-from mmard.report.tabular import MARK, escaped, latex_table, markdown_table, markdown_text
 from mmard.study.grid import Row
-from mmard.study.rows import row_name
-from mmard.study.summary import CLEAN, ROBUST, SECONDS, Mean, Quantity, Reading, beyond, half
+from mmard.study.reading import CLEAN, ROBUST, SECONDS, Mean, Quantity, Reading, beyond, half, row_name
+from mmard.tables.statistics import Difference
+from mmard.tables.table import MARK, escaped, latex_table, markdown_table, markdown_text
 
 if TYPE_CHECKING:
     pass

@@ -2,31 +2,162 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmard import seeds
 from mmard.data.batches import Batches
-from mmard.engine.chunks import Chunks
+from mmard.engine.ascent import Chunks
+from mmard.engine.twin import Record, Twins
+from mmard.errors import Refused, needs_extra
 from mmard.modes import kept_random_state
 from mmard.run import Event, Run
-from mmard.training.accumulation import descend
-from mmard.training.averaging import Average
 from mmard.training.checkpoint import Position, pack, unpack
-from mmard.training.divergence import diverged, lost_in, lost_weight
-from mmard.training.interrupt import stop_on_interrupt
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
-from mmard.training.optimizer import optimizer_of
-from mmard.training.outcome import Outcome
-from mmard.training.ranks import refuse_other_number, told_if_lost
-from mmard.training.recipe import Recipe
-from mmard.training.step import Step
-from mmard.training.tally import Tally, Validation
+from mmard.training.ranks import Ranks, refuse_other_number, told_if_lost
+from mmard.training.recipe import Average, Recipe, optimizer_of
+from mmard.training.step import Outcome, Step, descend
+
+# divergence -----------------------------------------------------------------------------------------------------------
+# A loss or a weight that has ceased to be a number ends the training, before it is written over what was good.
+
+
+class Diverged(Refused):
+    """The loss or a weight is no longer a number."""
+
+
+def lost_in(outcome: Outcome) -> str:
+    """What in a step's loss is not finite, in words; empty where all is. A GPU has to be waited for."""
+    if math.isfinite(outcome.loss.item()):
+        return ""
+    terms = [name for name, term in outcome.terms.items() if not torch.isfinite(term).all()]
+    return "the term " + ", ".join(terms) if terms else "the sum of finite terms"
+
+
+def lost_weight(nets: Iterable[nn.Module]) -> str:
+    """The first weight or statistic of networks that is not finite, in words; empty where all are."""
+    named = (each for net in nets for each in net.state_dict().items())
+    return next((f"{name} of the network" for name, tensor in named if not torch.isfinite(tensor).all()), "")
+
+
+def diverged(culprit: str, where: str, saved: bool) -> Diverged:
+    """The error for what is not finite, at a step of a run that has been saved or not."""
+    kept = "the last save is untouched" if saved else "nothing was saved yet"
+    return Diverged(
+        where,
+        expected="finite losses and weights",
+        got=f"{culprit} not finite",
+        mend=f"{kept}; try a smaller --lr or --grad-clip 1",
+    )
+
+
+# interrupt ------------------------------------------------------------------------------------------------------------
+# Ctrl-C as a request: the step is finished, the run is saved, and the user is told how to go on.
+
+
+class StopRequest:
+    """Whether the user has asked to stop."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; the second interrupts at once.
+
+    Outside the main thread, where signals cannot be caught, nothing is changed.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request.made:
+            raise KeyboardInterrupt
+        request.made = True
+
+    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+# tally ----------------------------------------------------------------------------------------------------------------
+# What the log says of an epoch: means over its images, and how far the attack went.
+
+
+class Validation(NamedTuple):
+    """Accuracy on the validation split, as fractions."""
+
+    clean: float
+    robust: float
+
+
+LOGGED = frozenset(("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "images", "reach", "best"))
+"""Names that a term cannot have, with those of `Validation`: the log has them."""
+
+
+class Tally:
+    """Sums over the steps of an epoch so far, kept where the step computed them, so that no step waits for a GPU."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._sums: dict[str, Tensor] = {}
+
+    def restore(self, sums: Mapping[str, float]) -> None:
+        """Go on from what `totals` said; from nothing with an empty mapping."""
+        self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in sums.items()}
+
+    def count(self, outcome: Outcome) -> dict[str, Tensor]:
+        """Add a step; the means of its loss and of its terms.
+
+        Raises:
+            Refused: for a term that has the name of another thing in the log.
+        """
+        batch = outcome.batch
+        taken = sorted(outcome.terms.keys() & (LOGGED | set(Validation._fields)))
+        if taken:
+            where = f"term {taken[0]!r} of method {self._step.method.name}"
+            raise Refused(where, expected="a name that the log does not use", got=repr(taken[0]), mend="rename it")
+        means = {"loss": outcome.loss.detach(), **{name: term.detach().mean() for name, term in outcome.terms.items()}}
+        for name, mean in means.items():
+            self._add(name, mean * len(batch.y))
+        self._add("images", torch.tensor(len(batch.y)))
+        if batch.x_adv is not None:
+            reach = self._step.budget.distance(batch.x_adv.value, batch.x.value).amax().double()
+            before = self._sums.get("reach", reach)
+            self._sums["reach"] = torch.maximum(before.to(reach.device), reach)
+        return means
+
+    def totals(self) -> dict[str, float]:
+        """The sums. The terms' are those of all processes already; the largest reach is made so here."""
+        totals = {name: total.item() for name, total in self._sums.items()}
+        if self._step.ranks is not None and "reach" in totals:
+            (totals["reach"],) = self._step.ranks.largest(totals["reach"])
+        return totals
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.double()
+        self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value
+
+
+# fit ------------------------------------------------------------------------------------------------------------------
+
 
 LOG_EVERY_SECONDS = 10.0
 GPU_CHECK_EVERY = 20
@@ -298,3 +429,85 @@ class _Training:
             self.run.append(event)
         for observer in self.observers:
             observer(event)
+
+
+# recorded -------------------------------------------------------------------------------------------------------------
+# The choice of twins, kept with a run and shared by the processes that train it.
+
+
+def chosen(twins: Twins, x: Tensor, run: Run | None = None, ranks: Ranks | None = None) -> Record:
+    """Make the twins for batches like x (B, C, H, W): as the run had them so far, as the first process has them.
+
+    A resumed run computes with what it began with, and processes that choose by timing would not choose alike.
+    """
+    kept = None if run is None else run.engine
+    begun = kept is not None
+    if ranks is not None and not ranks.first:
+        kept = ranks.told(None)
+    if kept is not None:
+        twins.keep(kept)
+    record = twins.ready(x)
+    if ranks is not None and ranks.first:
+        ranks.told(record)
+    if run is not None and not begun:
+        run.note_engine(record)
+    return record
+
+
+# tensorboard ----------------------------------------------------------------------------------------------------------
+# Scalars of a training for TensorBoard, beside the run's own log and out of the same events.
+
+
+PLACES = frozenset(("kind", "step", "epoch", "epoch_step", "best"))
+"""Keys of an event that say what and where it is rather than how much."""
+
+
+class TensorBoard:
+    """An observer that writes events files into a folder.
+
+    Steps go under "step/", the means of epochs and the validation under "epoch/", both over the number of steps. A run
+    that resumes hides what was written after the step that it resumes from.
+
+    Args:
+        folder: where the events files go.
+
+    Raises:
+        Refused: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._make = writer_class()
+        self.folder = folder
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Write the numbers of one event."""
+        kind, step = event["kind"], event.get("step", 0)
+        if self._writer is None and kind not in ("tick", "note"):
+            # Written only now, when it is known where the run stands: from here on earlier points are void.
+            self._writer = self._make(log_dir=str(self.folder), purge_step=step + 1)
+        if kind not in ("step", "epoch"):
+            return
+        for name, value in event.items():
+            if name not in PLACES:
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+        if kind == "epoch":
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write out what is still in memory."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def writer_class() -> Any:
+    """The writer of PyTorch, which needs the package tensorboard.
+
+    Raises:
+        Refused: if that is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise needs_extra("tensorboard", "tb", "writing TensorBoard events") from None
+    return SummaryWriter

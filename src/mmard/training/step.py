@@ -9,28 +9,181 @@ The same object serves the trainer and a user's own loop:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmard import seeds
 from mmard.attacks import Attack
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point, Terms
-from mmard.engine.ascent import Ascent, Climber, Climbing, attacked_at_once, climbs, cut, learn, plain, split
-from mmard.engine.chunks import why_whole
-from mmard.engine.compiled import Compiled
-from mmard.engine.twins import PLAIN, Engine, Twins
+from mmard.engine.ascent import (
+    Ascent,
+    Climber,
+    Climbing,
+    Compiled,
+    attacked_at_once,
+    climbs,
+    cut,
+    learn,
+    plain,
+    split,
+    why_whole,
+)
+from mmard.engine.twin import PLAIN, Engine, Twins
 from mmard.errors import Refused, require
 from mmard.method import Method
-from mmard.modes import evaluating, frozen
-from mmard.training.ahead import Moved, looked_ahead
-from mmard.training.forwards import Everywhere, Forwards, wrapped
-from mmard.training.outcome import Outcome, total
+from mmard.modes import evaluating, frozen, kept_random_state, kept_state, quiet_statistics
 from mmard.training.ranks import Ranks
+
+# ahead ----------------------------------------------------------------------------------------------------------------
+# Weights that stand elsewhere while a loss is descended: what `Method.around` asks for.
+
+
+class Moved:
+    """Weights that something was added to, and where they were."""
+
+    def __init__(self) -> None:
+        self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> None:
+        """Add each step to the weight of its name."""
+        with torch.no_grad():
+            for name, step in steps.items():
+                before = weights[name].clone()
+                weights[name].add_(step)
+                self._moved.append((weights[name], before, weights[name].clone()))
+
+    def take_back(self) -> None:
+        """Take back what was added; what an optimiser did in between stays."""
+        with torch.no_grad():
+            for weight, before, moved in self._moved:
+                # Where nothing was added, no rounding either.
+                weight.copy_(torch.where(moved == before, weight, before + (weight - moved)))
+        self._moved = []
+
+
+def looked_ahead(
+    loss: Callable[[], Tensor], weights: Mapping[str, Tensor], trained: Iterable[nn.Module], memory: nn.Module | None
+) -> dict[str, Tensor]:
+    """Gradients of a loss by weights, under their names, zero where it does not depend on them.
+
+    It leaves no trace: the running statistics of the trained networks, the memory and random states are as they were.
+    """
+    with kept_state(memory), kept_random_state(weights.values()), ExitStack() as quiet:
+        for net in trained:
+            quiet.enter_context(quiet_statistics(net))
+        found = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
+    pairs = zip(weights.items(), found, strict=True)
+    return {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
+
+
+# forwards -------------------------------------------------------------------------------------------------------------
+# The forwards of a network in a step: as one call, over all processes, with statistics of all rows.
+
+
+class Everywhere(Net):
+    """A network as the outer formula sees it on several processes: at a point, the logits of the rows of all."""
+
+    def __init__(self, here: Net, ranks: Ranks, n: int) -> None:
+        super().__init__(here.module, here.sealed)
+        self.here, self.ranks, self.n = here, ranks, n
+
+    def __call__(self, point: Point) -> Tensor:
+        """Logits (n, classes)."""
+        if point not in self._seen:
+            self._seen[point] = self.ranks.gathered(self.here(point), self.n)
+        return self._seen[point]
+
+    def slope(self, point: Point, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """As in `Net`, for all rows; every process computes it for all, since `pick` may look at any row."""
+        return self.here.slope(Point(point.name, self.ranks.gathered(point.value, self.n)), pick)
+
+
+class Forwards(nn.Module):
+    """All forwards of a trained network in a step as one call, as PyTorch's engine asks for it.
+
+    Two calls before one backward would fail: the second changes BatchNorm's buffers, which the first one's backward
+    reads.
+
+    Args:
+        module: the network.
+        autocast: make its forwards in bfloat16 by `torch.autocast`.
+    """
+
+    def __init__(self, module: nn.Module, autocast: bool = False) -> None:
+        super().__init__()
+        self.module, self.autocast = module, autocast
+
+    def forward(self, inputs: Sequence[Tensor], quiet: Sequence[bool]) -> list[Tensor]:
+        """Logits (B, C) at each of the inputs (B, C, H, W), in order; the quiet ones move no running statistics."""
+        logits = []
+        # One context for all of them, for it keeps the weights that it has cast.
+        with torch.autocast(inputs[0].device.type, torch.bfloat16) if self.autocast else nullcontext():
+            for x, still in zip(inputs, quiet, strict=True):
+                with quiet_statistics(self.module) if still else nullcontext():
+                    logits.append(self.module(x).to(x.dtype))
+        return logits
+
+
+def wrapped(forwards: Forwards, ranks: Ranks) -> DistributedDataParallel:
+    """The forwards of a network whose gradients are averaged over processes as they come.
+
+    Buffers are not broadcast: `Ranks.average_statistics` keeps them equal.
+    """
+    parameter = next(forwards.parameters())
+    where = [parameter.device.index] if parameter.is_cuda else None
+    known = inspect.signature(DistributedDataParallel).parameters
+    # Newer versions of PyTorch call it by the second name and warn of the first.
+    still: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(forwards, device_ids=where, **still)
+
+
+def synchronised(module: nn.Module) -> nn.Module:
+    """The network with SyncBatchNorm, which normalises by the rows of all processes. In place where it can.
+
+    Raises:
+        Refused: on a CPU, where PyTorch has none.
+    """
+    if not next(module.parameters()).is_cuda:
+        mend = "leave --sync-bn out: each process then normalises by its own rows"
+        raise Refused("--sync-bn", expected="GPUs", got="a CPU", mend=mend)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+# outcome --------------------------------------------------------------------------------------------------------------
+# What one step computed.
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step computed.
+
+    Attributes:
+        loss: the sum of the means of the terms, with graph.
+        terms: every term per sample (B,), with graph.
+        batch: the batch as the outer formula saw it, with x_adv and all predictions.
+        share: of the step's images that are in this batch; below 1 for a micro-batch.
+    """
+
+    loss: Tensor
+    terms: Terms
+    batch: Batch
+    share: float = 1.0
+
+
+def total(terms: Terms) -> Tensor:
+    """The loss: the sum of the means of the terms, a scalar with graph."""
+    return torch.stack([term.mean() for term in terms.values()]).sum()
+
+
+# step -----------------------------------------------------------------------------------------------------------------
 
 
 class Step:
@@ -282,3 +435,65 @@ class Step:
                 tuned[f"{letter}_tuned"].put(point, logits)
                 batch.nets[letter].put(point, logits.detach())
         return batch
+
+
+# accumulation ---------------------------------------------------------------------------------------------------------
+# Gradient accumulation: the gradient of a batch from micro-batches that fit into memory one by one.
+#
+# The attacks of all micro-batches are made first, on the network as it is before the update, from one random start
+# drawn for the batch. Losses are weighted by images, so for a network whose prediction of an image depends on that
+# image alone the gradient is the batch's. BatchNorm in train mode normalises each micro-batch by its own statistics,
+# and terms that couple samples couple those of a micro-batch.
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is kept of a micro-batch when its graph is gone."""
+
+    share: float
+    loss: Tensor
+    terms: dict[str, Tensor]
+    y: Tensor
+    x_adv: Tensor | None
+
+
+def descend(
+    step: Step,
+    x: Tensor,
+    y: Tensor,
+    progress: float,
+    known: Mapping[str, Tensor],
+    parts: int = 1,
+    look: Callable[[Outcome], None] | None = None,
+) -> Outcome:
+    """Add the gradient of a batch's loss to the weights' `.grad`, and say what was computed.
+
+    Args:
+        step: whose loss it is.
+        x, y, progress, known: as in `Step.run`.
+        parts: micro-batches, each of two images at least; one is the batch itself.
+        look: shown each outcome before its backward.
+
+    Returns:
+        The step's outcome. With several micro-batches it is put together from theirs, without graph, and its batch has
+        images and labels alone.
+    """
+    seen: list[_Part] = []
+    outcome = None
+    for outcome in step.in_parts(x, y, progress, known, parts):
+        if look is not None:
+            look(outcome)
+        share = outcome.share
+        (outcome.loss if share == 1 else outcome.loss * share).backward()
+        if share < 1:
+            terms = {name: term.detach() for name, term in outcome.terms.items()}
+            x_adv = None if outcome.batch.x_adv is None else outcome.batch.x_adv.value
+            seen.append(_Part(share, outcome.loss.detach(), terms, outcome.batch.y, x_adv))
+            outcome = None  # or the next micro-batch would have to fit beside this one
+    if outcome is not None:
+        return outcome
+    loss = torch.stack([part.loss * part.share for part in seen]).sum()
+    terms = {name: torch.cat([part.terms[name] for part in seen]) for name in seen[0].terms}
+    attacked = [part.x_adv for part in seen if part.x_adv is not None]
+    point = Point("x_adv", torch.cat(attacked)) if attacked else None
+    return Outcome(loss, terms, Batch(Point("x", x), point, torch.cat([part.y for part in seen]), {}, progress))

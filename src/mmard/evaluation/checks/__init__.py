@@ -11,16 +11,23 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from mmard.attacks.autoattack import is_black_box
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
-from mmard.evaluation.black_box import is_black_box
-from mmard.evaluation.checks.answers import adaptation, asked, randomised, softmax_outputs
+from mmard.evaluation.checks.attacks import Bench, attacked, compared
 from mmard.evaluation.checks.checked import Checked, Verdict, skipped
-from mmard.evaluation.checks.gradients import NAMES as GRADIENT_CHECKS
-from mmard.evaluation.checks.gradients import NO_GRADIENT, gradients
-from mmard.evaluation.checks.probe import Probe, inputs, sample
-from mmard.evaluation.checks.subset import Bench, attacked
-from mmard.evaluation.checks.verdicts import compared
+from mmard.evaluation.checks.network import NAMES as GRADIENT_CHECKS
+from mmard.evaluation.checks.network import (
+    NO_GRADIENT,
+    Probe,
+    adaptation,
+    asked,
+    gradients,
+    inputs,
+    randomised,
+    sample,
+    softmax_outputs,
+)
 from mmard.evaluation.evaluate import Measured, Progress
 
 __all__ = ["CHECKS", "Checked", "Verdict", "cheap", "compared", "thorough"]

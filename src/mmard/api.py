@@ -1,0 +1,400 @@
+"""Training from Python: by names or with objects of your own, whole or a step for a loop of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmard.balls import Budget, radius
+from mmard.data import ImageSet, Splits
+from mmard.engine.twin import Engine
+from mmard.errors import Refused
+from mmard.evaluation import checks
+from mmard.evaluation.columns import spelled
+from mmard.evaluation.examine import Keeper
+from mmard.evaluation.examine import examine as _examine
+from mmard.evaluation.findings import Finding, read_also, wanted
+from mmard.evaluation.score import Score
+from mmard.evaluation.suite import measure
+from mmard.evaluation.transfer import Source, measure_transfer
+from mmard.files import load_into
+from mmard.job import Job, Loaders, default_out, pair_of, prepare
+from mmard.method import Method
+from mmard.methods import compose
+from mmard.networks import GIVEN, load_network
+from mmard.run import Event, Run
+from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.training.checkpoint import Position
+from mmard.training.step import Step
+
+Observer = Callable[[Event], None]
+
+
+@dataclass
+class Trained:
+    """A finished training.
+
+    Attributes:
+        run: its folder.
+        position: final counters, among them which epoch validation liked best.
+        job: what was trained, with the student as the last step left it.
+    """
+
+    run: Run
+    position: Position
+    job: Job
+
+    @property
+    def splits(self) -> Splits | None:
+        """The data, unless a user's own loaders were trained on."""
+        return self.job.splits
+
+    def network(self, which: str = "best") -> nn.Module:
+        """The student with its "best" or "last" weights, in eval mode: the object in training, loaded in place."""
+        tensors, _ = self.run.load_weights(which)
+        load_into(self.job.student, tensors, f"{which} weights of {self.run.path}")
+        return self.job.student.eval()
+
+
+def train(
+    model: str | nn.Module,
+    *,
+    data: str | Splits | Loaders,
+    method: str | Method = "pgd_at",
+    budget: Budget | str | float | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    **settings: Any,
+) -> Trained:
+    """Train a network without a teacher; this is how teachers are made.
+
+    Args:
+        model: a name of `mmard.models.names()`, "package.module:function", or a module of your own that takes images
+            (B, C, H, W) in [0, 1] and returns logits.
+        data: a name of `mmard.data.DATA` (with `data_dir=...`), `Splits`, or your own loaders (training, validation).
+        method: a name, plug-ins included, or a `Method`.
+        budget: radius as a number or a fraction ("8/255") in the setting `norm`, or a `Budget`; the setting `eps` if
+            not given.
+        out: folder of the run; runs/<date>-<method>-<network>-<seed> if not given.
+        resume: go on with the run in `out`, whose settings then hold.
+        observers: called with every event of the log.
+        settings: any setting of `TrainSettings`, under its name.
+
+    Raises:
+        Refused: for anything wrong, before the first step.
+        Interrupted: after Ctrl-C, with the run saved.
+    """
+    network = model if isinstance(model, nn.Module) else None
+    said = {**settings, "model": _label(model)}
+    return _go(TrainSettings, said, data, method, budget, out, resume, observers, student=network)
+
+
+def distill(
+    student: str | nn.Module,
+    teacher: str | Path | nn.Module | Mapping[str, str | Path | nn.Module | Sequence[str | Path]],
+    *,
+    data: str | Splits | Loaders,
+    method: str | Method = "rslad+mmard",
+    budget: Budget | str | float | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    **settings: Any,
+) -> Trained:
+    """Train a student with a teacher.
+
+    Args:
+        student: as `model` in `train`.
+        teacher: a run folder, a file of weights that mmard wrote, a name with `teacher_weights=...`, or a module; for
+            methods with several, a mapping by letter, e.g. {"T": "runs/robust", "T_nat": "runs/natural"}. A list of
+            runs or files is an ensemble, which averages what `teacher_mix` says.
+        data, method, budget, out, resume, observers: as in `train`.
+        settings: any setting of `DistillSettings`, under its name.
+
+    Raises:
+        Refused: for anything wrong, before the first step.
+        Interrupted: after Ctrl-C, with the run saved.
+    """
+    own = student if isinstance(student, nn.Module) else None
+    by_letter = teacher if isinstance(teacher, Mapping) else {"T": teacher}
+    modules = {letter: each for letter, each in by_letter.items() if isinstance(each, nn.Module)}
+    labels = {letter: _labels(each) for letter, each in by_letter.items()}
+    said = {**settings, "student": _label(student), "teacher": labels if isinstance(teacher, Mapping) else labels["T"]}
+    return _go(DistillSettings, said, data, method, budget, out, resume, observers, student=own, teacher=modules)
+
+
+def training_step(
+    student: nn.Module,
+    teacher: nn.Module | Mapping[str, nn.Module] | None = None,
+    *,
+    peer: nn.Module | None = None,
+    method: str | Method = "rslad+mmard",
+    budget: Budget | str | float,
+    steps: int = 10,
+    step_size: float | str | None = None,
+    seed: int = 0,
+    engine: str = "fast",
+    precision: str = "fp32",
+) -> Step:
+    """One step for a loop of your own: `loss, terms = step(x, y)`, then you call backward and the optimiser.
+
+    Args:
+        student: in the mode that you train it in; takes images in [0, 1].
+        teacher: left as it is; None for methods without one, a mapping by letter for methods with several.
+        peer: trained beside the student, for methods that train one.
+        method: a name, plug-ins included, or a `Method`.
+        budget: radius as a number or a fraction, or a `Budget`.
+        steps, step_size: of the attack; a quarter of the radius (the method's own length) if no step size is given.
+        seed: of the attack's random starts.
+        engine: what the attack calls: "fast", twins of the networks, or "plain", the networks themselves.
+        precision: of the twins: "fp32", "bf16" or "auto".
+    """
+    made = method if isinstance(method, Method) else compose(method)
+    ball = Budget.of(budget)
+    step = None if step_size is None else radius(step_size)
+    nets = {"S": student, **({"T": teacher} if isinstance(teacher, nn.Module) else teacher or {})}
+    if peer is not None:
+        nets["P"] = peer
+    attack = made.attack(ball, steps, step, made.start)
+    return Step(made, nets, attack, ball, seed, engine=Engine(engine, precision))
+
+
+def _go(
+    kind: type[Settings],
+    said: dict[str, Any],
+    data: str | Splits | Loaders,
+    method: str | Method,
+    budget: Budget | str | float | None,
+    out: str | Path | None,
+    resume: bool,
+    observers: Sequence[Observer],
+    student: nn.Module | None,
+    teacher: Mapping[str, nn.Module] | None = None,
+) -> Trained:
+    said["data"] = data if isinstance(data, str) else f"{GIVEN}{type(data).__name__}"
+    if budget is not None:
+        ball = {"eps": budget.eps, "norm": budget.norm} if isinstance(budget, Budget) else {"eps": radius(budget)}
+        twice = [name for name in ball if name in said]
+        if twice:
+            got = f"budget and {twice[0]}"
+            raise Refused("budget", expected="the ball in one place", got=got, mend="leave one out")
+        said |= ball
+    said["method"] = method if isinstance(method, str) else f"{GIVEN}{method.name}"
+    if resume:
+        if out is None:
+            raise Refused("resume", expected="the folder of a run as `out`", got="none")
+        run = Run.open(out)
+        settings = kind.resolve(run.config)
+    else:
+        settings = kind.resolve(said)
+        out = out or default_out(settings, method if isinstance(method, str) else method.name)
+        Run.refuse_taken(out)
+    job = prepare(
+        settings,
+        data=None if isinstance(data, str) else data,
+        method=None if isinstance(method, str) else method,
+        student=student,
+        teacher=teacher,
+    )
+    if not resume:
+        assert out is not None
+        run = Run.create(out, job.settings.as_config())
+    return Trained(run, job.train(run, observers), job)
+
+
+def _labels(networks: str | Path | nn.Module | Sequence[str | Path]) -> str | list[str]:
+    if isinstance(networks, str | Path | nn.Module):
+        return _label(networks)
+    return [str(each) for each in networks]
+
+
+def _label(network: str | Path | nn.Module) -> str:
+    return f"{GIVEN}{type(network).__name__}" if isinstance(network, nn.Module) else str(network)
+
+
+# judging --------------------------------------------------------------------------------------------------------------
+# Judging networks from Python: accuracies under attacks, suspicion checks, what lies behind the figures.
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    images: ImageSet,
+    attacks: str | Sequence[str],
+    *,
+    budget: Budget | str | float,
+    made_on: nn.Module | str | Path | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    processes: int = 1,
+    engine: str = "fast",
+) -> list[Score]:
+    """Clean accuracy, accuracy under each attack, and under all of them together.
+
+    Args:
+        model: a module that takes images in [0, 1], a run folder, a file of weights that mmard wrote, or an ONNX file,
+            which has no gradient: "square" alone, or anything with `made_on`. A run folder keeps the verdicts of
+            AutoAttack so far; the same call made again goes on from there.
+        images: e.g. `load("digits").test`.
+        attacks: short spellings, e.g. ["pgd-20", "cw-30"] or "pgd-20,cw-30"; "aa" is AutoAttack, "usual" a group of
+            columns (`mmard attacks`).
+        budget: radius as a number or a fraction, or a `Budget`.
+        made_on: another network, on which the attacks are made: a figure of transfer.
+        seed, batch_size: what random starts depend on.
+        processes: how many share the work; a script that asks for more than one must hide its calls behind
+            `if __name__ == "__main__":`, as spawned processes import it.
+        engine: what the attacks ask: "fast", a twin of the network (docs/engine.md), or "plain", the network itself,
+            which gives every verdict in any case. Attacks made on another network ask that network itself.
+    """
+    folder = None
+    wanted: dict[str, Any] = {"num_classes": images.num_classes, "image_shape": images.image_shape}
+    if not isinstance(model, nn.Module):
+        folder = Run.open(model).autoattack if Path(model).is_dir() else None
+        model = load_network(str(model), **wanted).module
+    specs = spelled(attacks, Budget.of(budget))
+    if made_on is not None:
+        if isinstance(made_on, nn.Module):
+            source = Source(made_on, f"{GIVEN}{type(made_on).__name__}")
+        else:
+            found = load_network(str(made_on), **wanted, who="source")
+            source = Source(found.module, found.source)
+        every: dict[str, Any] = {"split": images.origin, "which": "given", "seed": seed, "batch_size": batch_size}
+        return [m.score for m in measure_transfer(model, source, images, specs, Budget.of(budget), **every)]
+    measured = measure(
+        model,
+        images,
+        specs,
+        Budget.of(budget),
+        split=images.origin,
+        which="given",
+        seed=seed,
+        batch_size=batch_size,
+        folder=folder,
+        processes=processes,
+        engine=engine,
+    )
+    return [m.score for m in measured]
+
+
+def check(
+    model: nn.Module | str | Path,
+    images: ImageSet,
+    *,
+    budget: Budget | str | float,
+    thorough: bool = False,
+    seed: int = 0,
+    batch_size: int = 250,
+) -> list[checks.Checked]:
+    """Signs that a robust accuracy of this network would say more about the attack than about the network.
+
+    Args:
+        model, images, budget, batch_size: as in `evaluate`.
+        thorough: attack a sample of the images as well; without it, a few passes are made.
+        seed: of the sample and of the attacks.
+
+    Returns:
+        One finding for each check of docs/checks.md that was made or had to be skipped.
+    """
+    if not isinstance(model, nn.Module):
+        model = load_network(str(model), num_classes=images.num_classes, image_shape=images.image_shape).module
+    ball = Budget.of(budget)
+    known = checks.cheap(model, images, ball, seed=seed, batch_size=batch_size)
+    if not thorough:
+        return known
+    return [*known, *checks.thorough(model, images, ball, known=known, seed=seed, batch_size=batch_size)]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """An evaluation with what it found beside accuracies.
+
+    Attributes:
+        scores: as `evaluate` returns them.
+        findings: the suspicion checks, and what else was asked for; each has a `kind`, a `body` and a `record()`.
+        left_out: a line on each thing that "all" could not find, and why.
+    """
+
+    scores: list[Score]
+    findings: list[Finding]
+    left_out: tuple[str, ...]
+
+
+def examine(
+    model: nn.Module | str | Path,
+    images: ImageSet,
+    attacks: str | Sequence[str],
+    *,
+    budget: Budget | str | float,
+    also: str | Sequence[str] = "all",
+    teacher: nn.Module | str | Path | None = None,
+    which: str = "best",
+    split: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    processes: int = 1,
+    engine: str = "fast",
+) -> Examined:
+    """Accuracies and what lies behind them: suspicion checks, curves, classes, calibration, boundaries, images.
+
+    Args:
+        model, images, attacks, budget, seed, batch_size, processes, engine: as in `evaluate`.
+        also: out of "checks", "classes", "margins", "calibration", "examples", "boundary", "eps" and "steps" (curves);
+            "all" is what can be found here. The cheap checks are always made.
+        teacher: a module, a run folder or a file of weights; the run's own if a run is examined.
+        which: "best" or "last" weights of a run folder.
+        split: what the images are, for the records; their origin if not given.
+        out: a folder to keep figures and findings in, each as soon as it is known. It may be the run's own.
+
+    Raises:
+        Refused: for anything wrong, before the first attack.
+    """
+    ball, run = Budget.of(budget), None
+    if isinstance(model, nn.Module):
+        network, source = model, "given"
+    else:
+        run = Run.open(model) if Path(model).is_dir() else None
+        found = load_network(str(model), num_classes=images.num_classes, image_shape=images.image_shape, which=which)
+        network, source = found.module, which if run is not None else found.source
+    names, everything = read_also(also)
+    specs = spelled(attacks, ball)
+    pair = pair_of(run, network, images, teacher, names, must="boundary" in names and not everything)
+    look = wanted(
+        names, network, specs, ball, images.num_classes, teacher=pair.teacher, own=pair.own, everything=everything
+    )
+    keep = Keeper(None if out is None else Run(Path(out)))
+    examined = _examine(
+        network,
+        images,
+        specs,
+        ball,
+        look,
+        keep,
+        split=images.origin if split is None else split,
+        which=source,
+        seed=seed,
+        batch_size=batch_size,
+        folder=run.autoattack if run is not None else None,
+        processes=processes,
+        engine=engine,
+    )
+    return Examined([m.score for m in examined], keep.found, (*look.left_out, *pair.notes))
+
+
+# api ------------------------------------------------------------------------------------------------------------------
+# The Python side of the command line.
+#
+#     trained = train("cnn-32", data="digits", method="trades")
+#     result = distill("cnn-4", trained.run.path, data="digits", method="rslad+mmard")
+#     scores = evaluate(result.network(), result.splits.test, ["pgd-20", "cw-30"], budget=0.15)
+#
+# The same settings under the same names, with objects where names will not do.
+#
+#     training.py    train, distill, training_step      judging.py     evaluate, check, examine
+
+
+__all__ = ["Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"]

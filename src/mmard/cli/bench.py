@@ -1,0 +1,352 @@
+"""The command `bench`: its options and its help page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mmard.cli.app import Page, app
+from mmard.cli.options import option
+from mmard.cli.screen import INTERRUPTED, complain, console, line, put, rich_table, watched
+from mmard.errors import Refused
+
+
+def _speed(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
+    return option(text, metavar, *flags, panel="Speed", shown=shown)
+
+
+def _agreement(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
+    return option(text, metavar, *flags, panel="Agreement", shown=shown)
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Look",
+    epilog="""
+    mmard bench
+    mmard bench --only rslad,adaad --part methods,pairs
+    mmard bench --size gpu --minutes 4 --out here
+    mmard bench --agreement
+    mmard bench --agreement --run runs/s --only rslad+mmard
+    """,
+)
+def bench(
+    size: Annotated[
+        str,
+        _speed(
+            "Networks and batches: laptop, gpu, or auto by device; tiny shows that it runs.",
+            "NAME",
+            "--size",
+            shown="auto",
+        ),
+    ] = "auto",
+    only: Annotated[
+        str, typer.Option("--only", help="These methods, e.g. rslad,adaad+igdm.", metavar="LIST", show_default=False)
+    ] = "",
+    part: Annotated[
+        str, _speed("Of methods, pairs, price (of MMARD), attacks, data.", "LIST", "--part", shown="all")
+    ] = "",
+    minutes: Annotated[
+        float, _speed("Time that is kept, by fewer repetitions where it must be.", "X", "--minutes", shown="8")
+    ] = 8.0,
+    threads: Annotated[int, _speed("Of the CPU; with one, time of the process counts.", "N", shown="1")] = 1,
+    agreement: Annotated[
+        bool,
+        typer.Option(
+            "--agreement",
+            help="Instead of speed: what engine and precision change in x_adv, loss and update.",
+            rich_help_panel="Agreement",
+            show_default=False,
+        ),
+    ] = False,
+    run: Annotated[
+        Path | None,
+        _agreement("On this run's student and teacher; on two trained on digits now if not given.", "RUN", "--run"),
+    ] = None,
+    images: Annotated[int, _agreement("Of the test set.", "N", shown="64")] = 64,
+    seed: Annotated[int, _agreement("Of the attack's start.", "N", shown="0")] = 0,
+    data_dir: Annotated[Path | None, _agreement("Folder that holds the run's data.", "FOLDER", "--data-dir")] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.", metavar="TEXT", show_default="auto")
+    ] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of the record and its chart; benchmarks/results in a checkout, else the working directory.",
+            metavar="FOLDER",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.", show_default=False)] = False,
+) -> None:
+    """How fast training, attacks and data are on this machine, the engine beside the plain path in alternation.
+
+    With --agreement: how far the engine's results are from the plain path's.
+    """
+
+    specs = [word.strip() for word in only.split(",") if word.strip()]
+    if agreement:
+        show_agreement(run, specs, images, seed, None if data_dir is None else str(data_dir), device, out, as_json)
+    else:
+        parts = [word.strip() for word in part.split(",") if word.strip()]
+        show_benchmark(size, specs, parts, minutes, threads, device, out, as_json, run)
+
+
+# benching -------------------------------------------------------------------------------------------------------------
+# `mmard bench`: what was measured, as tables.
+
+
+Record = Mapping[str, Any]
+
+
+def show_benchmark(
+    size: str,
+    only: Sequence[str],
+    part: Sequence[str],
+    minutes: float,
+    threads: int,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+    run: Path | None,
+) -> None:
+    """Measure speed, write the record, print it.
+
+    Raises:
+        Refused: for an unknown name, or what belongs to --agreement.
+    """
+    from mmard.bench.measure import benchmark
+    from mmard.bench.records import default_folder
+
+    if run is not None:
+        raise Refused("--run", expected="--agreement beside it", got="none", mend="say --agreement as well")
+    with _Telling("benchmark") as told:
+        record = benchmark(
+            size,
+            only=only,
+            part=part,
+            minutes=minutes,
+            threads=threads,
+            device=device,
+            out=out or default_folder(),
+            told=told,
+        )
+    if as_json:
+        print(json.dumps(record, indent=2))
+        return
+    shown(console(), record)
+
+
+def show_agreement(
+    run: Path | None,
+    only: Sequence[str],
+    images: int,
+    seed: int,
+    data_dir: str | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure agreement, write the record, print it.
+
+    Raises:
+        Refused: for an unknown run or method.
+    """
+    from mmard.bench.agreement import agreement
+    from mmard.bench.records import default_folder
+
+    with _Telling("agreement") as told:
+        record = agreement(
+            run,
+            only=only,
+            images=images,
+            seed=seed,
+            data_dir=data_dir,
+            device=device,
+            out=out or default_folder(),
+            told=told,
+        )
+    if as_json:
+        print(json.dumps(record, indent=2))
+        return
+    agreed(console(), record)
+
+
+class _Telling:
+    """What is being done, in a terminal that can redraw; Ctrl-C ends it in one line."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        err = watched()
+        self.status = None if err is None else err.status(what, spinner="dots", spinner_style="quiet")
+        self._held: AbstractContextManager[object] = self.status or nullcontext()
+
+    def __enter__(self) -> _Telling:
+        self._held.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self._held.__exit__(kind, *error)
+        if kind is KeyboardInterrupt:
+            complain("stopped; nothing was written")
+            raise typer.Exit(INTERRUPTED) from None
+
+    def __call__(self, text: str) -> None:
+        if self.status is not None:
+            self.status.update(f"{self.what}: {text}")
+
+
+# speed ------------------------------------------------------------------------------------------------------------
+def shown(out: Console, record: Record) -> None:
+    """The record of a benchmark."""
+    from mmard.bench.variants import RUN_EPOCHS, RUN_IMAGES
+
+    name = record["environment"]["cpu"] if record["device"] == "cpu" else record["device"]
+    line(out, f"{name}; {record['clock']}", "strong")
+    found = {k: v for k, v in record["ceilings"].items() if k != "copy"}
+    rates = ", ".join(f"{kind.replace('_', ' ')} {rate / 1e9:,.0f}" for kind, rate in found.items())
+    line(out, f"  ceilings: {rates} GFLOP/s, copy {record['ceilings']['copy'] / 1e9:,.1f} GB/s", "quiet")
+    if record["methods"]:
+        out.print()
+        line(out, "a training step of every method", "strong")
+        _methods(out, record["methods"])
+    if record["pairs"]:
+        out.print()
+        line(out, "a training step with the networks of papers", "strong")
+        _pairs(out, record["pairs"])
+    if record["methods"] or record["pairs"]:
+        line(out, "  x: times as fast as plain, median [quartiles] of the ratios of n rounds", "quiet")
+    if record["price"] is not None:
+        _price(out, record["price"])
+    if record["attacks"]:
+        _attacks(out, record["attacks"])
+    if record["data"]:
+        out.print()
+        line(out, "batches", "strong")
+        for row in record["data"]:
+            speed = f"{row['images_per_second']:,.0f} images/s, {row['batches_per_second']:,.0f} batches/s"
+            line(out, f"  augmentation {row['augmentation']}: {speed} of {row['batch']} (n = {row['n']})")
+    if record["hours"]:
+        out.print()
+        line(out, f"hours of a run: {RUN_EPOCHS} epochs of {RUN_IMAGES:,} images by step time alone", "strong")
+        grid = rich_table("", "", "networks", "hours", right=("hours",))
+        for row in record["hours"]:
+            grid.add_row(
+                row["method"], row["variant"], f"{row['networks']}, batch {row['batch']}", f"{row['hours']:,.1f}"
+            )
+        put(out, grid, 2)
+    _ending(out, record)
+
+
+def _methods(out: Console, rows: Sequence[Record]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row["variants"] if name != "plain"))
+    heads = [f"{name} x" for name in names]
+    line(out, f"  {max((row['networks'] for row in rows), key=len)}, batch {rows[0]['batch']}", "quiet")
+    columns = ["method", "plain s", "images/s", *heads, "n"]
+    grid = rich_table(*columns, right=columns[1:])
+    for row in rows:
+        ways = row["variants"]
+        plain = ways["plain"]
+        cells = [f"{plain['step_seconds']['median']:.3g}", f"{plain['images_per_second']:,.1f}"]
+        cells += [_ratio(ways[name]["ratio"]) if name in ways else "" for name in names]
+        grid.add_row(row["method"], *cells, str(plain["step_seconds"]["n"]))
+    put(out, grid, 2)
+
+
+def _pairs(out: Console, rows: Sequence[Record]) -> None:
+    heads = ("s/step", "images/s", "x", "share", "MiB", "n")
+    for row in rows:
+        line(out, f"  {row['method']}, {row['networks']}, batch {row['batch']}")
+        grid = rich_table("way", *heads, right=heads)
+        for name, own in row["variants"].items():
+            memory = "" if own["peak_bytes"] is None else f"{own['peak_bytes'] / 2**20:,.0f}"
+            step = own["step_seconds"]
+            cells = [f"{step['median']:.3g}", f"{own['images_per_second']:,.2f}", _ratio(own["ratio"])]
+            grid.add_row(name, *cells, f"{own['of_matmul']:.0%}", memory, str(step["n"]))
+        put(out, grid, 4)
+    line(out, "  share: of the ceiling in that precision; MiB: that it takes more", "quiet")
+
+
+def _ratio(spread: Record | None) -> str:
+    """A ratio with its quartiles.
+
+    >>> _ratio({"median": 1.8, "low": 1.75, "high": 1.82, "n": 5})
+    '1.80 [1.75, 1.82]'
+    """
+    if spread is None:
+        return ""
+    return f"{spread['median']:.2f} [{spread['low']:.2f}, {spread['high']:.2f}]"
+
+
+def _price(out: Console, price: Record) -> None:
+    out.print()
+    line(out, f"the price of MMARD, in steps of {price['host']}", "strong")
+    line(out, f"  {price['networks']}, batch {price['batch']}, engine in {price['precision']}", "quiet")
+    grid = rich_table(
+        "", "s/step", "images/s", "steps of the host", "n", right=("s/step", "images/s", "steps of the host", "n")
+    )
+    for row in price["rows"]:
+        step, speed = row["step_seconds"], row["images_per_second"]
+        grid.add_row(row["form"], f"{step['median']:.3g}", f"{speed:,.1f}", _ratio(row["hosts"]), str(step["n"]))
+    put(out, grid, 2)
+
+
+def _attacks(out: Console, rows: Sequence[Record]) -> None:
+    out.print()
+    line(out, "attacks, on images that withstand", "strong")
+    grid = rich_table(
+        "attack", "network", "images/s", "twin x", "n", right=("images/s", "twin x", "n"), fold=("attack",)
+    )
+    for row in rows:
+        plain, twin = row["variants"]["itself"], row["variants"]["twin"]
+        speed = f"{plain['images_per_second']:.3g}"
+        grid.add_row(row["attack"], row["network"], speed, _ratio(twin["ratio"]), str(twin["ratio"]["n"]))
+    put(out, grid, 2)
+
+
+# agreement --------------------------------------------------------------------------------------------------------
+def agreed(out: Console, record: Record) -> None:
+    """The record of an agreement."""
+    subject = record["subject"]
+    line(out, subject["line"], "strong")
+    line(
+        out,
+        f"  {subject['n']} images, {subject['norm']} {subject['eps']:.4g}, {subject['attack_steps']} steps",
+        "quiet",
+    )
+    heads = ("reached", "signs", "x_adv", "loss", "update")
+    for method in dict.fromkeys(row["method"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["method"] == method]
+        climbed = rows[0].get("attack_loss")
+        told = "" if climbed is None else f": attack loss {climbed['start']:.4g} to {climbed['reference']:.4g}"
+        line(out, f"  {method}{told}")
+        grid = rich_table("second beside first", *heads, right=heads)
+        for row in rows:
+            cells = ["", "", ""]
+            if climbed is not None:
+                ratio = row["attack_loss_ratio"]
+                shares = (f"{row['equal_signs']:.2%}", f"{row['equal_x_adv']:.2%}")
+                cells = ["" if ratio is None else f"{ratio:.2%}", *shares]
+            differences = (f"{row[name]:.1e}" for name in ("loss_difference", "update_difference"))
+            grid.add_row(row["pairing"], *cells, *differences)
+        put(out, grid, 4)
+    line(out, "  reached: the second's attack loss in that of the first; signs, x_adv: equal shares;", "quiet")
+    line(out, "  loss, update: relative difference of the loss and of its gradient by the weights", "quiet")
+    _ending(out, record)
+
+
+def _ending(out: Console, record: Record) -> None:
+    if record["notes"]:
+        out.print()
+    for note in record["notes"]:
+        line(out, f"note: {note}")
+    out.print()
+    for file in record["files"]:
+        line(out, file)

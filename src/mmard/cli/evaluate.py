@@ -1,0 +1,450 @@
+"""The commands that look at one network: evaluate, show."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+from typer import Exit
+
+from mmard.cli.app import Page, app
+from mmard.cli.options import (
+    AsJson,
+    Request,
+    check,
+    images_of,
+    network_of,
+    option,
+    record_folder,
+    refuse_apart,
+    run_of,
+    settings_of,
+    source_of,
+)
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
+from mmard.cli.show import keep, progress_shown, scores_table, show_every_check, show_findings
+from mmard.errors import Refused
+from mmard.evaluation.columns import GROUPS
+from mmard.settings import Settings
+from mmard.words import duration, percent, plural
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mmard.attacks import Trial
+    from mmard.balls import Budget
+    from mmard.data import ImageSet
+    from mmard.evaluation.evaluate import Measured
+    from mmard.evaluation.examine import Keeper
+    from mmard.evaluation.findings import Wanted
+    from mmard.evaluation.score import Score
+    from mmard.evaluation.transfer import Matrix, Member
+    from mmard.networks import Network
+    from mmard.run import Run
+    from mmard.training.ranks import Ranks
+
+
+GROUPS_SAY = ", ".join(GROUPS)
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Look",
+    epilog="""
+    mmard evaluate runs/s
+    mmard evaluate runs/s --attack fgsm,pgd-20,cw-30,pgd-100x10 --first 1000
+    mmard evaluate runs/s --attack aa
+    mmard evaluate runs/s --also all --first 1000
+    mmard evaluate runs/s --attack pgd-20 --from runs/t
+    mmard evaluate resnet18 --weights their.pt --data cifar10 --data-dir D --eps 8/255
+    mmard evaluate deployed.onnx --attack square --data cifar10 --data-dir D --eps 8/255
+    """,
+)
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE|NAME",
+            help="A run, a file of weights that mmard wrote, an ONNX file, or a network's name with --weights.",
+        ),
+    ],
+    attack: Annotated[
+        str,
+        option(
+            f"Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack. Or a group: {GROUPS_SAY}. "
+            "`mmard attacks` lists all.",
+            "LIST",
+            shown="quick",
+        ),
+    ] = "quick",
+    also: Annotated[
+        str,
+        option(
+            "Find also checks, classes, margins, calibration, examples, boundary, curves (eps, steps), or all.",
+            "LIST",
+        ),
+    ] = "",
+    eps: Annotated[
+        str | None, option("Radius of the ball, in input units: 8/255; the run's if not given.", "X")
+    ] = None,
+    norm: Annotated[str | None, option("Norm of the ball; the run's if not given.", "linf|l2|l1")] = None,
+    which: Annotated[str, option("Which weights of a run.", "best|last", shown="best")] = "best",
+    weights: Annotated[Path | None, option("Weights for a network given by name (.safetensors, .pt).", "FILE")] = None,
+    data: Annotated[str | None, option("Data set; the run's if not given.", "NAME")] = None,
+    data_dir: Annotated[Path | None, option("Folder that holds the data.", "FOLDER")] = None,
+    split: Annotated[str, option("Which images.", "test|val|train", shown="test")] = "test",
+    first: Annotated[int | None, option("Only the first N of them.", "N")] = None,
+    batch_size: Annotated[int, option("Images attacked at once.", "N", shown="250")] = 250,
+    seed: Annotated[int, option("Seed of random starts.", "N", shown="0")] = 0,
+    device: Annotated[str, option("cpu, cuda, cuda:1, or auto.", "TEXT", shown="auto")] = "auto",
+    teacher: Annotated[
+        str | None, option("Teacher for --also boundary and examples; the run's if not given.", "RUN|FILE")
+    ] = None,
+    mean: Annotated[str | None, option("What --weights want their input normalised with.", "X,X,X", "--mean")] = None,
+    std: Annotated[str | None, option("The same: deviation of each channel.", "X,X,X", "--std")] = None,
+    made_on: Annotated[
+        str | None, option("Make the attacks on this other network: run, file or name.", "RUN|FILE|NAME", "--from")
+    ] = None,
+    made_on_weights: Annotated[Path | None, option("Weights for --from by name.", "FILE", "--from-weights")] = None,
+    out: Annotated[
+        Path | None, option("Where records of a network without a run go; compare reads it.", "FOLDER", "--out")
+    ] = None,
+    processes: Annotated[int, option("Share the work among so many processes; same verdicts.", "N", shown="1")] = 1,
+    engine: Annotated[
+        str, option("Attacks ask a fast twin, or the plain network; it judges.", "fast|plain", shown="fast")
+    ] = "fast",
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy without attack and under each attack, with 95% intervals. A run keeps the records in its folder."""
+    from mmard.cli.options import Request
+
+    request = Request(
+        target=target,
+        attacks=attack,
+        eps=eps,
+        norm=norm,
+        which=which,
+        weights=weights,
+        data=data,
+        data_dir=data_dir,
+        split=split,
+        first=first,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        made_on=made_on,
+        made_on_weights=made_on_weights,
+        out=out,
+        also=also,
+        teacher=teacher,
+        mean=mean,
+        std=std,
+        processes=processes,
+        engine=engine,
+    )
+    show_scores(request, as_json)
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Look",
+    epilog="""
+    mmard show runs/s
+    mmard show runs/s --json
+    """,
+)
+def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], as_json: AsJson = False) -> None:
+    """What was run, how far it is, how good it is, and what to do next."""
+    from mmard.cli.show import show_run
+
+    show_run(run, as_json)
+
+
+# evaluating -----------------------------------------------------------------------------------------------------------
+# `mmard evaluate`: accuracy of a network under attacks, as a table and as records in the run's folder.
+
+
+QUICK = ("quick", "pgd-20,cw-30")
+"""How the attacks of a quick look, which is less than AutoAttack, may be said."""
+
+
+def show_scores(request: Request, as_json: bool) -> None:
+    """Evaluate, print, and keep the records of a run in its folder.
+
+    Raises:
+        Refused: for anything wrong, before the first attack.
+    """
+    check(request)
+    with busy("starting"):
+        from mmard.evaluation.suite import AGAIN
+        from mmard.training.ranks import joined
+
+    with joined(on_gpus=False, mend=AGAIN) as ranks:
+        _scores(request, as_json, ranks)
+
+
+def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
+    """The same, in this process or in one of several."""
+    if ranks is not None:
+        refuse_apart(request)
+    with busy("reading data and network"):
+        from mmard.balls import Budget
+        from mmard.engine.twin import Engine
+        from mmard.evaluation.columns import spelled
+        from mmard.networks import own_device, pick_device
+
+        Engine(request.engine)
+        run = run_of(request.target)
+        settings = settings_of(request, run)
+        budget = Budget(settings.eps, settings.norm)
+        specs = spelled(request.attacks, budget)
+        device = pick_device(request.device)
+        device = device if ranks is None else own_device(device, ranks)
+        images = images_of(request, settings)
+        network = network_of(request, images)
+        source = source_of(request, images, device)
+        which = request.which if run is not None else network.source
+        module = network.module.to(device)
+        look = _look(request, run, settings, module, images, specs, budget, device)
+        if request.out is not None and (ranks is None or ranks.first):
+            run = record_folder(request.out, run, network, settings)
+    from mmard.evaluation.examine import Keeper, examine, examine_transfer
+    from mmard.evaluation.suite import follow, lead
+
+    said = {"split": request.split, "which": which, "seed": request.seed, "batch_size": request.batch_size}
+    if ranks is not None and not ranks.first:
+        follow(ranks, module, images, specs, budget, witnessed=bool(look.also), engine=request.engine, **said)
+        return
+    began = time.monotonic()
+    keep = Keeper(run)
+    try:
+        kept = run.autoattack if run is not None else None
+        with lead(ranks, module, images, kept) as folder, progress_shown() as tell:
+            every: dict[str, Any] = {**said, "progress": tell}
+            if source is not None:
+                measured = examine_transfer(module, source, images, specs, budget, keep, **every)
+            else:
+                shared: dict[str, Any] = {"folder": folder, "processes": request.processes, "engine": request.engine}
+                measured = examine(module, images, specs, budget, look, keep, **every, **shared)
+    except KeyboardInterrupt:
+        complain(_interrupted(keep))
+        raise Exit(INTERRUPTED) from None
+    if as_json:
+        print(json.dumps({"scores": keep.scores, "findings": keep.findings}, indent=2))
+        return
+    _show(request, look, keep, network, images, measured, time.monotonic() - began)
+
+
+def _interrupted(keep: Keeper) -> str:
+    """What is left of an evaluation that was stopped."""
+    got = f"{plural(len(keep.scores), 'figure')} and {plural(len(keep.findings), 'finding')}"
+    if keep.run is None:
+        return f"interrupted after {got}, which are lost; --out FOLDER keeps them"
+    return f"interrupted; {got} were finished and are in {keep.run.path}"
+
+
+def _look(
+    request: Request,
+    run: Run | None,
+    settings: Settings,
+    module: nn.Module,
+    images: ImageSet,
+    specs: Sequence[str],
+    budget: Budget,
+    device: torch.device,
+) -> Wanted:
+    """What to find beside accuracies, and the networks and images that this takes."""
+    from mmard.evaluation.findings import Wanted, read_also, wanted
+    from mmard.job import pair_of
+
+    names, everything = read_also(request.also)
+    if request.made_on is not None:
+        if names:
+            mend = "leave --also out, or look without --from"
+            raise Refused("--also", expected="attacks on the network itself", got="--from", mend=mend)
+        return Wanted()
+    pair = pair_of(
+        run,
+        module,
+        images,
+        request.teacher,
+        names,
+        must="boundary" in names and not everything,
+        said={"data": settings.data, "data_dir": settings.data_dir},
+        device=device,
+    )
+    look = wanted(
+        names,
+        module,
+        specs,
+        budget,
+        images.num_classes,
+        teacher=pair.teacher,
+        own=pair.own,
+        everything=everything,
+    )
+    return replace(look, left_out=(*look.left_out, *pair.notes))
+
+
+def _show(
+    request: Request,
+    look: Wanted,
+    keep: Keeper,
+    network: Network,
+    images: ImageSet,
+    measured: Sequence[Measured],
+    spent: float,
+) -> None:
+    out, run = console(), keep.run
+    folder = run.findings_folder if run is not None else None
+    line(out, network.source, "strong")
+    line(out, f"  {images.origin}")
+    out.print()
+    put(out, scores_table([each.score.record() for each in measured]))
+    checks = [record for record in keep.findings if record["kind"] == "checks"]
+    if "checks" in look.also:
+        for record in checks:
+            show_every_check(out, record)
+        show_findings(out, [record for record in keep.findings if record["kind"] != "checks"], look.left_out, folder)
+    else:
+        show_findings(out, keep.findings, look.left_out, folder)
+    out.print()
+    took = f"{plural(len(images), 'image')} in {duration(spent)}"
+    line(out, f"{took}. Intervals are over the choice of images, not over seeds.", "quiet")
+    if request.attacks in QUICK:
+        line(out, "A quick standard set, not AutoAttack: an upper bound of the robust accuracy.", "quiet")
+    if run is not None:
+        line(out, f"Records are in {run.scores} and {run.findings_folder}.", "quiet")
+        path = shlex.quote(str(run.path))
+        trained = "method" in run.config
+        told = [f"mmard show {path}" if trained else f"mmard compare {path} RUN"]
+        commands(out, "next", [*told, f"mmard report {path}"])
+
+
+# transferring ---------------------------------------------------------------------------------------------------------
+# `mmard transfer`: a matrix of networks, each under the examples that were made on each.
+
+
+def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None:
+    """Make the matrix, print it, and keep its figures in the folders of those networks that are runs.
+
+    Args:
+        targets: runs, files or names.
+        request: everything else; its target is the first of them, whose data and budget count where nothing is said.
+
+    Raises:
+        Refused: for anything wrong, before the first attack.
+    """
+    check(request)
+    if len(targets) < 2:
+        raise Refused("transfer", expected="two networks or more", got=str(len(targets)))
+    with busy("reading data and networks"):
+        from mmard.balls import Budget
+        from mmard.evaluation.transfer import read_attacks, transfer_matrix
+        from mmard.networks import pick_device
+        from mmard.run import Run
+
+        runs = [Run.open(target) if Path(target).is_dir() else None for target in targets]
+        settings = settings_of(request, runs[0])
+        budget = Budget(settings.eps, settings.norm)
+        specs = [spec for spec in request.attacks.split(",") if spec.strip()]
+        if len(specs) != 1:
+            raise Refused("--attack", expected="one attack for a matrix, e.g. pgd-20", got=repr(request.attacks))
+        (attack,) = read_attacks(specs, budget)
+        device = pick_device(request.device)
+        images = images_of(request, settings)
+        members = [_member(target, request, images, device) for target in targets]
+
+    def kept(j: int, measured: Measured) -> None:
+        keep([measured], runs[j])
+
+    def known(j: int, score: Score) -> Measured | None:
+        return _known(runs[j], score)
+
+    with progress_shown() as tell:
+        matrix = transfer_matrix(
+            members,
+            images,
+            attack,
+            budget,
+            split=request.split,
+            seed=request.seed,
+            batch_size=request.batch_size,
+            progress=tell,
+            known=known,
+            keep=kept,
+        )
+    if as_json:
+        found = [{"made_on": i, "scored_on": j, **cell.score.record()} for (i, j), cell in sorted(matrix.cells.items())]
+        clean = [each.score.record() for each in matrix.clean]
+        print(json.dumps({"networks": [m.name for m in members], "clean": clean, "cells": found}, indent=2))
+        return
+    _show_transfer(members, matrix, attack, budget, images, any(runs))
+
+
+def _member(target: str, request: Request, images: ImageSet, device: Any) -> Member:
+    from mmard.evaluation.transfer import Member
+    from mmard.networks import load_network
+
+    found = load_network(target, num_classes=images.num_classes, image_shape=images.image_shape, which=request.which)
+    which = request.which if Path(target).is_dir() else found.source
+    return Member(found.source, found.module.to(device), which)
+
+
+def _known(run: Run | None, score: Score) -> Measured | None:
+    """The figure of an earlier call, if it is on the same weights."""
+    import numpy as np
+
+    from mmard.evaluation.evaluate import Measured
+    from mmard.files import read_json
+
+    file = None if run is None else run.scores / f"{score.slug}.json"
+    if file is None or not file.is_file() or not file.with_suffix(".npy").is_file():
+        return None
+    record = read_json(file)
+    if record["weights"] != score.weights:
+        return None
+    mask = np.load(file.with_suffix(".npy"), allow_pickle=False)
+    return Measured(replace(score, correct=record["correct"], seconds=record["seconds"]), mask)
+
+
+def _show_transfer(
+    members: Sequence[Member], matrix: Matrix, attack: Trial, budget: Budget, images: ImageSet, kept: bool
+) -> None:
+    out = console()
+    title = f"Accuracy under {attack.label} at {budget}, made on the row's network, scored on the column's."
+    line(out, title, "strong")
+    line(out, f"  {images.origin}, {plural(len(images), 'image')}")
+    out.print()
+    heads = [str(j + 1) for j in range(len(members))]
+    found = rich_table("", "made on", *heads, right=("", *heads), fold=("made on",))
+    hidden = set(matrix.hidden())
+    found.add_row("", Text("no attack", "quiet"), *(percent(each.score.accuracy) for each in matrix.clean))
+    for i, member in enumerate(members):
+        cells = []
+        for j in range(len(members)):
+            cell = matrix.cells.get((i, j))
+            style = "bold red" if (i, j) in hidden else "strong" if i == j else ""
+            cells.append(Text("-" if cell is None else percent(cell.score.accuracy), style))
+        found.add_row(str(i + 1), member.name, *cells)
+    put(out, found)
+    out.print()
+    widest = max((high - low) / 2 for low, high in (c.score.interval for c in matrix.cells.values()))
+    text = f"Diagonal: each network's own examples. 95% intervals over images are ±{100 * widest:.1f} points at most."
+    line(out, text, "quiet")
+    for i, j in sorted(hidden):
+        text = f"examples of {i + 1} fool {j + 1} more often than its own do: its gradient may mislead"
+        line(out, f"note: {text}")
+    blind = [str(i + 1) for i in range(len(members)) if (i, i) not in matrix.cells]
+    if blind:
+        line(out, f"note: {', '.join(blind)} has no gradient, so nothing can be made on it")
+    if kept:
+        line(out, "Records are in the folders of the runs that were scored.", "quiet")

@@ -1,0 +1,460 @@
+"""The commands that train: demo, train, distill."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from mmard.cli.app import Page, app
+from mmard.cli.options import COMMANDS, Said, command_of, next_commands, option, position_of, with_file, with_settings
+from mmard.cli.screen import INTERRUPTED, Watch, busy, commands, complain, console, line, put, rich_table, watching
+from mmard.errors import Refused
+from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.words import duration, percent, plural
+
+if TYPE_CHECKING:
+    from mmard.job import Job
+    from mmard.plan import Passes, Plan
+    from mmard.run import Run
+    from mmard.training.checkpoint import Position
+    from mmard.training.ranks import Ranks
+
+
+def _run_option(text: str, metavar: str | None, *flags: str) -> Any:
+    return option(text, metavar, *flags, panel="Run")
+
+
+Out = Annotated[
+    Path | None,
+    _run_option("Where the run goes; runs/<date>-<method>-<network>-<seed> if not given.", "FOLDER", "--out"),
+]
+Config = Annotated[
+    Path | None,
+    _run_option("Settings from a TOML or JSON file, e.g. a run's config.json; options go over it.", "FILE", "--config"),
+]
+Resume = Annotated[Path | None, _run_option("Go on with this run, with the settings it began with.", "RUN", "--resume")]
+DryRun = Annotated[
+    bool, _run_option("Check everything, measure a few steps, print the plan, write nothing.", None, "--dry-run")
+]
+Quiet = Annotated[bool, _run_option("Print the run's folder and nothing else.", None, "--quiet", "-q")]
+
+PRECEDENCE = """
+    A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
+    default in brackets.
+"""
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Start",
+    epilog="""
+    mmard demo
+    mmard demo --seeds 3
+    """,
+)
+def demo(
+    out: Annotated[Path | None, option("Where the runs go.", "FOLDER", shown="runs/demo")] = None,
+    seeds: Annotated[int, option("Repeat everything with so many seeds.", "N", shown="1")] = 1,
+    quick: Annotated[bool, option("Two epochs on a few images, to see that all works; figures mean nothing.")] = False,
+) -> None:
+    """The whole job on bundled digits: a teacher, three students, attacks, one table. Minutes, no download.
+
+    Called again with the same folder, it skips what is finished and goes on with what is not.
+    """
+    from mmard.cli.demo import show_demo
+
+    show_demo(out, seeds, quick)
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Train",
+    help=f"Train a network without a teacher. This is how teachers are made.\n{PRECEDENCE}",
+    epilog="""
+    mmard train --method trades --model cnn-32 --data digits --out runs/teacher
+    mmard train --method trades --model wide_resnet-16-4 --data cifar10 --data-dir D --out runs/wide --dry-run
+    mmard train --resume runs/teacher
+    """,
+)
+@with_settings(TrainSettings, "said")
+def train(
+    said: dict[str, Any],
+    out: Out = None,
+    config: Config = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network without a teacher."""
+
+    train_or_distill(TrainSettings, said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
+
+
+@app.command(
+    cls=Page,
+    rich_help_panel="Train",
+    help=f"Train a student with a teacher.\n{PRECEDENCE}",
+    epilog="""
+    mmard distill --teacher runs/teacher --student cnn-4 --data digits --out runs/s
+    mmard distill --method adaad+igdm+mmard --param mmard.guide=0.5 --teacher runs/teacher --student cnn-4
+    mmard distill --inner adaad --outer rslad --teacher runs/teacher --student cnn-4
+    mmard distill --resume runs/s
+    """,
+)
+@with_settings(DistillSettings, "said")
+def distill(
+    said: dict[str, Any],
+    out: Out = None,
+    config: Config = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a student with a teacher."""
+
+    train_or_distill(DistillSettings, said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
+
+
+# training -------------------------------------------------------------------------------------------------------------
+# `mmard train` and `mmard distill`: from what was said to a run folder, or to the plan of one.
+
+
+def train_or_distill(
+    kind: type[Settings],
+    flags: Said,
+    *,
+    out: Path | None,
+    config: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """One call of `mmard train` or `mmard distill`.
+
+    Raises:
+        Refused: for anything wrong; a new run's folder does not exist by then.
+        typer.Exit: with 130 when the user stopped it, with 1 when the loss ceased to be a number.
+    """
+    if resume is not None:
+        _refuse_beside_resume(flags, out, config)
+        run = opened(resume, kind)
+        with _joined(kind.resolve(run.config)) as ranks:
+            _go_on(run, kind, dry_run, quiet, ranks)
+        return
+    said = with_file(kind, config, flags)
+    if kind is DistillSettings and "teacher" not in said:
+        mend = "train one: mmard train --method trades --model cnn-32 --data digits --out runs/teacher"
+        raise Refused("distill", expected="--teacher with a run folder or a file of weights", got="none", mend=mend)
+    settings = kind.resolve(said)
+    if out is not None:
+        _folder_refused(out)
+    with _joined(settings) as ranks:
+        with busy("reading data and networks"):
+            from mmard.job import default_out, prepare
+
+            job = prepare(settings, ranks=ranks)
+        if dry_run:
+            _refuse_several(ranks)
+            _show_plan(job, said)
+            return
+        if out is None:
+            out = _free(Path(default_out(settings, job.method.name)))
+        _train(job, _created(out, job.settings, ranks), kind, quiet)
+
+
+def _joined(settings: Settings) -> AbstractContextManager[Ranks | None]:
+    """This process among those that PyTorch's launcher started; None if it started only this one or none."""
+    from mmard.networks import pick_device
+    from mmard.training.ranks import asked_for, joined
+
+    return joined(on_gpus=asked_for() and pick_device(settings.device).type == "cuda")
+
+
+def _refuse_several(ranks: Ranks | None) -> None:
+    if ranks is not None:
+        raise Refused("--dry-run", expected="one process", got=f"{ranks.size}", mend="leave torchrun out for the plan")
+
+
+def _created(out: Path, settings: Settings, ranks: Ranks | None) -> Run:
+    """A new run folder, made by the first process."""
+    from mmard.run import Run
+    from mmard.training.ranks import Silent
+
+    if ranks is None:
+        return Run.create(out, settings.as_config())
+    if ranks.first:
+        run = Run.create(out, settings.as_config())
+    path = Path(ranks.told(str(out)))
+    return run if ranks.first else Silent(path)
+
+
+def _refuse_beside_resume(flags: Said, out: Path | None, config: Path | None) -> None:
+    others = [f"--{name.replace('_', '-')}" if name != "params" else "--param" for name in flags]
+    others += ["--out"] if out is not None else []
+    others += ["--config"] if config is not None else []
+    if others:
+        raise Refused(
+            "--resume",
+            expected="no other setting",
+            got=", ".join(others),
+            mend="a run resumes with the settings it began with",
+        )
+
+
+def opened(path: Path, kind: type[Settings]) -> Run:
+    """The run in a folder, if it is one of this command's.
+
+    Raises:
+        Refused: if there is none, or the other command made it.
+    """
+    from mmard.run import Run
+
+    run = Run.open(path)
+    command = command_of(run.config)
+    if command != COMMANDS[kind]:
+        mend = f"go on with: mmard {command} --resume {shlex.quote(str(path))}"
+        raise Refused(str(path), expected=f"a run of mmard {COMMANDS[kind]}", got=f"one of mmard {command}", mend=mend)
+    return run
+
+
+def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
+    from mmard.job import prepare
+    from mmard.training.ranks import Silent
+
+    if (position := position_of(run)) is not None and position.finished:
+        if ranks is not None and not ranks.first:
+            return
+        if quiet:
+            print(run.path)
+            return
+        out = console()
+        line(out, f"{run.path} is finished: {plural(position.epoch, 'epoch')}.")
+        _next_commands(run)
+        return
+    said = run.config
+    with busy("reading data and networks"):
+        job = prepare(kind.resolve(said), ranks=ranks)
+    if unsaid := [full for full in job.settings.params if full not in said.get("params", {})]:
+        # A run of a version that had no such parameter, or did not write defaults down.
+        taken = ", ".join(f"{full} {job.settings.params[full]}" for full in unsaid)
+        job.notes.append(f"config.json does not say these parameters, and today's defaults are taken: {taken}")
+    if dry_run:
+        _refuse_several(ranks)
+        job.step.twins.keep(run.engine or {})
+        _show_plan(job, said, done=position.epoch if position else 0)
+        return
+    _train(job, run if ranks is None or ranks.first else Silent(run.path), kind, quiet)
+
+
+def _folder_refused(out: Path) -> None:
+    from mmard.run import Run
+
+    Run.refuse_taken(out)
+
+
+def _free(path: Path) -> Path:
+    """This path, or with a number behind it the first that does not exist."""
+    free, n = path, 1
+    while free.exists():
+        n += 1
+        free = path.with_name(f"{path.name}-{n}")
+    return free
+
+
+def _show_plan(job: Job, said: Said, done: int = 0) -> None:
+    from mmard import plan as planning
+
+    with busy(f"measuring steps for about {planning.SECONDS:g} s"):
+        made = planning.plan(job, done, planning.SECONDS)
+    show_plan(made, said)
+
+
+def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
+    from mmard.training.fit import Diverged, Interrupted
+
+    again = f"mmard {COMMANDS[kind]} --resume {shlex.quote(str(run.path))}"
+    ranks = job.step.ranks
+    if ranks is not None and not ranks.first:
+        _follow(job, run)
+        return
+    if not quiet:
+        _introduce(job, run)
+    try:
+        position = _trained(job, run, quiet)
+    except Interrupted:
+        complain(f"saved; go on with: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        complain(f"stopped at once; the last save stands; go on with: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    except Diverged as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
+    if quiet:
+        print(run.path)
+        return
+    _conclude(job, run, position)
+
+
+def _follow(job: Job, run: Run) -> None:
+    """Train beside the first process, which speaks for all."""
+    from mmard.training.fit import Diverged, Interrupted
+
+    try:
+        job.train(run)
+    except (Interrupted, KeyboardInterrupt):
+        raise typer.Exit(INTERRUPTED) from None
+    except Diverged:
+        raise typer.Exit(1) from None
+
+
+def _trained(job: Job, run: Run, quiet: bool) -> Position:
+    watch = Watch(job.recipe.epochs, job.batches.steps, validation_label(job))
+    watch.recall(run.log())
+    with watching(watch, quiet) as observers:
+        return job.train(run, observers)
+
+
+def validation_label(job: Job) -> str:
+    """The attack of validation and its budget, e.g. "PGD-10 at linf 8/255"."""
+    from mmard.attacks import trial
+
+    found = trial(job.settings.val_attack, job.step.budget)
+    return f"{found.label.split(' (')[0]} at {job.step.budget}"
+
+
+def _introduce(job: Job, run: Run) -> None:
+    from mmard.balls import as_fraction
+    from mmard.models import parameter_count
+
+    out, settings = console(), job.settings
+    weights = f"{job.facts['network']} with {plural(parameter_count(job.student), 'weight')}"
+    line(out, f"{job.method.name}: {weights}", "strong")
+    shape = "x".join(map(str, job.validation.image_shape))
+    train = f"{len(job.splits.train):,} training, " if job.splits else ""
+    line(out, f"  {settings.data}: {train}{plural(len(job.validation), 'validation image')} of {shape}")
+    attack = f"attack {settings.steps} x {as_fraction(settings.step_size or settings.eps / 4)} at {job.step.budget}"
+    line(out, f"  {plural(job.recipe.epochs, 'epoch')} of {plural(job.batches.steps, 'step')}, {attack}")
+    for note in job.notes:
+        line(out, f"  {note}")
+    line(out, f"  {run.path}")
+    out.print()
+
+
+def _conclude(job: Job, run: Run, position: Position) -> None:
+    out = console()
+    line(out, f"{run.path}: {plural(position.epoch, 'epoch')} in {duration(position.seconds)}", "strong")
+    found = f"{percent(position.best_clean)} clean, {percent(position.best_robust)} under {validation_label(job)}"
+    line(out, f"  best epoch {position.best_epoch}: {found}, {plural(len(job.validation), 'validation image')}")
+    _next_commands(run)
+
+
+def _next_commands(run: Run) -> None:
+    commands(console(), "next", next_commands(run, finished=True))
+
+
+# planned --------------------------------------------------------------------------------------------------------------
+# How `--dry-run` prints a plan.
+
+
+ROLES = {"S": "student", "T": "teacher", "T_nat": "natural teacher", "P": "peer"}
+PASSES = "forward: passes, of them train: in train mode; back x, back w: gradients to the input, to the weights"
+
+
+def show_plan(plan: Plan, said: Said) -> None:
+    """Networks, data, formulas, passes, speed, time, and every setting with where it comes from."""
+    from mmard.engine.twin import described
+    from mmard.plan import origins
+
+    out, job = console(), plan.job
+    line(out, "networks, and their passes in a step", "strong")
+    grid = passes_table("", "network", "weights")
+    roles = {**ROLES, "S": "student" if job.sources else "model"}
+    names = {"S": job.facts["network"], **{k: own["network"] for k, own in job.others.items()}, **job.sources}
+    for letter, passes in plan.passes.items():
+        grid.add_row(roles.get(letter, letter), names.get(letter, ""), f"{plan.weights[letter]:,}", *counts(passes))
+    put(out, grid, 2)
+    line(out, f"  {PASSES}", "quiet")
+    out.print()
+    line(out, "method", "strong")
+    line(out, f"  {job.method.name}  ({job.method.source})")
+    line(out, f"  attack climbs  {job.method.says[0]}")
+    line(out, f"  loss descends  {job.method.says[1]}")
+    for note in job.notes:
+        line(out, f"  {note}")
+    out.print()
+    line(out, "data", "strong")
+    parts = (
+        [(job.splits.train, "train"), (job.splits.val, "validation"), (job.splits.test, "test")] if job.splits else []
+    )
+    shape = " x ".join(map(str, job.validation.image_shape))
+    line(
+        out,
+        f"  {job.settings.data}: "
+        + ", ".join(f"{len(part):,} {name}" for part, name in parts)
+        + f" images of {shape}, {job.validation.num_classes} classes",
+    )
+    out.print()
+    line(out, "engine", "strong")
+    for letter, chosen in plan.engine.items():
+        line(out, f"  {roles.get(letter, letter)}: {described(chosen)}")
+    out.print()
+    line(out, "time on this machine", "strong")
+    measured = f"measured over {plural(plan.pace.steps, 'step')} of {plan.pace.step_seconds:.3g} s"
+    line(out, f"  {plan.pace.images_per_second:,.0f} images/s, {measured}")
+    epoch = f"{plural(job.batches.steps, 'step')}, then about {duration(plan.validation)} of validation"
+    line(out, f"  {duration(plan.epoch_seconds)} an epoch: {epoch}")
+    behind = f" ({plan.done} of {job.recipe.epochs} are done)" if plan.done else ""
+    line(out, f"  {duration(plan.seconds)} to go for {plural(job.recipe.epochs - plan.done, 'epoch')}{behind}")
+    if plan.pace.peak_bytes is not None:
+        line(out, f"  {plan.pace.peak_bytes / 2**30:.2f} GiB at most on the GPU")
+    out.print()
+    line(out, "settings", "strong")
+    rows = rich_table("setting", "value", "from")
+    for origin in sorted(
+        origins(job.settings, said), key=lambda each: ("said", "preset", "default").index(each.source)
+    ):
+        style = "" if origin.source == "said" else "quiet"
+        rows.add_row(
+            *(Text(text, style=style) for text in (origin.name, value_text(origin.name, origin.value), origin.source))
+        )
+    put(out, rows, 2)
+    out.print()
+    line(out, "Nothing was written. Leave out --dry-run to start.")
+
+
+def passes_table(*columns: str) -> Table:
+    """A table that ends in the four counts of passes."""
+    counted = ("forward", "train", "back x", "back w")
+    return rich_table(*columns, *counted, right=("weights", *counted), fold=("network",))
+
+
+def counts(passes: Passes) -> list[str]:
+    """The cells of one network's passes."""
+    return [str(n) for n in (passes.forwards, passes.train_forwards, passes.input_backwards, passes.weight_backwards)]
+
+
+def value_text(name: str, value: Any) -> str:
+    """A setting's value as it would be said."""
+    from mmard.balls import as_fraction
+
+    if value is None:
+        return "not set"
+    if name in ("eps", "step_size"):
+        return as_fraction(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        pairs = [(key, own) for key, each in value.items() for own in (each if isinstance(each, list) else [each])]
+        return ", ".join(f"{key}={own}" for key, own in pairs)
+    if isinstance(value, list | tuple):
+        return ",".join(f"{each:g}" for each in value)
+    return str(value)

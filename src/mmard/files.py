@@ -1,0 +1,340 @@
+"""Files that are either whole or absent: written under a temporary name in the same folder, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmard.errors import Refused
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then rename it to `path`. A failure leaves what was there before.
+
+    Raises:
+        Refused: if there is no space left or no permission to write.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _refusal(path, error) from error
+        # safetensors wraps a full disk in an error of its own, which keeps the words of the system.
+        if "No space left" in str(error) or "File too large" in str(error):
+            raise _refusal(path, OSError(errno.ENOSPC, "No space left on device")) from error
+        raise
+
+
+def temporaries(name: str) -> str:
+    """What the temporary files of a file of this name are called, as a pattern."""
+    return f".{name}.*"
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a text file. A process that dies in here leaves a torn last line, which readers must expect.
+
+    Raises:
+        Refused: if there is no space left or no permission to write.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file for people to read as well, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        Refused: if the file is missing, cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
+        raise Refused(str(path), expected="a JSON file", got=got) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Refused(str(path), expected="JSON", got=str(error), mend="is it another kind of file?") from None
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a .npy file, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        # Through an open file, because np.save would put a suffix behind a name that lacks it.
+        with temporary.open("wb") as opened:
+            np.save(opened, array)
+
+    write_whole(path, write)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a compressed .npz file of arrays by name, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as opened:
+            np.savez_compressed(opened, **dict[str, Any](arrays))
+
+    write_whole(path, write)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _refusal(path: Path, error: OSError) -> Refused:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return Refused(
+        str(path),
+        expected="to write this file",
+        got="no space left" if full else str(error.strerror or error),
+        mend="what was saved before is whole; free some space and resume" if full else "",
+    )
+
+
+# weights --------------------------------------------------------------------------------------------------------------
+# Weights in files: safetensors with readable facts in the header, and foreign checkpoints opened tensors-only.
+
+
+FACTS = "mmard"
+"""Key of the header entry that holds what is known about the tensors, as JSON."""
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "ema", "last", "best")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and facts (anything JSON holds) into one safetensors file, whole or not at all."""
+    ready = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    write_whole(path, lambda temporary: save_file(ready, temporary, metadata={FACTS: json.dumps(facts)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a safetensors file: its tensors by name, and its facts ({} if it was written by somebody else).
+
+    Raises:
+        Refused: if the file is missing, truncated, or of another format.
+    """
+    if not path.is_file():
+        raise Refused(str(path), expected="a safetensors file", got="no such file")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = opened.metadata() or {}
+            return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(header.get(FACTS, "{}"))  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise Refused(str(path), expected="a whole safetensors file", got=str(error), mend="is it truncated?") from None
+
+
+def open_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state dict out of a safetensors file or of a foreign checkpoint (.pt, .pth), and its facts.
+
+    Foreign files are opened tensors-only, so nothing in them is executed. Usual containers are looked through.
+
+    Raises:
+        Refused: if the file is missing, unreadable, holds other objects than tensors, or holds no tensor.
+    """
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no such file"
+        raise Refused(str(path), expected="a file of weights", got=got)
+    try:
+        with warnings.catch_warnings():
+            # PyTorch warns of old and of unusual pickles; what it cannot read, it refuses.
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the reader fail in any way
+        raise _unreadable(path, error) from None
+    return _state_dict_in(found, path), {}
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict strictly: every key and every shape must agree, once usual prefixes are taken off.
+
+    Raises:
+        Refused: listing what is missing, extra, or of another shape.
+    """
+    own = module.state_dict()
+    tensors = _without_prefix(tensors, own)
+    missing = [k for k in own if k not in tensors]
+    extra = [k for k in tensors if k not in own]
+    both = [k for k in own if k in tensors]
+    shapes = [
+        f"{k} {tuple(tensors[k].shape)} for {tuple(own[k].shape)}" for k in both if tensors[k].shape != own[k].shape
+    ]
+    if missing or extra or shapes:
+        got = "; ".join(
+            f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+            for what, names in (("missing", missing), ("extra", extra), ("of another shape", shapes))
+            if names
+        )
+        expected = f"the {len(own)} tensors of {type(module).__name__}"
+        raise Refused(where, expected=expected, got=got, mend="is it another architecture?")
+    module.load_state_dict(dict(tensors))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over names, shapes, kinds and bytes of all parameters and buffers, 64 hex digits."""
+    return tensors_hash(module.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """The same of a state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> Refused:
+    expected = "a checkpoint that holds tensors alone"
+    if path.read_bytes()[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return Refused(str(path), expected=expected, got="an HTML page, a failed download", mend="download it again")
+    called = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if called is None:
+        return Refused(str(path), expected=expected, got="a damaged file, or one of another kind", mend="is it whole?")
+    mend = "nothing is unpickled without restriction; save its tensors alone where you trust it, as safetensors"
+    return Refused(str(path), expected=expected, got=f"a pickle that calls {called[1]}", mend=mend)
+
+
+def _state_dict_in(found: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(found, Mapping):
+        inside = [k for k in CONTAINERS if isinstance(found.get(k), Mapping)]
+        if not inside:
+            break
+        # Before the tensors beside it, which are counters and accuracies.
+        found = found[inside[0]]
+    if isinstance(found, Mapping):
+        tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+        kind = f"a mapping with the keys {', '.join(map(str, list(found)[:6]))}"
+    else:
+        kind = type(found).__name__
+    raise Refused(str(path), expected="a state dict, alone or under " + ", ".join(CONTAINERS), got=kind)
+
+
+def _without_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the prefixes that wrappers add, as long as no name is lost that the network itself has."""
+    for prefix in PREFIXES:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            bare = {name.removeprefix(prefix): t for name, t in tensors.items()}
+            if len(own.keys() & bare.keys()) >= len(own.keys() & tensors.keys()):
+                return _without_prefix(bare, own)
+    return tensors
+
+
+# pickles --------------------------------------------------------------------------------------------------------------
+# The official CIFAR python files, which are pickles, read without running anything that they name.
+#
+# A pickle is a program: it may call whatever it can import. Here it can import five names, and gets a stand-in of ours
+# for each, so not even NumPy's own unpickling code is reached. A stand-in array holds bytes; it becomes an array of
+# uint8 after its type and length have been looked at.
+
+
+class _Dtype:
+    """Stands in for numpy.dtype: remembers the type's code."""
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        self.code = code.decode("ascii") if isinstance(code, bytes) else code
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and the like, of no meaning for bytes."""
+
+
+class _Array:
+    """Stands in for numpy.ndarray: remembers shape and bytes."""
+
+    pixels: NDArray[np.uint8]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _Dtype) or dtype.code != "u1":
+            raise pickle.UnpicklingError("an array of another type than uint8")
+        self.pixels = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+def _reconstruct(*_: object) -> _Array:
+    """Stands in for numpy's maker of an empty array that is given its state next."""
+    return _Array()
+
+
+def _encode(text: str, encoding: str | bytes = "latin1") -> bytes:
+    """Stands in for codecs.encode, by which Python 3 writes bytes into pickles that Python 2 can read."""
+    if encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"text in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs") from None
+
+
+def read_pickle(data: bytes) -> dict[str, Any]:
+    """The dictionary in an official CIFAR python file: names to arrays of uint8, lists, text or bytes.
+
+    Raises:
+        Exception: of many kinds, for data that is cut off, damaged, or names anything but a uint8 array. Nothing named
+            in the data has been imported or called then. The caller knows the file and says so.
+    """
+    content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    if not isinstance(content, dict):
+        raise pickle.UnpicklingError(f"a {type(content).__name__} where a dictionary was due")
+    named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+    return {key: value.pixels if isinstance(value, _Array) else value for key, value in named.items()}

@@ -1,0 +1,468 @@
+"""Plots that hold methods beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from mmard.report.drawing import Box, Canvas, labels, reach, write_names
+from mmard.report.palette import mark, series
+from mmard.study.drawing import (
+    WIDE,
+    WIDTH,
+    Plot,
+    along,
+    around,
+    dot,
+    in_percent,
+    in_rows,
+    legend,
+    level_title,
+    name_width,
+    panel,
+    plain,
+    plot,
+    words,
+)
+from mmard.study.grid import Row
+from mmard.study.reading import (
+    CLEAN,
+    ROBUST,
+    SECONDS,
+    WHICH,
+    Mean,
+    Quantity,
+    Reading,
+    above,
+    axes_of,
+    beyond,
+    host_name,
+    hosts_of,
+    lines,
+    row_name,
+    row_of,
+    rows_of,
+    short,
+    unplugged,
+    valued,
+    variants_of,
+)
+from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
+from mmard.tables.statistics import Difference
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# tables of methods ----------------------------------------------------------------------------------------------------
+# Tables that hold methods beside each other: the benchmark, what they trade, what their hyperparameters are worth.
+
+
+def ranked(reading: Reading) -> list[Row]:
+    """Rows that have a robust accuracy, the highest first."""
+    found = {row: mean.mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
+    return sorted(found, key=lambda row: -found[row])
+
+
+def benchmark_tables(reading: Reading) -> list[Sheet]:
+    """All methods, sorted, with best and last weights; then accuracy for time."""
+    rows = ranked(reading)
+    if not rows:
+        return [Sheet(("method",), (), "No records.")]
+    readings = {which: replace(reading, which=which) for which in WHICH}
+    made: list[tuple[str | Entry, ...]] = []
+    for row in rows:
+        gap = None if row is rows[0] else reading.gain(row, rows[0], ROBUST)
+        noise = gap is not None and gap.over_seeds is not None and not beyond(gap)
+        found = gap_entry(gap, ROBUST)
+        told = f"{found.text}, noise" if noise and isinstance(found, Entry) else found
+        seconds = reading.mean(row, SECONDS)
+        each = [mean_text(readings[w].mean(row, q), q) for w in WHICH for q in (CLEAN, ROBUST)]
+        time = NOTHING if seconds is None else number(seconds.median, SECONDS)
+        made.append((row_name(reading, row), *each, told, _seeds(reading, row), time))
+    figures = (f"{w}: {q.title}" for w in WHICH for q in (CLEAN, ROBUST))
+    heads = ("method", *figures, "minus the top", "seeds", "time, s")
+    caption = (
+        f"Sorted by robust accuracy, {reading.which} weights, of which the differences are too. noise: within that of"
+        " the top, which is the highest of all and so flattered by chance. Time: of training, median over seeds."
+    )
+    sheets = [Sheet(heads, tuple(made), caption)]
+    front = pareto(reading)
+    if front:
+        lines = [(row_name(reading, row), number(s, SECONDS), number(r, ROBUST)) for row, s, r in front]
+        caption = (
+            "Methods to which no other is at once faster and more robust, by medians of time and means of accuracy."
+        )
+        sheets.append(Sheet(("most robust for its time", "training, s", "robust %"), tuple(lines), caption, main=False))
+    return sheets
+
+
+def _seeds(reading: Reading, row: Row) -> str:
+    found = reading.mean(row, ROBUST)
+    n = 0 if found is None else found.n
+    return str(n) if n == len(row.cells) else f"{n} of {len(row.cells)}"
+
+
+def placed(reading: Reading) -> list[tuple[Row, float, float]]:
+    """(row, median seconds of training, mean robust accuracy) of the rows that have both, the fastest first."""
+    found = []
+    for row in reading.grid.rows:
+        seconds, robust = reading.mean(row, SECONDS), reading.mean(row, ROBUST)
+        if seconds is not None and robust is not None:
+            found.append((row, seconds.median, robust.mean))
+    return sorted(found, key=lambda each: (each[1], -each[2]))
+
+
+def pareto(reading: Reading) -> list[tuple[Row, float, float]]:
+    """Those of `placed` that are more robust than everything faster."""
+    front: list[tuple[Row, float, float]] = []
+    for each in placed(reading):
+        if not front or each[2] > front[-1][2]:
+            front.append(each)
+    return front
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A hyperparameter of a method, off by a factor to both sides.
+
+    Attributes:
+        host: the method.
+        axis: the hyperparameter.
+        default: its value.
+        changes: what robust accuracy changes by, for each point: (label such as "/3", value, change).
+    """
+
+    host: str
+    axis: str
+    default: str
+    changes: tuple[tuple[str, str, Difference | None], ...]
+
+    @property
+    def worst(self) -> float:
+        """The largest loss, as a change: at most 0."""
+        return min([0.0, *(gap.mean for _, _, gap in self.changes if gap is not None)])
+
+
+def turned(reading: Reading, quantity: Quantity = ROBUST) -> list[Turned]:
+    """Every hyperparameter of the study, those of one method together."""
+    found = []
+    for key in hosts_of(reading):
+        for axis, points in axes_of(reading, key).items():
+            default = next((point.value for point in points if point.default), "")
+            changes = tuple(
+                (
+                    p.row.variant.removeprefix(f"{axis} "),
+                    p.value,
+                    reading.gain(p.row, reading.reference(p.row), quantity),
+                )
+                for p in points
+                if not p.default
+            )
+            found.append(Turned(host_name(reading, key), axis, default, changes))
+    return found
+
+
+def trade_off_tables(reading: Reading) -> list[Sheet]:
+    """Clean and robust accuracy along every line, and what a row has above the other lines."""
+    found = lines(reading)
+    heads = ("method", CLEAN.title, ROBUST.title, *(f"above the line of {host_name(reading, key)}" for key in found))
+    rows: list[tuple[str | Entry, ...]] = []
+    for key in hosts_of(reading):
+        for row in found.get(key, rows_of(reading, key)):
+            means = [mean_text(reading.mean(row, quantity), quantity) for quantity in (CLEAN, ROBUST)]
+            gaps = [gap_entry(above(reading, row, line), ROBUST) for line in found.values()]
+            rows.append((valued(reading, row), *means, *gaps))
+    caption = (
+        "Above a line: robust accuracy minus that of the line at the same clean accuracy, in points, paired by seed; a"
+        " line is straight between its rows, and beyond its ends as at the nearer one."
+    )
+    plugged = [(row, other) for row in reading.grid.rows if (other := unplugged(reading, row)) is not None]
+    gains = tuple(
+        (valued(reading, row), *(gap_entry(reading.gain(row, other, q), q) for q in (CLEAN, ROBUST)))
+        for row, other in plugged
+    )
+    heads_of_gains = ("minus the same without its plug-in", "clean, points", "robust, points")
+    return [Sheet(heads, tuple(rows), caption), Sheet(heads_of_gains, gains, "")]
+
+
+def sensitivity_tables(reading: Reading) -> list[Sheet]:
+    """What each hyperparameter costs, and the worst of each method."""
+    every = turned(reading)
+    labels = list(dict.fromkeys(label for each in every for label, _, _ in each.changes))
+    rows: list[tuple[str | Entry, ...]] = []
+    for each in every:
+        cells: list[str | Entry] = []
+        for label in labels:
+            gap, value = next(((gap, value) for own, value, gap in each.changes if own == label), (None, ""))
+            entry = gap_entry(gap, ROBUST)
+            cells.append(replace(entry, text=f"{entry.text} (at {value})") if isinstance(entry, Entry) else entry)
+        rows.append((each.host, each.axis, each.default, *cells))
+    caption = "Change of robust accuracy in points."
+    sheets = [Sheet(("method", "hyperparameter", "default", *labels), tuple(rows), caption, words=3)]
+    worst = []
+    for key in hosts_of(reading):
+        name = host_name(reading, key)
+        own = [each for each in every if each.host == name and any(gap is not None for _, _, gap in each.changes)]
+        rest = row_of(reading, key, variants_of(reading)[0])
+        if own:
+            least = min(own, key=lambda each: each.worst)
+            gap_cells = [(gap.mean, label, gap) for label, _, gap in least.changes if gap is not None]
+            _, label, gap = min(gap_cells, key=lambda each: each[0])
+            robust = NOTHING if rest is None else mean_text(reading.mean(rest, ROBUST), ROBUST)
+            worst.append((name, robust, f"{least.axis} {label}", gap_entry(gap, ROBUST)))
+    caption = "The hyperparameter of each method whose change costs most; the lowest of several, so chance adds to it."
+    sheets.append(Sheet(("method", "robust % at defaults", "worst", "change"), tuple(worst), caption))
+    return sheets
+
+
+# charts of methods ----------------------------------------------------------------------------------------------------
+
+
+BOTTOM = 40
+ROW = 19
+LETTER_HEIGHT = 13.0
+NEAR = 16.0
+"""Pixels from a point at which its name is read as its own without a line."""
+
+
+def benchmark_plots(reading: Reading) -> list[Plot]:
+    """All methods in rows, best and last weights; then accuracy against time of training."""
+    return [_ranks(reading), *_price(reading)] if ranked(reading) else []
+
+
+def _drawn(reading: Reading) -> tuple[list[Row], str]:
+    """Rows that stand together on a scale, and a line on those that do not: below half of the first."""
+    rows = ranked(reading)
+    robust = {row: mean.mean for row in rows if (mean := reading.mean(row, ROBUST)) is not None}
+    kept = [row for row in rows if robust[row] >= robust[rows[0]] / 2]
+    rest = [f"{row_name(reading, row)} {100 * robust[row]:.1f}" for row in rows if row not in kept]
+    return kept, f"left out, in %: {', '.join(rest)}" if rest else ""
+
+
+def _ranks(reading: Reading) -> Plot:
+    rows, left_out = _drawn(reading)
+    names = [row_name(reading, row) for row in rows]
+    readings = [replace(reading, which=which) for which in (reading.which, *(w for w in WHICH if w != reading.which))]
+    left, top, height = name_width(names), 34, ROW * len(rows)
+    wide = (WIDTH - left - 26 - 12) * 0.52
+    alt = f"Robust accuracy of {len(rows)} methods, the highest first, and what each is below the first."
+
+    def draw(made: Canvas) -> None:
+        level = panel(made, left, top, wide, height, first=True)
+        gaps = panel(made, left + wide + 26, top, WIDTH - left - wide - 26 - 12, height)
+        for y, row in enumerate(rows):
+            for index, each in reversed(list(enumerate(readings))):
+                mean = each.mean(row, ROBUST)
+                if mean is not None:
+                    dot(level, mean.mean, y, 0, reach=mean.interval if index == 0 else None, hollow=index > 0)
+            gap = reading.gain(row, rows[0], ROBUST) if y else None
+            if gap is not None:
+                seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
+                dot(gaps, gap.mean, y, 2, reach=seeds, thin=images, hollow=not beyond(gap))
+        in_rows(level, names, range(len(rows)), len(rows) - 0.3)
+        in_rows(gaps, names, range(len(rows)), len(rows) - 0.3, named=False)
+        along(level, level_title(reading))
+        along(gaps, "points above the first, paired", zero=True)
+        legend(made, [(0, f"{readings[0].which} weights", False), (0, f"{readings[1].which}", True)], left - 4, 14)
+        words(
+            made, WIDTH - 12, 14, "right: over seeds (thick), over images (thin); hollow: noise", quiet=True, ha="right"
+        )
+        words(made, 2, top + height + BOTTOM - 8, left_out, quiet=True)
+
+    return plot(reading, "", alt, draw, top + height + BOTTOM)
+
+
+def _price(reading: Reading) -> list[Plot]:
+    """Robust accuracy against time of training, with those that nothing faster surpasses joined."""
+    kept, left_out = _drawn(reading)
+    points = [each for each in placed(reading) if each[0] in kept]
+    if len(points) < 2:
+        return []
+    names = [row_name(reading, row) for row, _, _ in points]
+    left, top, height = 44, 30, 430
+    alt = f"Robust accuracy of {len(points)} methods against seconds of training; those that nothing faster surpasses."
+
+    def draw(made: Canvas) -> None:
+        axes = panel(made, left, top, WIDTH - left - 12, height, first=True)
+        front = {row for row, _, _ in pareto(reading)}
+        edge = [(s, r) for row, s, r in points if row in front]
+        axes.plot(*zip(*edge, strict=True), color=mark("muted"), linewidth=1, dashes=(4, 3), zorder=1)
+        for row, seconds, robust in points:
+            dot(axes, seconds, robust, 1 if row in front else 0)
+        axes.set_xscale("log")
+        axes.margins(0.08, 0.08)
+        _seconds_axis(axes, [s for _, s, _ in points])
+        axes.grid(visible=True, axis="both")
+        axes.set_xlabel("training, seconds (median over seeds)", loc="right", labelpad=3)
+        words(made, 2, 14, "robust %", quiet=True)
+        legend(made, [(1, "nothing faster is more robust", False)], left + 40, 14)
+        made.figure.draw_without_rendering()
+        at = [(float(x), float(y)) for x, y in (axes.transData.transform((s, r)) for _, s, r in points)]
+        box = axes.get_window_extent()
+        inside = Box(box.x0 + 2, box.y0 + 2, box.x1, box.y1)
+        line = _along([tuple(map(float, axes.transData.transform(each))) for each in edge])
+        named = _named(names, at, [row in front for row, _, _ in points], inside, line)
+        unnamed = "" if len(named) == len(names) else "points in a crowd have their names in the table"
+        words(made, 2, top + height + BOTTOM - 8, "; ".join(filter(None, (left_out, unnamed))), quiet=True)
+        shown = list(named)
+        write_names(made, axes, [names[k] for k in shown], [at[k] for k in shown], list(named.values()))
+
+    return [plot(reading, "time", alt, draw, top + height + BOTTOM)]
+
+
+def _named(
+    names: Sequence[str],
+    at: Sequence[tuple[float, float]],
+    always: Sequence[bool],
+    inside: Box,
+    line: Sequence[tuple[float, float]],
+) -> dict[int, Box]:
+    """Where names go, by point: of points that must have one, and of those beside which there is room."""
+    sizes = [(WIDE * len(name), LETTER_HEIGHT) for name in names]
+    found = labels(at, sizes, inside, line)
+    kept = [k for k, each in enumerate(found) if always[k] or reach(each, at[k]) <= NEAR]
+    bare = [at[k] for k in range(len(at)) if k not in kept]
+    again = labels([at[k] for k in kept], [sizes[k] for k in kept], inside, [*line, *bare])
+    return dict(zip(kept, again, strict=True))
+
+
+def _along(corners: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
+    """Points along a line of straight parts, ten pixels apart."""
+    found = []
+    for a, b in pairwise(corners):
+        n = max(1, int(math.dist(a, b) / 10))
+        found += [(a[0] + (b[0] - a[0]) * k / n, a[1] + (b[1] - a[1]) * k / n) for k in range(n)]
+    return found
+
+
+def _seconds_axis(axes: object, seconds: list[float]) -> None:
+    """Ticks at round numbers of a logarithmic axis."""
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+
+    assert isinstance(axes, Axes), "a panel"
+    low, high = axes.get_xlim()
+    ticks = [m * 10.0**e for e in range(-3, 8) for m in (1, 1.5, 2, 3, 4, 5, 7) if low <= m * 10.0**e <= high]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(plain))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
+
+
+def sensitivity_plots(reading: Reading) -> list[Plot]:
+    """What each hyperparameter changes when it is off to either side, the most costly method last."""
+    every = [each for each in turned(reading) if any(gap is not None for _, _, gap in each.changes)]
+    if not every:
+        return []
+    order = dict.fromkeys(each.host for each in every)
+    worst = {host: min(each.worst for each in every if each.host == host) for host in order}
+    rows = sorted(every, key=lambda each: (worst[each.host], each.host, each.worst))
+    labels_said = list(dict.fromkeys(label for each in rows for label, _, _ in each.changes))
+    names = [_name(each) for each in rows]
+    left, top, height = name_width(names), 34, 24 * len(rows)
+    alt = f"Change of robust accuracy of {len(order)} methods when a hyperparameter is {' or '.join(labels_said)}."
+
+    def draw(made: Canvas) -> None:
+        axes = panel(made, left, top, WIDTH - left - 12, height, first=True)
+        for y, each in enumerate(rows):
+            for label, _, gap in each.changes:
+                if gap is not None:
+                    index = labels_said.index(label)
+                    shift = (index - (len(labels_said) - 1) / 2) * 0.36
+                    _change(axes, gap, y + shift, index)
+        in_rows(axes, names, range(len(rows)), len(rows) - 0.3)
+        along(axes, "change of robust accuracy, points, paired 95 % intervals", zero=True, n=7)
+        legend(made, [(index, label, False) for index, label in enumerate(labels_said)], left - 4, 14)
+        said = "interval over seeds (thick), over images (thin); hollow: within noise"
+        words(made, WIDTH - 12, 14, said, quiet=True, ha="right")
+
+    return [plot(reading, "", alt, draw, top + height + BOTTOM)]
+
+
+def _name(each: Turned) -> str:
+    """A hyperparameter with its method, which its own name may say already."""
+    owner = each.axis.split(".")[0]
+    return f"{each.axis} = {each.default}" if owner == each.host else f"{each.host}: {each.axis} = {each.default}"
+
+
+def _change(axes: object, gap: Difference, y: float, index: int) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes), "a panel"
+    seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
+    dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not beyond(gap))
+
+
+# charts of trade ------------------------------------------------------------------------------------------------------
+# The plot of what methods trade: clean accuracy along, robust accuracy up, a line for each that has several rows.
+
+
+HEIGHT = 380
+TRADE_BOTTOM = 40
+TRADE_LETTER_HEIGHT = 13.0
+
+
+def trade_off_plots(reading: Reading) -> list[Plot]:
+    """Every row where it stands, those of one method joined."""
+    found = lines(reading)
+    if not found:
+        return []
+    hosts = hosts_of(reading)
+    left, top = 44, 30
+    names = ", ".join(host_name(reading, host) for host in hosts)
+    alt = f"Robust accuracy against clean accuracy, along a weight of each method's own: {names}."
+
+    def draw(made: Canvas) -> None:
+        axes = panel(made, left, top, WIDTH - left - 12, HEIGHT, first=True)
+        said: dict[tuple[float, float], str] = {}
+        shown: list[tuple[int, str, bool]] = []
+        for index, host in enumerate(hosts):
+            rows = found.get(host, rows_of(reading, host))
+            places = {row: place for row in rows if (place := _place(reading, row)) is not None}
+            at = {row: (clean.mean, robust.mean) for row, (clean, robust) in places.items()}
+            axes.plot(*zip(*at.values(), strict=True), color=mark(series(index)), linewidth=1, zorder=1)
+            for row, (clean, robust) in places.items():
+                dot(axes, *at[row], index, thin=around(clean.mean, clean.deviation))
+                dot(axes, *at[row], index, thin=around(robust.mean, robust.deviation), upright=True)
+                said[at[row]] = _value(reading, row) if len(at) > 1 else host_name(reading, host)
+            if len(at) > 1:
+                shown.append((index, " by ".join([host_name(reading, host), *axes_of(reading, host)]), False))
+        axes.margins(0.08, 0.08)
+        _in_percent(axes)
+        words(made, 2, 14, "robust %", quiet=True)
+        legend(made, shown, left + 40, 14)
+        words(made, 2, top + HEIGHT + TRADE_BOTTOM - 8, "means, and thin the standard deviation over seeds", quiet=True)
+        made.figure.draw_without_rendering()
+        points = [(float(x), float(y)) for x, y in (axes.transData.transform(each) for each in said)]
+        box = axes.get_window_extent()
+        sizes = [(WIDE * len(name), TRADE_LETTER_HEIGHT) for name in said.values()]
+        placed = labels(points, sizes, Box(box.x0 + 2, box.y0 + 2, box.x1, box.y1))
+        write_names(made, axes, list(said.values()), points, placed)
+
+    return [plot(reading, "", alt, draw, top + HEIGHT + TRADE_BOTTOM)]
+
+
+def _place(reading: Reading, row: Row) -> tuple[Mean, Mean] | None:
+    clean, robust = reading.mean(row, CLEAN), reading.mean(row, ROBUST)
+    return None if clean is None or robust is None else (clean, robust)
+
+
+def _value(reading: Reading, row: Row) -> str:
+    axis = row.axis or next(each.axis for each in reading.grid.rows if each.host == row.host and each.axis)
+    return short(reading.value(row, axis))
+
+
+def _in_percent(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for each in (axes.xaxis, axes.yaxis):
+        each.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+        each.set_major_formatter(FuncFormatter(in_percent))
+    axes.grid(visible=True, axis="both")
+    axes.set_xlabel("clean %", loc="right", labelpad=3)

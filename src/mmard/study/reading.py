@@ -1,0 +1,675 @@
+"""What records say of a study's rows: means over seeds, and differences that are paired by seed.
+
+    reading = Reading(grid, records)                    records by the name of their cell; those that lack are missing
+    reading.mean(row, ROBUST)                           mean, deviation and interval over the seeds that there are
+    reading.gain(row, reading.reference(row), ROBUST)   the row minus the one that it is held beside
+
+The statistics are those of `mmard.evaluation.spread`. Nothing is filled in: a row without records has no mean.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmard.evaluation.score import Mask, wilson
+from mmard.settings import DistillSettings, Value
+from mmard.study.cell import unpacked
+from mmard.study.grid import Cell, Grid, Row
+from mmard.tables.statistics import Difference, deviation, difference, mean_interval, t_95
+
+Record = Mapping[str, Any]
+WHICH = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that every record has a number of.
+
+    Attributes:
+        title: as a table's head says it, with its unit.
+        take: the number of a record with its best or last weights; None where it has none.
+        times: what the number is multiplied with to be shown: 100 for a share.
+        digits: behind the point when shown.
+        figure: the key of the figure whose verdicts on images can be paired; "" for none.
+    """
+
+    title: str
+    take: Callable[[Record, str], float | None]
+    times: float = 1.0
+    digits: int = 1
+    figure: str = ""
+
+
+def accuracy(key: str, title: str) -> Quantity:
+    """The accuracy under an attack, or "clean", or "robust": the least of all attacks together."""
+
+    def take(record: Record, which: str) -> float | None:
+        found = record["figures"].get(which, {}).get(key)
+        return None if found is None else float(found["accuracy"])
+
+    return Quantity(title, take, 100.0, 1, key)
+
+
+def near(whose: str, key: str, title: str, *, state: str = "own", times: float = 1.0, digits: int = 2) -> Quantity:
+    """A number on the nearness of inputs to the boundary of "teacher" or "student".
+
+    Args:
+        state: which inputs: "own", training examples under the run's own attack, or "test", attacked test images.
+    """
+
+    def take(record: Record, which: str) -> float | None:
+        found = ((record.get("boundary") or {}).get(state) or {}).get(whose, {}).get(key)
+        return None if found is None else float(found)
+
+    return Quantity(title, take, times, digits)
+
+
+def in_radii(quantity: Quantity) -> Quantity:
+    """A distance as a multiple of the radius that the run was trained for."""
+
+    def take(record: Record, which: str) -> float | None:
+        found = quantity.take(record, which)
+        return None if found is None else found / float(record["settings"]["eps"])
+
+    return Quantity(quantity.title, take, quantity.times, quantity.digits)
+
+
+def _train_seconds(record: Record, which: str) -> float | None:
+    # A clock on the wall says little of a CPU that does other work too.
+    found = record["seconds"].get("train_cpu" if record["device"] == "cpu" else "train")
+    return None if found is None else float(found)
+
+
+ROBUST = accuracy("robust", "robust %")
+CLEAN = accuracy("clean", "clean %")
+SECONDS = Quantity("training s", _train_seconds, 1.0, 0)
+"""Of the CPU where a run was trained there, in one sitting; on a GPU by the clock."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A quantity over the seeds of a row.
+
+    Attributes:
+        by_seed: the numbers.
+        of: how many seeds the row is declared with.
+        images: of a single figure, (images read rightly, images), for its interval.
+        suspicious: slugs of the suspicion checks that these weights raised; see docs/checks.md.
+    """
+
+    by_seed: Mapping[int, float]
+    of: int
+    images: tuple[int, int] | None = None
+    suspicious: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> list[float]:
+        """By seed, in order."""
+        return [self.by_seed[seed] for seed in sorted(self.by_seed)]
+
+    @property
+    def n(self) -> int:
+        """Seeds behind it."""
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def median(self) -> float:
+        """Over seeds."""
+        return statistics.median(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Over seeds, n - 1 in the denominator; None for one."""
+        return deviation(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %: by Student's t over seeds; of one seed's accuracy by Wilson over images; None where it is unknown."""
+        if self.n > 1:
+            return mean_interval(self.values)
+        return None if self.images is None else wilson(*self.images)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A grid and the records of its cells.
+
+    Attributes:
+        grid: the study at a scale.
+        records: by the name of the cell; others than the grid's do not matter.
+        which: the weights that are spoken of.
+    """
+
+    grid: Grid
+    records: Mapping[str, Record]
+    which: str = "best"
+
+    def cell(self, row: Row) -> Cell:
+        """The first cell of a row, whose settings are those of all but for the seed."""
+        return self.grid.cells[row.cells[0]]
+
+    def recorded(self, row: Row) -> dict[int, Record]:
+        """Records of a row by seed, as far as there are any."""
+        found = {self.grid.cells[name].seed: self.records.get(name) for name in row.cells}
+        return {seed: record for seed, record in found.items() if record is not None}
+
+    def mean(self, row: Row, quantity: Quantity) -> Mean | None:
+        """A quantity over the seeds that there are; None where there is none."""
+        own = self.recorded(row)
+        found = {seed: value for seed, r in own.items() if (value := quantity.take(r, self.which)) is not None}
+        if not found:
+            return None
+        images = None
+        if quantity.figure and len(found) == 1:
+            figure = own[next(iter(found))]["figures"][self.which][quantity.figure]
+            images = (int(figure["correct"]), int(figure["n"]))
+        raised = (mark for r in own.values() for mark in (r.get("suspicious") or {}).get(self.which, ()))
+        suspicious = tuple(dict.fromkeys(raised)) if quantity.figure and quantity.figure != "clean" else ()
+        return Mean(found, len(row.cells), images, suspicious)
+
+    def gain(self, row: Row, other: Row | None, quantity: Quantity) -> Difference | None:
+        """The row minus another, over the seeds that both have; None where they share none."""
+        if other is None:
+            return None
+        ours, theirs = self.mean(row, quantity), self.mean(other, quantity)
+        if ours is None or theirs is None:
+            return None
+        shared = ours.by_seed.keys() & theirs.by_seed.keys()
+        if not shared:
+            return None
+        masks = [self.masks(each, quantity) for each in (row, other)]
+        a, b = ({seed: each.by_seed[seed] for seed in shared} for each in (ours, theirs))
+        return difference(a, b, *masks)
+
+    def masks(self, row: Row, quantity: Quantity) -> dict[int, Mask]:
+        """Which images a row's networks read rightly, by seed; for a quantity that is no accuracy there are none."""
+        found = {}
+        for seed, record in self.recorded(row).items():
+            figure = record["figures"].get(self.which, {}).get(quantity.figure)
+            if figure is not None and "right" in figure:
+                found[seed] = unpacked(figure["right"], int(figure["n"]))
+        return found
+
+    def reference(self, row: Row) -> Row | None:
+        """What a row is held beside: for a point of a sweep the default, for a variant the host's first; None for that.
+
+        Two rows of the same host, student and teacher.
+        """
+        alike = [r for r in self.grid.rows if (r.host, r.student, r.teacher) == (row.host, row.student, row.teacher)]
+        resting = [r for r in alike if not r.axis]
+        if not row.axis:
+            return resting[0] if resting and resting[0] is not row else None
+        own = self.cell(row).settings
+        same = [r for r in resting if self.cell(r).settings.method == own.method]
+        return min(same, key=lambda r: _unlike(self.cell(r).settings.params, own.params), default=None)
+
+    def host(self, row: Row) -> Row | None:
+        """The first row of a row's host, student and teacher; None for that row itself."""
+        alike = (r for r in self.grid.rows if (r.host, r.student, r.teacher) == (row.host, row.student, row.teacher))
+        first = next((r for r in alike if not r.axis), None)
+        return None if first is row else first
+
+    def value(self, row: Row, axis: str) -> Value | None:
+        """What a row has along an axis of the study's sweeps; None where its method has no such parameter."""
+        sweep = next(each for each in self.grid.study.sweeps if each.axis == axis)
+        return self.cell(row).settings.params.get(sweep.param)
+
+    def teacher(self, row: Row) -> tuple[str, Record | None]:
+        """Cell and record of a row's robust teacher; "" without one."""
+        name = self.cell(row).teachers.get("T", "")
+        return name, self.records.get(name)
+
+    def teacher_robust(self, row: Row, quantity: Quantity = ROBUST) -> float | None:
+        """The teacher's own figure, of the weights that the student learnt from."""
+        record, settings = self.teacher(row)[1], self.cell(row).settings
+        if record is None or not isinstance(settings, DistillSettings):
+            return None
+        return quantity.take(record, settings.teacher_which)
+
+    def missing(self) -> list[tuple[Row, list[int]]]:
+        """Rows that lack records, and the seeds that they lack."""
+        found = []
+        for row in self.grid.rows:
+            lacking = [self.grid.cells[name].seed for name in row.cells if name not in self.records]
+            if lacking:
+                found.append((row, lacking))
+        return found
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a record of any row."""
+        return any(name in self.records for row in self.grid.rows for name in row.cells)
+
+
+def _unlike(a: Mapping[str, Value], b: Mapping[str, Value]) -> int:
+    return sum(a.get(key) != b.get(key) for key in a.keys() | b.keys())
+
+
+def beyond(gap: Difference | None) -> bool:
+    """Whether a difference is beyond the noise over seeds, and beyond that over images where it is known."""
+    if gap is None or gap.over_seeds is None:
+        return False
+    return abs(gap.mean) > max(gap.over_seeds, gap.over_images or 0.0)
+
+
+def half(gap: Difference) -> float | None:
+    """Half of a difference's 95 % interval over seeds; with one seed that over images; None where neither is known."""
+    return gap.over_images if gap.over_seeds is None else gap.over_seeds
+
+
+# nearby ---------------------------------------------------------------------------------------------------------------
+# The quantities that say how near inputs lie to the boundaries of teacher and student.
+
+
+STATES = {
+    "own": "training examples, attacked as in the run's own training",
+    "test": "attacked test images",
+}
+"""Which inputs, and in words."""
+
+
+def margin(whose: str, state: str = "own") -> Quantity:
+    """Log-probability of the true class minus the largest other, in nats."""
+    return near(whose, "mean_margin", f"{whose}: margin", state=state)
+
+
+def misread(whose: str, state: str = "own") -> Quantity:
+    """Share of inputs that a network reads wrongly."""
+    return near(whose, "wrong", f"{whose}: misread %", state=state, times=100.0, digits=1)
+
+
+def entropy(whose: str, state: str = "own") -> Quantity:
+    """Of the prediction, in nats."""
+    return near(whose, "entropy", f"{whose}: entropy", state=state)
+
+
+def distance(whose: str, state: str = "own") -> Quantity:
+    """To the boundary, if the margin were linear, in radii of the ball."""
+    return in_radii(near(whose, "distance_first_order", f"{whose}: distance", state=state))
+
+
+def nearness(state: str) -> tuple[Quantity, ...]:
+    """All of them, the teacher's first."""
+    return tuple(
+        each(whose, state) for whose in ("teacher", "student") for each in (margin, misread, entropy, distance)
+    )
+
+
+# rows -----------------------------------------------------------------------------------------------------------------
+# The rows of a grid by host, variant and axis, as tables, plots and claims go through them.
+
+
+class Host(NamedTuple):
+    """What rows share that are held beside each other."""
+
+    host: str
+    student: str
+    teacher: str
+
+
+class Point(NamedTuple):
+    """A value along an axis, as text, with its row."""
+
+    value: str
+    row: Row
+    default: bool
+
+
+def hosts_of(reading: Reading) -> list[Host]:
+    """In the order of the rows."""
+    return list(dict.fromkeys(Host(row.host, row.student, row.teacher) for row in reading.grid.rows))
+
+
+def variants_of(reading: Reading) -> list[str]:
+    """Names of the variants that are no points of sweeps; the first is what the others are held beside."""
+    return list(dict.fromkeys(row.variant for row in reading.grid.rows if not row.axis))
+
+
+def rows_of(reading: Reading, key: Host) -> list[Row]:
+    """All rows of a host, points of sweeps among them."""
+    return [row for row in reading.grid.rows if (row.host, row.student, row.teacher) == key]
+
+
+def row_of(reading: Reading, key: Host, variant: str) -> Row | None:
+    """The row of a host in a variant."""
+    return next((row for row in rows_of(reading, key) if row.variant == variant), None)
+
+
+def host_name(reading: Reading, key: Host) -> str:
+    """A host, with its student and teacher where the study has several."""
+    several = len({row.student for row in reading.grid.rows}) > 1
+    teachers = len({row.teacher for row in reading.grid.rows if row.teacher}) > 1
+    parts = [key.host, key.student if several else "", f"from {key.teacher}" if teachers and key.teacher else ""]
+    return ", ".join(filter(None, parts))
+
+
+def row_name(reading: Reading, row: Row) -> str:
+    """A row in words, as short as the study allows: where hosts differ in their variants, the first goes unsaid."""
+    name = host_name(reading, Host(row.host, row.student, row.teacher))
+    variants: dict[str, set[str]] = {}
+    for each in reading.grid.rows:
+        variants.setdefault(each.host, set()).add(each.variant)
+    differ = len({frozenset(own) for own in variants.values()}) > 1
+    unsaid = row.variant == variants_of(reading)[0] if differ else len(variants[row.host]) == 1
+    return name if unsaid else f"{name} {row.variant}"
+
+
+def axes_of(reading: Reading, key: Host) -> dict[str, list[Point]]:
+    """The axes of a host's sweeps with their points in order, the default among them."""
+    found = {}
+    own = [row for row in rows_of(reading, key) if row.axis]
+    for axis in dict.fromkeys(row.axis for row in own):
+        rows = [row for row in own if row.axis == axis]
+        points: list[tuple[object, Row, bool]] = [(row.value, row, False) for row in rows]
+        resting = reading.reference(rows[0])
+        at = None if resting is None else reading.value(resting, axis)
+        if resting is not None and at is not None:
+            points.append((at, resting, True))
+        if all(isinstance(value, int | float) for value, _, _ in points):
+            points.sort(key=lambda point: float(point[0]))  # type: ignore[arg-type]
+        found[axis] = [Point(short(value), row, default) for value, row, default in points]
+    return found
+
+
+def valued(reading: Reading, row: Row) -> str:
+    """A row of a host that has sweeps, with its value along each of their axes, the default's too."""
+    key = Host(row.host, row.student, row.teacher)
+    values = [f"{axis} {short(reading.value(row, axis))}" for axis in axes_of(reading, key)]
+    return " ".join([host_name(reading, key), *values])
+
+
+def short(value: object) -> str:
+    """A parameter's value in few letters.
+
+    >>> short(0.30000001), short(True), short("nce")
+    ('0.3', 'yes', 'nce')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float | int) else str(value)
+
+
+def pooled(reading: Reading, pairs: Sequence[tuple[Row, Row | None]], quantity: Quantity) -> Difference | None:
+    """The mean of what rows gain over others, paired by the seeds that all of them have.
+
+    None where a pair has no figure: an average over fewer hosts would be another one.
+    """
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row, other in pairs:
+        if other is None:
+            return None
+        sides[0].append(row)
+        sides[1].append(other)
+    means = [[reading.mean(row, quantity) for row in side] for side in sides]
+    known = [[mean for mean in side if mean is not None] for side in means]
+    if not pairs or known != means:
+        return None
+    seeds = set.intersection(*(set(mean.by_seed) for side in known for mean in side))
+    if not seeds:
+        return None
+    values = [{s: statistics.fmean(mean.by_seed[s] for mean in side) for s in sorted(seeds)} for side in known]
+    masks = [_mean_masks(reading, side, seeds, quantity) for side in sides]
+    return difference(values[0], values[1], masks[0], masks[1])
+
+
+def _mean_masks(reading: Reading, rows: Sequence[Row], seeds: set[int], quantity: Quantity) -> dict[int, Any]:
+    """By seed, the share of the rows' networks that read an image rightly, (n,); none where one has no verdicts."""
+    masks = [reading.masks(row, quantity) for row in rows]
+    if not all(seeds <= own.keys() for own in masks):
+        return {}
+    return {seed: np.mean([own[seed] for own in masks], axis=0) for seed in seeds}
+
+
+def gaps(reading: Reading) -> list[str]:
+    """What is missing, a line for each row."""
+    found = []
+    for row, seeds in reading.missing():
+        if len(seeds) == len(row.cells):
+            found.append(f"{row_name(reading, row)}: no record")
+        else:
+            word = "seed" if len(seeds) == 1 else "seeds"
+            found.append(f"{row_name(reading, row)}: no record of {word} {', '.join(map(str, seeds))}")
+    return found
+
+
+def times_as_long(reading: Reading, row: Row, other: Row | None, quantity: Quantity) -> float | None:
+    """A row's median time over that of another."""
+    ours = reading.mean(row, quantity)
+    theirs = None if other is None else reading.mean(other, quantity)
+    return None if ours is None or theirs is None else ours.median / theirs.median
+
+
+# slope ----------------------------------------------------------------------------------------------------------------
+# How a student follows its teacher: a line by least squares through (teacher's accuracy, student's accuracy).
+
+
+WEAK = 0.5
+"""A teacher with less than this share of the best teacher's robust accuracy is no robust one."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A line through points.
+
+    Attributes:
+        slope: student's accuracy for one of the teacher's.
+        intercept: the line's value at 0.
+        half: half of the slope's 95 % interval, by Student's t with n - 2 degrees of freedom; None for two points.
+        n: points.
+    """
+
+    slope: float
+    intercept: float
+    half: float | None
+    n: int
+
+    def at(self, x: float) -> float:
+        """The line's value."""
+        return self.intercept + self.slope * x
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> Slope | None:
+    """The line of least squares; None where all points have one x.
+
+    >>> found = slope([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
+    >>> found.slope, found.intercept, found.half
+    (2.0, 1.0, 0.0)
+    """
+    assert len(xs) == len(ys), "a point has two numbers"
+    if len(set(xs)) < 2:
+        return None
+    middle, level = statistics.fmean(xs), statistics.fmean(ys)
+    width = sum((x - middle) ** 2 for x in xs)
+    steep = sum((x - middle) * (y - level) for x, y in zip(xs, ys, strict=True)) / width
+    start = level - steep * middle
+    if len(xs) == 2:
+        return Slope(steep, start, None, 2)
+    rest = sum((y - start - steep * x) ** 2 for x, y in zip(xs, ys, strict=True))
+    degrees = len(xs) - 2
+    return Slope(steep, start, t_95(degrees) * math.sqrt(rest / degrees / width), len(xs))
+
+
+@dataclass(frozen=True)
+class Taught:
+    """One teacher and what became of its students.
+
+    Attributes:
+        role: of the teacher at the scale, and its title there.
+        robust, clean: its own accuracy; None where its record is missing.
+        apart: whether it is left out of lines: not robust, or named so by the study.
+        students: robust accuracy by variant; variants without a record are absent.
+        clean_students: clean accuracy likewise.
+        gains: each variant minus the first, by variant.
+    """
+
+    role: str
+    title: str
+    robust: float | None
+    clean: float | None
+    apart: bool
+    students: dict[str, Mean]
+    clean_students: dict[str, Mean]
+    gains: dict[str, Difference]
+
+
+def taught(reading: Reading, host: str, student: str) -> list[Taught]:
+    """The teachers of a study that differ in robust accuracy, the weakest first, for one host and student."""
+    by_role: dict[str, list[Row]] = {}
+    for row in reading.grid.rows:
+        if (row.host, row.student) == (host, student) and row.teacher and not row.axis:
+            by_role.setdefault(row.teacher, []).append(row)
+    own = {role: reading.teacher_robust(rows[0]) for role, rows in by_role.items()}
+    best = max((value for value in own.values() if value is not None), default=0.0)
+    found = []
+    for role, rows in by_role.items():
+        robust = own[role]
+        weak = robust is not None and robust < WEAK * best
+        found.append(
+            Taught(
+                role=role,
+                title=str(reading.grid.scale.teachers[role].get("title", role)),
+                robust=robust,
+                clean=reading.teacher_robust(rows[0], CLEAN),
+                apart=weak or role in reading.grid.study.apart,
+                students={r.variant: m for r in rows if (m := reading.mean(r, ROBUST)) is not None},
+                clean_students={r.variant: m for r in rows if (m := reading.mean(r, CLEAN)) is not None},
+                gains={r.variant: g for r in rows if (g := reading.gain(r, reading.reference(r), ROBUST)) is not None},
+            )
+        )
+    return sorted(found, key=lambda t: (t.robust is None, t.robust or 0.0))
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A line through robust teachers, with two intervals of its slope.
+
+    Attributes:
+        cells: through one point for each teacher and seed. Its interval takes networks that share a teacher for
+            independent of each other, and is too narrow for a statement about other teachers.
+        teachers: through one point for each teacher, the mean over seeds: two degrees of freedom fewer than teachers.
+    """
+
+    cells: Slope
+    teachers: Slope
+
+
+def trend(teachers: Sequence[Taught], variant: str, minus: str = "") -> Trend | None:
+    """The line of one variant, or of its difference from another seed by seed; None for fewer than two teachers."""
+    xs, ys, middles, means = [], [], [], []
+    for each in teachers:
+        mean, other = each.students.get(variant), each.students.get(minus)
+        if each.apart or each.robust is None or mean is None or (minus and other is None):
+            continue
+        below = other.by_seed if other is not None and minus else dict.fromkeys(mean.by_seed, 0.0)
+        values = [mean.by_seed[seed] - below[seed] for seed in sorted(mean.by_seed) if seed in below]
+        if values:
+            xs += [each.robust] * len(values)
+            ys += values
+            middles.append(each.robust)
+            means.append(statistics.fmean(values))
+    cells, whole = slope(xs, ys) if xs else None, slope(middles, means) if middles else None
+    return None if cells is None or whole is None else Trend(cells, whole)
+
+
+# trade ----------------------------------------------------------------------------------------------------------------
+# Robust accuracy at the same clean accuracy: the lines along which own weights move methods, and who is above them.
+#
+# lines(reading)                host -> its rows, the least accurate on clean images first unplugged(reading, row)
+# the same row without its plug-in above(reading, row, line)     how much more robust a row is than the line where the
+# line is as accurate as the row
+
+
+def unplugged(reading: Reading, row: Row) -> Row | None:
+    """The same row of the host without its last plug-in; None where the study has none."""
+    host, plus, _ = row.host.rpartition("+")
+    alike = (host, row.student, row.variant, row.axis, row.value)
+    own = (r for r in reading.grid.rows if (r.host, r.student, r.variant, r.axis, r.value) == alike)
+    return next((r for r in own if plus and r.teacher in (row.teacher, "")), None)
+
+
+class Place(NamedTuple):
+    """Where one network stands: its accuracies, and which images it reads rightly, clean and attacked."""
+
+    clean: float
+    robust: float
+    masks: tuple[Any, Any] | None
+
+
+def lines(reading: Reading) -> dict[Host, list[Row]]:
+    """Methods with several rows that have records, by rising clean accuracy on average."""
+    found = {}
+    for key in hosts_of(reading):
+        own = rows_of(reading, key)
+        level = {row: mean.mean for row in own if (mean := reading.mean(row, CLEAN)) is not None}
+        if len(level) > 1:
+            found[key] = sorted(level, key=lambda row: level[row])
+    return found
+
+
+def above(reading: Reading, row: Row, line: Sequence[Row]) -> Difference | None:
+    """A row's robust accuracy minus that of a line where the line's clean accuracy is the row's, paired by seed.
+
+    The line is straight between its rows, and beyond its ends as at the nearer one. The interval over images holds
+    both accuracies of all networks to vary with the images. None where no seed has all, and for a row of the line.
+    """
+    if row in line:
+        return None
+    ours = _places(reading, row)
+    theirs = [_places(reading, each) for each in line]
+    seeds = ours.keys() & set.intersection(*(set(each) for each in theirs))
+    if not seeds:
+        return None
+    beside = {seed: _on(sorted((each[seed] for each in theirs), key=_ordered), ours[seed]) for seed in sorted(seeds)}
+    masks = {seed: mask for seed, (_, mask) in beside.items() if mask is not None}
+    mine = {seed: ours[seed].robust for seed in beside}
+    return difference(mine, {seed: value for seed, (value, _) in beside.items()}, reading.masks(row, ROBUST), masks)
+
+
+def _places(reading: Reading, row: Row) -> dict[int, Place]:
+    """By seed."""
+    of = {quantity: reading.mean(row, quantity) for quantity in (CLEAN, ROBUST)}
+    clean, robust = of[CLEAN], of[ROBUST]
+    if clean is None or robust is None:
+        return {}
+    rights: dict[Quantity, dict[int, Mask]] = {quantity: reading.masks(row, quantity) for quantity in of}
+    known = rights[CLEAN].keys() & rights[ROBUST].keys()
+    return {
+        seed: Place(
+            clean.by_seed[seed],
+            robust.by_seed[seed],
+            (rights[CLEAN][seed].astype(float), rights[ROBUST][seed].astype(float)) if seed in known else None,
+        )
+        for seed in clean.by_seed.keys() & robust.by_seed.keys()
+    }
+
+
+def _ordered(place: Place) -> tuple[float, float]:
+    return place.clean, place.robust
+
+
+def _on(line: Sequence[Place], at: Place) -> tuple[float, Any]:
+    """The line's robust accuracy at a clean accuracy, and per image what its mean varies by: to first order."""
+    end = line[0] if at.clean <= line[0].clean else line[-1]
+    between = ((a, b) for a, b in pairwise(line) if a.clean <= at.clean <= b.clean and a.clean < b.clean)
+    a, b = next(between, (end, end))
+    if a is b:
+        return a.robust, None if a.masks is None else a.masks[1]
+    w, slope = (at.clean - a.clean) / (b.clean - a.clean), (b.robust - a.robust) / (b.clean - a.clean)
+    value = a.robust + slope * (at.clean - a.clean)
+    if a.masks is None or b.masks is None or at.masks is None:
+        return value, None
+    # d value = (1 - w) dR_a + w dR_b + slope (dC - (1 - w) dC_a - w dC_b)
+    clean = at.masks[0] - (1 - w) * a.masks[0] - w * b.masks[0]
+    return value, (1 - w) * a.masks[1] + w * b.masks[1] + slope * clean
