@@ -401,8 +401,33 @@ def test_image_size_scales_and_cuts_the_centre(tmp_path: Path) -> None:
     assert s.train.image_shape == (3, 8, 8)
     assert s.test.x[0].unique().tolist() == [52]
     assert load("folder", tmp_path, image_size=4).test.x[2].unique().tolist() == [52]
-    with pytest.raises(Refused, match=r"one of the sources that resize \(parquet, folder\), got npz"):
+    with pytest.raises(
+        Refused, match=r"one of the sources that resize \(cifar10, cifar100, parquet, folder\), got npz"
+    ):
         load("npz", tmp_path, image_size=8)
+
+
+@pytest.mark.parametrize("kind", ["py", "bin"])
+def test_cifar_is_averaged_over_whole_blocks(kind: str, tmp_path: Path) -> None:
+    cifar("cifar10", kind, packed=False)(tmp_path)
+    whole = load("cifar10", tmp_path)
+    for size, block in ((16, 2), (8, 4), (32, 1)):
+        small = load("cifar10", tmp_path, image_size=size)
+        for part, before in ((small.train, whole.train), (small.val, whole.val), (small.test, whole.test)):
+            means = before.x.double().unfold(2, block, block).unfold(3, block, block).mean((-2, -1))
+            assert torch.equal(part.x, (means + 0.5).floor().to(torch.uint8))
+            assert torch.equal(part.y, before.y)
+        assert (f"blocks of {block} x {block} averaged" in small.train.origin) == (size != 32)
+        assert (small.train.fingerprint() == whole.train.fingerprint()) == (size == 32)
+    on_disk = load("cifar10", tmp_path, image_size=8, on_disk=True, cache_dir=tmp_path / "cache")
+    assert on_disk.train.fingerprint() == load("cifar10", tmp_path, image_size=8).train.fingerprint()
+
+
+@pytest.mark.parametrize("size", [0, -8, 12, 64])
+def test_an_image_size_that_does_not_divide_cifars_is_refused(size: int, tmp_path: Path) -> None:
+    cifar("cifar10", "bin", packed=False)(tmp_path)
+    with pytest.raises(Refused, match=rf"image_size: expected a divisor of 32, .*got {size}; take one of 32, 16, 8, 4"):
+        load("cifar10", tmp_path, image_size=size)
 
 
 def test_digits_are_those_of_scikit_learn_and_their_test_part_is_fixed() -> None:

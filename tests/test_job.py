@@ -73,7 +73,7 @@ def test_names_become_a_training() -> None:
     assert (job.step.budget.eps, job.step.attack.steps, job.step.attack.step_size) == (0.1, 4, 0.03)  # type: ignore[attr-defined]
     assert job.step.attack.start == "gaussian"  # type: ignore[attr-defined]
     assert job.step.seed == 3
-    assert job.recipe == Recipe(epochs=40, lr=0.2, schedule="one-cycle")
+    assert job.recipe == Recipe(epochs=40, lr=0.2, schedule="one-cycle", best_by="robust")
     assert isinstance(job.batches, SetBatches)
     assert job.batches.steps == 3
     assert job.splits is not None

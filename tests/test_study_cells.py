@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from mmard.study.cell import (
     without_paths,
 )
 from mmard.study.grid import Cell
-from mmard.study.records import differences
+from mmard.study.records import cell_of, differences
 from mmard.training.fit import Interrupted
 
 
@@ -89,6 +90,30 @@ def test_a_record_says_what_was_measured_on_what(made: Any) -> None:
     kept = {(r["which"], r["attack"]) for r in Run.open(place.folder(student)).score_records()}
     assert {which for which, _ in kept} == {"last", "best"}, "the run keeps its figures too"
     assert len(kept) == 8
+
+
+def test_test_images_that_were_looked_at_can_be_left_out(made: Any, tmp_path: Path) -> None:
+    cells, place, records = made
+    _, student = cells
+    whole = replace(cells[student], boundary=False)
+    later = replace(whole, first=40, images=20)
+    record = make(later, place_of_copy(place, tmp_path, student))
+    assert record["test_from"] == 40
+    assert "test_from" not in records[student]
+    assert is_whole(later, record)
+    assert not is_whole(whole, record)
+    assert cell_of(record) == later
+    for name in ("clean", "robust"):
+        few, all_ = (each["figures"]["last"][name] for each in (record, records[student]))
+        assert few["n"] == 20
+        if name == "clean":
+            assert (unpacked(few["right"], 20) == unpacked(all_["right"], 60)[40:]).all()
+
+
+def place_of_copy(place: Place, folder: Path, name: str) -> Place:
+    """The run of a cell without its record, in another folder."""
+    copytree(place.folder(name), folder / name, ignore=lambda folder, names: ["cell.json"])
+    return replace(place, runs=folder)
 
 
 def test_a_record_has_the_commit_and_no_path(made: Any) -> None:

@@ -12,8 +12,9 @@ from mmard.errors import Refused
 from mmard.methods import build, parameters
 from mmard.settings import DistillSettings, teachers_said
 from mmard.study.cell import Place, settings_here
-from mmard.study.grid import MACHINE, Sweep, grid_of, load_scale, load_study, names, together
+from mmard.study.grid import MACHINE, Sweep, cell_name, grid_of, load_scale, load_study, names, together
 from mmard.study.reading import Reading, row_name
+from mmard.study.records import cell_of, read
 
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
 
@@ -70,6 +71,31 @@ def test_a_default_that_is_said_and_one_that_is_not_are_one_cell() -> None:
 
 def _beta(value: float) -> Sweep:
     return Sweep(axis="beta", param="mmard.beta", values=(value,), plugin="mmard")
+
+
+@pytest.mark.parametrize("at", ["S", "M"])
+def test_every_record_is_of_a_cell_of_the_same_name_today(at: str) -> None:
+    """A setting or a parameter that is younger than the records must be in declared/added.toml."""
+    records = read(Path(__file__).parents[1] / "results" / "studies" / f"{at}.jsonl")
+    for name, record in records.items():
+        cell = cell_of(record)
+        network = record["settings"].get("student") or record["settings"]["model"]
+        assert cell_name(cell.settings, network, cell.teachers, cell.role) == name
+        assert cell.settings.best_by == "robust", "as it was before it could be said"
+
+
+def test_a_teacher_without_an_attack_is_chosen_by_clean_accuracy() -> None:
+    scale = load_scale("C8")
+    study = load_study("saturation", scale).model_copy(update={"hosts": ("akd2", "pgd_at"), "teachers": ("main",)})
+    by = {cell.settings.method: cell.settings.best_by for cell in grid_of(study, scale).cells.values()}
+    assert by == {
+        "natural": "clean",
+        "n_fgsm": "robust",
+        "akd2": "robust",
+        "akd2+mmard": "robust",
+        "pgd_at": "robust",
+        "pgd_at+mmard": "robust",
+    }
 
 
 @pytest.mark.parametrize("setting", sorted(MACHINE & set(DistillSettings.model_fields)))

@@ -43,7 +43,7 @@ from mmard.networks import (
 from mmard.run import Event, Run
 from mmard.settings import DistillSettings, Settings, TrainSettings, Value, teachers_said, weights_said
 from mmard.training.checkpoint import Position
-from mmard.training.fit import TensorBoard, Validation, chosen, fit, writer_class
+from mmard.training.fit import TensorBoard, Validation, chosen, chosen_by, fit, writer_class
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables, tables_for
 from mmard.training.ranks import Ranks
@@ -309,8 +309,12 @@ def method_parameters(settings: Settings, params: Mapping[str, Value] | None = N
 
 
 def complete(settings: AnySettings) -> AnySettings:
-    """The settings with every parameter of their methods said, so that no default that moves later changes the run."""
-    return settings.model_copy(update={"params": method_parameters(settings, settings.params)})
+    """The settings with every parameter of their methods said, so that no default that moves later changes the run, and
+    what the best weights are chosen by."""
+    said: dict[str, Any] = {"params": method_parameters(settings, settings.params)}
+    if settings.best_by == "auto" and not settings.method.startswith(GIVEN):
+        said["best_by"] = chosen_by(compose(settings.method, settings.inner, settings.outer, settings.params))
+    return settings.model_copy(update=said)
 
 
 def recipe_of(settings: Settings) -> Recipe:

@@ -45,11 +45,13 @@ from trainings import (
 )
 
 from mmard.batch import Batch, Terms
+from mmard.data.batches import Batches
 from mmard.errors import Refused
 from mmard.method import Method
 from mmard.run import Event, Run
 from mmard.training.fit import LOGGED, Interrupted, Validation, fit
 from mmard.training.recipe import Recipe
+from mmard.training.step import Step
 
 
 # what is chosen -----------------------------------------------------------------------------------
@@ -81,6 +83,22 @@ def test_the_best_weights_are_chosen_by_robust_then_clean_accuracy(
     assert {**facts, **FACTS} == facts
     marked = [e["epoch"] for e in Run.open(tmp_path / "run").log() if e.get("best")]
     assert marked[-1] == best
+
+
+@pytest.mark.parametrize(
+    ("best_by", "attacked", "best"),
+    [("auto", True, 1), ("auto", False, 2), ("clean", True, 2), ("robust", False, 1)],
+)
+def test_without_an_attack_or_if_said_the_best_weights_are_the_most_accurate_on_clean_images(
+    best_by: str, attacked: bool, best: int, tmp_path: Path
+) -> None:
+    found = iter([(0.2, 0.19), (0.6, 0.1), (0.6, 0.05)])
+
+    def made() -> tuple[Step, Batches, Recipe]:
+        return step_of("pgd_at" if attacked else "natural"), batches_of(), replace(RECIPE, best_by=best_by)
+
+    _, position = train(made, tmp_path / "run", validate=lambda network: Validation(*next(found)))
+    assert position.best_epoch == best
 
 
 def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:

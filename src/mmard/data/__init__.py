@@ -56,8 +56,8 @@ class Source:
 
 DATA: dict[str, Source] = {
     "digits": Source("UCI handwritten digits, 8 x 8, bundled", read_digits, augmentation="none", bundled=True),
-    "cifar10": Source("CIFAR-10, 10 classes, 32 x 32", CIFAR10),
-    "cifar100": Source("CIFAR-100, 100 classes, 32 x 32", CIFAR100),
+    "cifar10": Source("CIFAR-10, 10 classes, 32 x 32", CIFAR10, resizes=True),
+    "cifar100": Source("CIFAR-100, 100 classes, 32 x 32", CIFAR100, resizes=True),
     "svhn": Source("street view house numbers, 10 classes, 32 x 32", read_svhn, augmentation="crop"),
     "tiny_imagenet": Source("Tiny ImageNet, 200 classes, 64 x 64", read_tiny_imagenet),
     "parquet": Source("any Hugging Face image set in Parquet files", read_any_parquet, resizes=True),
@@ -91,7 +91,8 @@ def load(
         on_disk: for sets larger than memory: decode once into a memory-mapped file and read from there. The images and
             their order are the same.
         cache_dir: where that file goes; by default beside the data.
-        image_size: bring images to squares of so many pixels ("parquet" and "folder" only).
+        image_size: bring images to squares of so many pixels: "parquet" and "folder" scale and cut, "cifar10" and
+            "cifar100" average whole blocks.
 
     Raises:
         Refused: for an unknown name, absent or damaged files, settings that do not fit, and data that `ImageSet` or

@@ -435,6 +435,7 @@ def _eighth(side: int) -> int:
 
 AUGMENTATIONS: dict[str, Callable[[int], Augmenting | None]] = {
     "none": lambda side: None,
+    "flip": lambda side: Augmentation(0, flip=True),
     "crop": lambda side: Augmentation(_eighth(side), flip=False),
     "crop-flip": lambda side: Augmentation(_eighth(side), flip=True),
     "crop-flip-cutout": lambda side: Augmentation(_eighth(side), flip=True, cutout=side // 2),

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mmard.data.decoding import damaged, missing, places
-from mmard.data.image_set import Images, Part, Rows, part_of_arrays
+from mmard.data.image_set import Images, Part, Rows, averaged, part_of_arrays
 from mmard.data.parquet import Columns, find_parquet, read_parquet
 from mmard.errors import Refused
 from mmard.files import read_pickle
@@ -117,10 +117,16 @@ class Cifar:
     def __call__(self, data_dir: Path, image_size: int | None = None) -> tuple[Part, Part]:
         """The train and the test part in `data_dir`, or in the folder named after the set within it.
 
+        With `image_size`, a divisor of 32, images are averaged over whole blocks to that many pixels a side.
+
         Raises:
-            Refused: if no form is found, naming all that were looked for, or a file is absent or damaged.
+            Refused: if no form is found, naming all that were looked for, a file is absent or damaged, or for an
+                `image_size` that does not divide 32.
         """
-        del image_size
+        train, test = self._found(data_dir)
+        return (train, test) if image_size is None else (averaged(train, image_size), averaged(test, image_size))
+
+    def _found(self, data_dir: Path) -> tuple[Part, Part]:
         for place in places(data_dir, self.name):
             for layout in self.layouts:
                 source = layout.find(place)

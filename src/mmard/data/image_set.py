@@ -240,6 +240,34 @@ def part_of_arrays(x: Images, y: Rows, files: Sequence[Path], classes: tuple[str
     return Part(y.astype(np.int64), (c, h, w), read, tuple(files), classes, origin)
 
 
+def averaged(part: Part, size: int) -> Part:
+    """The same images brought to `size` x `size`, each pixel the mean of a whole block, rounded half up.
+
+    Raises:
+        Refused: for a size that does not divide the side of the images.
+    """
+    channels, side, _ = part.shape
+    if size < 1 or side % size:
+        able = [each for each in range(side, 3, -1) if side % each == 0]
+        raise Refused(
+            "image_size",
+            expected=f"a divisor of {side}, the side of the images of {part.origin}",
+            got=str(size),
+            mend=f"take one of {', '.join(map(str, able))}",
+        )
+    if size == side:
+        return part
+    block = side // size
+
+    def read(rows: Rows) -> Iterator[Images]:
+        for x in part.read(rows):
+            sums = x.reshape(len(x), channels, size, block, size, block).sum((3, 5), dtype=np.uint32)
+            yield ((2 * sums + block**2) // (2 * block**2)).astype(np.uint8)
+
+    origin = f"{part.origin}, blocks of {block} x {block} averaged"
+    return Part(part.y, (channels, size, size), read, part.files, part.classes, origin)
+
+
 def balanced_order(y: Rows, generator: torch.Generator) -> Rows:
     """A random order in which every prefix, and so every suffix, holds each class in its share, to an image or two.
 

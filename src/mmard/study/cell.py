@@ -123,7 +123,8 @@ def is_whole(cell: Cell, record: Mapping[str, Any] | None) -> bool:
     if record is None or record["format"] != FORMAT:
         return False
     attacked = all({*cell.attacks, "robust"} <= set(own) for own in record["figures"].values())
-    return attacked and record["test_images"] == cell.images and (record["boundary"] is not None or not cell.boundary)
+    attacked &= (record["test_images"], record.get("test_from", 0)) == (cell.images, cell.first)
+    return attacked and (record["boundary"] is not None or not cell.boundary)
 
 
 def is_trained(place: Place, name: str) -> bool:
@@ -355,6 +356,9 @@ def recorded(
     else:  # somebody saved room on the disk
         position = {"epoch": known["epochs"], "best_epoch": known["best_epoch"], "seconds": known["seconds"]["train"]}
     began, cpu_began = time.monotonic(), time.process_time()
+    if cell.first:
+        kept = splits.test.take(slice(cell.first, None), f"{splits.test.origin}, without the first {cell.first:,}")
+        splits = replace(splits, test=kept)
     tell("attacking", 0.0)
     measured = _measured(cell, settings, splits.test, run, tell)
     boundary = None if known is None else known["boundary"]
@@ -373,6 +377,7 @@ def recorded(
         "settings": {**cell.settings.as_config(), "data_dir": None},
         "attacks": list(cell.attacks),
         "test_images": cell.images,
+        **({"test_from": cell.first} if cell.first else {}),
         **measured,
         "boundary": boundary,
         "seconds": {name: None if value is None else round(value, 3) for name, value in seconds.items()},

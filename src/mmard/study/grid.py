@@ -112,7 +112,8 @@ class Scale(_Declared):
     seeds: tuple[int, ...]
     student: str
     attacks: tuple[str, ...]
-    attack_images: int = Field(default=0, description="Attack the first so many test images; 0 for all.")
+    attack_images: int = Field(default=0, description="Attack so many test images; 0 for all.")
+    attack_from: int = Field(default=0, ge=0, description="Leave out the first so many test images.")
     which: Literal["best", "last"] = Field(default="best", description="Weights that tables and verdicts speak of.")
     every: dict[str, Any]
     teachers: dict[str, dict[str, Any]]
@@ -121,6 +122,13 @@ class Scale(_Declared):
         default={}, description="Planned minutes on the named machine, by study; from a model on paper, not measured."
     )
     minutes_on: str = ""
+
+
+def added() -> dict[str, Value]:
+    """Settings, and parameters by full name, that are younger than some records, and what those were made with."""
+    text = (resources.files("mmard") / "study" / "declared" / "added.toml").read_text(encoding="utf-8")
+    found: dict[str, Value] = tomllib.loads(text)
+    return found
 
 
 def names(kind: str) -> list[str]:
@@ -204,6 +212,7 @@ class Cell:
         attacks: of the evaluation.
         images: how many test images are attacked; 0 for all.
         boundary: whether its x' are held beside the boundaries of student and teacher.
+        first: the first test image that is attacked, counted from 0; those before it are left out.
     """
 
     name: str
@@ -214,6 +223,7 @@ class Cell:
     attacks: tuple[str, ...]
     images: int = 0
     boundary: bool = False
+    first: int = 0
 
     @property
     def seed(self) -> int:
@@ -378,17 +388,21 @@ def _cell(
     boundary: bool,
 ) -> Cell:
     settings = complete(settings)
-    name = _name(settings, network, teachers, role)
-    return Cell(name, settings, teachers, role, scale.name, scale.attacks, scale.attack_images, boundary)
+    name = cell_name(settings, network, teachers, role)
+    return Cell(
+        name, settings, teachers, role, scale.name, scale.attacks, scale.attack_images, boundary, scale.attack_from
+    )
 
 
-def _name(settings: Settings, network: str, teachers: dict[str, str], role: str) -> str:
+def cell_name(settings: Settings, network: str, teachers: dict[str, str], role: str) -> str:
+    """What a cell is called, from settings with every parameter said."""
     fields = type(settings).model_fields
-    plain = settings.as_config()
+    plain, as_before = settings.as_config(), added()
+    plain["params"] = {key: value for key, value in plain["params"].items() if as_before.get(key) != value}
     kept = {
         key: value
         for key, value in plain.items()
-        if key not in MACHINE and (key in ("method", "params") or value != fields[key].default)
+        if key not in MACHINE and (key in ("method", "params") or value != as_before.get(key, fields[key].default))
     }
     text = json.dumps({**kept, "network": network, "teachers": teachers}, sort_keys=True)
     slug = re.sub(r"[^A-Za-z0-9.+_-]+", "_", role.replace(" ", "-") or f"{settings.method}-{network}")

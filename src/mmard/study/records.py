@@ -20,7 +20,7 @@ from mmard.errors import Refused, unknown
 from mmard.files import read_json, write_whole
 from mmard.settings import DistillSettings, TrainSettings
 from mmard.study.cell import FORMAT, RECORD, Place, Tell, make
-from mmard.study.grid import Cell
+from mmard.study.grid import Cell, added
 
 Record = dict[str, Any]
 NOT_REPEATED = frozenset(("seconds", "environment", "device", "settings"))
@@ -155,7 +155,10 @@ def cell_of(record: Record) -> Cell:
     Raises:
         Refused: if this version does not know one of its settings.
     """
-    said = record["settings"]
+    said = {**added(), **record["settings"]}
+    named = {part for key in ("method", "inner", "outer") for part in (said[key] or "").split("+")}
+    younger = {key: said.pop(key) for key in added() if "." in key}
+    said["params"] = {**{key: v for key, v in younger.items() if key.split(".")[0] in named}, **said["params"]}
     kind = DistillSettings if "student" in said else TrainSettings
     return Cell(
         record["cell"],
@@ -167,6 +170,7 @@ def cell_of(record: Record) -> Cell:
         record["test_images"],
         # A cell whose boundary was not asked for has none to compare.
         record["boundary"] is not None,
+        record.get("test_from", 0),
     )
 
 

@@ -20,6 +20,7 @@ from mmard.data.batches import Batches
 from mmard.engine.ascent import Chunks
 from mmard.engine.twin import Record, Twins
 from mmard.errors import Refused, needs_extra
+from mmard.method import Method
 from mmard.modes import kept_random_state
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position, pack, unpack
@@ -162,6 +163,12 @@ class Tally:
 LOG_EVERY_SECONDS = 10.0
 GPU_CHECK_EVERY = 20
 """Steps between looks at the loss on a GPU, where each look waits for the device. On a CPU every step is looked at."""
+
+
+def chosen_by(method: Method) -> str:
+    """What `best_by` = "auto" is for a method: trained without an attack, the least trained network is often the most
+    robust one, by chance."""
+    return "clean" if method.inner is None else "robust"
 
 
 class Interrupted(Exception):
@@ -401,7 +408,7 @@ class _Training:
         at.finished = at.epoch == self.recipe.epochs
         found = self.validate(network)
         event |= {"clean": found.clean, "robust": found.robust}
-        if (found.robust, found.clean) > (at.best_robust, at.best_clean):
+        if self._better(found, Validation(at.best_clean, at.best_robust)):
             at.best_robust, at.best_clean, at.best_epoch = found.robust, found.clean, at.epoch
             facts = {**self.facts, "epoch": at.epoch, "step": at.step, **found._asdict()}
             self.run.save_weights("best", network.state_dict(), facts)
@@ -409,6 +416,11 @@ class _Training:
             event["best"] = True
         self.tell(event)
         return network
+
+    def _better(self, found: Validation, best: Validation) -> bool:
+        """Whether weights are better than the best so far, by the accuracy that the recipe says."""
+        by = chosen_by(self.step.method) if self.recipe.best_by == "auto" else self.recipe.best_by
+        return found > best if by == "clean" else (found.robust, found.clean) > (best.robust, best.clean)
 
     def _evaluated(self) -> nn.Module:
         """The network that is validated and kept: the average where the recipe asks for one."""

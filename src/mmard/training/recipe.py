@@ -18,6 +18,7 @@ from mmard.training.step import Step
 
 SCHEDULES = ("step", "cosine", "late-cosine", "one-cycle", "constant")
 AVERAGES = ("none", "ema", "swa")
+BEST_BY = ("auto", "robust", "clean")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Recipe:
         ema_decay: weight of the past in the exponential average.
         swa_from: share of the run from which epoch ends are averaged.
         grad_clip: largest norm of the gradient, 0 for none.
+        best_by: which accuracy on validation images chooses the best weights: "robust" (of equals the more accurate on
+            clean images), "clean" (the other way around), or "auto": clean for a method without an attack.
 
     Raises:
         Refused: for values that no training can run with.
@@ -58,12 +61,15 @@ class Recipe:
     ema_decay: float = 0.995
     swa_from: float = 0.5
     grad_clip: float = 0.0
+    best_by: str = "auto"
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         if self.average not in AVERAGES:
             raise unknown("average", self.average, AVERAGES)
+        if self.best_by not in BEST_BY:
+            raise unknown("best_by", self.best_by, BEST_BY)
         wants = (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("lr", 0 < self.lr < math.inf, "a positive rate"),
