@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from mmard.data import ImageSet
 from mmard.data.augment import Augmentation
-from mmard.data.batches import LoaderBatches, SetBatches, check_images, in_order
+from mmard.data.batches import LoaderBatches, SetBatches, as_image_set, as_loader, check_images, in_order
 from mmard.errors import Refused
 
 
@@ -132,7 +132,8 @@ def test_in_order_gives_every_image_once_as_it_stands() -> None:
             torch.linspace(-2.1, 2.6, 48).view(1, 3, 4, 4),
             r"here: expected images in \[0, 1\], got min -2\.1, max 2\.6;",
         ),
-        (torch.full((1, 3, 4, 4), float("nan")), "got min nan"),
+        (torch.full((1, 3, 4, 4), float("nan")), r"images in \[0, 1\], got NaN"),
+        (torch.full((1, 3, 4, 4), 1.1), r"got min 1\.1, max 1\.1; clamp them"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"float images.*torch\.uint8.*divide by 255"),
         (torch.zeros(3, 4, 4), r"float images \(B, C, H, W\), got torch\.float32 \(3, 4, 4\)"),
     ],
@@ -249,9 +250,99 @@ def simple(x: Tensor, y: Tensor, **kw: Any) -> DataLoader[Any]:
         (DataLoader([{"x": torch.zeros(1, 2, 2)}] * 4, batch_size=4), "two tensors, images and labels, got dict"),
     ],
 )
-def test_first_batches_are_checked(bad: DataLoader[Any], message: str) -> None:
-    with pytest.raises(Refused, match=rf"DataLoader, first batch: expected .*{message}|{message}"):
+def test_batches_are_checked(bad: DataLoader[Any], message: str) -> None:
+    with pytest.raises(Refused, match=rf"DataLoader, batch 1: expected .*{message}|{message}"):
         list(LoaderBatches(bad, "cpu", 0).epoch(0))
+
+
+IMAGES, LABELS = torch.linspace(0, 1, 64).view(16, 1, 2, 2), torch.arange(16) % 3
+
+
+@pytest.mark.parametrize("batch", [0, 2, 3])
+def test_no_later_batch_passes_unseen(batch: int) -> None:
+    """Whatever is wrong with one image or label of any batch is refused by name, in training as in validation."""
+    row = 4 * batch + 1
+    for value in (1.1, -0.01, float("nan"), float("inf")):
+        x = IMAGES.clone()
+        x[row, 0, 1, 0] = value
+        for read in (
+            lambda d: list(LoaderBatches(d, "cpu", 0, 3, "mine").epoch(0)),
+            lambda d: as_image_set(d, "mine", 3),
+        ):
+            with pytest.raises(Refused, match=rf"mine, batch {batch + 1}: expected images in \[0, 1\]"):
+                read(simple(x, LABELS))
+    for label in (-100, -1, 3, 9):
+        y = LABELS.clone()
+        y[row] = label
+        for read in (
+            lambda d: list(LoaderBatches(d, "cpu", 0, 3, "mine").epoch(0)),
+            lambda d: as_image_set(d, "mine", 3),
+        ):
+            with pytest.raises(
+                Refused, match=rf"mine, batch {batch + 1}: .*of 3 classes, got label {label} at image 1"
+            ):
+                read(simple(IMAGES, y))
+
+
+def test_labels_without_a_count_of_classes_are_bounded() -> None:
+    assert as_image_set(simple(IMAGES, LABELS), "v").num_classes == 3
+    for label in (-1, 2**40):
+        with pytest.raises(Refused, match=f"labels counted from 0, got label {label}"):
+            as_image_set(simple(IMAGES, torch.full((16,), label)), "v")
+
+
+def test_what_holds_images_becomes_the_same_set() -> None:
+    """A loader, two tensors of floats or of levels, and a set: the same pixels, levels exact."""
+    whole = numbered_set(256)
+    levels, y = whole.x, whole.y
+    for data in (
+        simple(levels.float() / 255, y),
+        (levels.float() / 255, y.int()),
+        (levels, y),
+        [(levels / 255, y)],
+        whole,
+    ):
+        found = as_image_set(data, "v")  # type: ignore[arg-type]
+        assert torch.equal(found.x, levels)
+        assert torch.equal(found.y, y)
+    ends = as_image_set(
+        (
+            torch.tensor([0.0, 0.49, 0.51, 1.0]).view(4, 1, 1, 1) / torch.tensor([1, 255, 255, 1]).view(4, 1, 1, 1),
+            torch.arange(4),
+        ),
+        "v",
+    )
+    assert ends.x.flatten().tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("digits", "v: expected an ImageSet, a DataLoader, or a tuple of images and labels, got a str"),
+        (IMAGES, "got a Tensor"),
+        ((IMAGES,), "two tensors, images and labels, got tuple of 1"),
+        ((IMAGES * 255, LABELS), r"v: expected images in \[0, 1\].*max 255"),
+        ((IMAGES, LABELS.float()), "integer labels"),
+        ([(IMAGES, LABELS), (IMAGES[:, :, :1], LABELS)], r"v, batch 2: expected images \(1, 2, 2\), as in batch 1"),
+        ((IMAGES[:0], LABELS[:0]), "at least one image"),
+        ([], "at least one image"),
+    ],
+)
+def test_what_holds_no_images_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        as_image_set(data, "v")
+
+
+def test_a_set_becomes_a_loader_that_never_ends_in_one_image() -> None:
+    loader = as_loader((IMAGES, LABELS), 5, "mine")
+    assert sorted(len(y) for _, y in LoaderBatches(loader, "cpu", 0).epoch(0)) == [5, 5, 5]
+    loader = as_loader(numbered_set(16), 6, "mine")
+    seen = torch.cat([x for x, _ in LoaderBatches(loader, "cpu", 0).epoch(0)])
+    assert sorted((seen[:, 0, 0, 0] * 255).round().tolist()) == list(range(16))
+    with pytest.raises(Refused, match="batch_size: expected 1 to 16, the images in mine, got 17"):
+        as_loader((IMAGES, LABELS), 17, "mine")
+    own = simple(IMAGES, LABELS)
+    assert as_loader(own, 5, "mine") is own
 
 
 def test_loaders_that_cannot_be_replayed_are_refused() -> None:

@@ -12,15 +12,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from mmard._version import __version__
 from mmard.attacks import TRAINING_ATTACKS, trial
 from mmard.balls import Budget, as_fraction
 from mmard.data import DATA, ImageSet, Splits, load, load_split
-from mmard.data.arrays import gathered
 from mmard.data.augment import AUGMENTATIONS, augmentation
-from mmard.data.batches import Batches, LoaderBatches, SetBatches
+from mmard.data.batches import Batches, Labelled, LoaderBatches, SetBatches, as_image_set, as_loader
 from mmard.engine.graphs import accumulation_notes, ascent_for
 from mmard.engine.twin import Engine, Record, lay_out, refuse_without_bf16
 from mmard.errors import Refused, unknown
@@ -54,8 +52,8 @@ from mmard.training.step import Step, synchronised
 # The images that settings name or that are handed over: splits, the batches of a training, what validates it.
 
 
-Loaders = tuple[DataLoader[Any], DataLoader[Any]]
-"""Training and validation batches of a user's own."""
+Loaders = tuple[Labelled, Labelled]
+"""Training and validation images of a user's own: loaders, sets, or pairs of tensors."""
 
 
 def load_splits(settings: Settings) -> Splits:
@@ -88,11 +86,12 @@ def batches_of(
     """
     if isinstance(data, tuple) and len(data) == 2:
         train, val = data
-        batches = LoaderBatches(train, device, settings.seed)
+        train = as_loader(train, settings.batch_size, "training images")
+        batches = LoaderBatches(train, device, settings.seed, name="training loader")
         if batches.steps == 0:
             mend = "with drop_last, fewer images than a batch are none"
             raise Refused("training loader", expected="at least one batch", got="none", mend=mend)
-        return batches, gathered(val, "validation loader"), None
+        return batches, as_image_set(val, "validation loader"), None
     if not isinstance(data, Splits | None):
         expected = "a name, Splits, or a tuple of a training and a validation loader"
         raise Refused("data", expected=expected, got=f"a {type(data).__name__}")
@@ -250,6 +249,8 @@ def prepare(
     batches, validation, splits = batches_of(settings, data, device, ranks)
     if splits is None and student is not None:
         validation = with_all_classes(validation, student)
+    if isinstance(batches, LoaderBatches):
+        batches.num_classes = validation.num_classes
     images = splits.train if splits else validation
     name = settings.student if isinstance(settings, DistillSettings) else getattr(settings, "model", "")
     if student is None:

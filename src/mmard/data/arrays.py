@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
-from mmard.data.batches import LoaderBatches
 from mmard.data.decoding import damaged, missing, optional, places
-from mmard.data.image_set import Images, ImageSet, Part, Rows, numbered, part_of_arrays
+from mmard.data.image_set import Images, Part, Rows, numbered, part_of_arrays
 from mmard.data.parquet import Columns, find_parquet, read_parquet
 from mmard.errors import Refused
 
@@ -114,26 +111,6 @@ def read_digits(data_dir: Path | None = None, image_size: int | None = None) -> 
         part_of_arrays(x[~is_test], y[~is_test], [], classes, "digits, bundled, train"),
         part_of_arrays(x[is_test], y[is_test], [], classes, "digits, bundled, test"),
     )
-
-
-# gathered -------------------------------------------------------------------------------------------------------------
-# A user's validation loader as a set of images that can be attacked, counted and hashed like any other.
-
-
-def gathered(loader: DataLoader[Any], origin: str) -> ImageSet:
-    """All images of a loader, once, rounded to 8 bits (exact for images that were 8-bit before the loader).
-
-    Args:
-        loader: gives (x, y) with x float (B, C, H, W) in [0, 1] and integer y (B,).
-        origin: a line for records.
-
-    Raises:
-        Refused: for batches of any other kind.
-    """
-    pairs = list(LoaderBatches(loader, "cpu", seed=0).epoch(0))
-    x = torch.cat([x for x, _ in pairs]).mul(255).round().to(torch.uint8)
-    y = torch.cat([y for _, y in pairs])
-    return ImageSet(x, y, tuple(map(str, range(int(y.max()) + 1))), origin)
 
 
 # svhn -----------------------------------------------------------------------------------------------------------------

@@ -7,19 +7,22 @@ gives from there on what it would have given.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mmard import seeds
 from mmard.data.augment import Augmenting
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
+
+MOST_CLASSES = 2**20
+"""Labels above this are taken for something else where nobody says how many classes there are."""
 
 
 class Batches(Protocol):
@@ -42,14 +45,35 @@ def check_images(x: Tensor, where: str) -> None:
     if not x.is_floating_point() or x.ndim != 4:
         mend = "divide by 255" if x.dtype == torch.uint8 else ""
         raise Refused(where, expected="float images (B, C, H, W)", got=f"{x.dtype} {tuple(x.shape)}", mend=mend)
-    low, high = (v.item() for v in x.aminmax()) if x.numel() else (0.0, 0.0)
+    low, high = torch.stack(x.detach().aminmax()).tolist() if x.numel() else (0.0, 0.0)  # one wait for a GPU, not two
     if not (low >= 0 and high <= 1):  # so that NaN is refused too
+        mend = "do not normalise in the loader, normalisation lives in the model"
+        if high <= 1.5 and low >= -0.5:
+            mend = "clamp them to [0, 1], e.g. after a resizing that overshoots"
+        nan = low != low
+        mend = "what makes NaN of an image?" if nan else mend
         raise Refused(
-            where,
-            expected="images in [0, 1]",
-            got=f"min {low:.3g}, max {high:.3g}",
-            mend="do not normalise in the loader, normalisation lives in the model",
+            where, expected="images in [0, 1]", got="NaN" if nan else f"min {low:.3g}, max {high:.3g}", mend=mend
         )
+
+
+def check_labels(y: Tensor, n: int, num_classes: int | None, where: str) -> None:
+    """Refuse anything but one integer label for each of n images, in 0..num_classes - 1.
+
+    Raises:
+        Refused: naming type and shape, or the first label out of range.
+    """
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (n,):
+        mend = "not one-hot"
+        raise Refused(where, expected=f"integer labels ({n},)", got=f"{y.dtype} {tuple(y.shape)}", mend=mend)
+    outside = ((y < 0) | (y >= (num_classes or MOST_CLASSES))).nonzero()
+    if len(outside):
+        label = int(y[outside[0, 0]])
+        expected = (
+            f"labels in 0..{num_classes - 1}, of {num_classes} classes" if num_classes else "labels counted from 0"
+        )
+        mend = "leave images without a label out" if label < 0 else "are they counted from 0, and is no class missing?"
+        raise Refused(where, expected=expected, got=f"label {label} at image {int(outside[0, 0])}", mend=mend)
 
 
 def as_float(x: Tensor) -> Tensor:
@@ -164,16 +188,25 @@ class LoaderBatches:
         loader: gives (x, y) with x float (B, C, H, W) in [0, 1], not normalised, and integer y (B,).
         device: where batches are needed.
         seed: of the loader's streams.
+        num_classes: labels must be below it; None where that is not known yet.
+        name: of the loader, for messages.
 
     Raises:
         Refused: for a loader without a length, or with workers that outlive an epoch: their random state would depend
             on the epochs before.
     """
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device | str, seed: int) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        device: torch.device | str,
+        seed: int,
+        num_classes: int | None = None,
+        name: str = "DataLoader",
+    ) -> None:
         if getattr(loader, "persistent_workers", False):
             raise Refused(
-                "DataLoader",
+                name,
                 expected="persistent_workers=False",
                 got="persistent_workers=True",
                 mend="a resumed run could not repeat what kept workers draw",
@@ -181,8 +214,9 @@ class LoaderBatches:
         try:
             self._steps = len(loader)
         except TypeError:
-            raise Refused("DataLoader", expected="a loader with a length", got="a stream without one") from None
+            raise Refused(name, expected="a loader with a length", got="a stream without one") from None
         self.loader, self.device, self.seed = loader, torch.device(device), seed
+        self.num_classes, self.name = num_classes, name
 
     @property
     def steps(self) -> int:
@@ -193,7 +227,8 @@ class LoaderBatches:
         """The batches of one epoch from step `start` on.
 
         Raises:
-            Refused: if the first batch is not what `loader` has to give, or the loader ends early.
+            Refused: if a batch is not what `loader` has to give, or the loader ends early. Every batch is looked at
+                where the loader left it, on the CPU as a rule, so no GPU is waited for.
         """
         streams = _Streams(seeds.derive(self.seed, "loader", epoch))
         self._seed_own_generators(epoch)
@@ -203,11 +238,11 @@ class LoaderBatches:
             with streams.in_place():
                 batch = next(iterator, None)
             if batch is None:
-                raise Refused("DataLoader", expected=f"{self._steps} batches, its length", got=f"{step}")
-            if step == 0:
-                _check_batch(batch)
+                raise Refused(self.name, expected=f"{self._steps} batches, its length", got=f"{step}")
             if step >= start:
-                x, y = batch
+                x, y = _pair(batch, f"{self.name}, batch {step + 1}")
+                check_images(x, f"{self.name}, batch {step + 1}")
+                check_labels(y, len(x), self.num_classes, f"{self.name}, batch {step + 1}")
                 yield x.to(self.device, torch.float32), y.to(self.device, torch.int64)
 
     def _seed_own_generators(self, epoch: int) -> None:
@@ -247,12 +282,88 @@ class _Streams:
         np.random.set_state(of_numpy)
 
 
-def _check_batch(batch: object) -> None:
+def _pair(batch: object, where: str) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(b, Tensor) for b in batch):
         got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise Refused("DataLoader, first batch", expected="two tensors, images and labels", got=got)
-    x, y = batch
-    check_images(x, "DataLoader, first batch")
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or y.shape != (len(x),):
-        got = f"{y.dtype} {tuple(y.shape)}"
-        raise Refused("DataLoader, first batch", expected=f"integer labels ({len(x)},)", got=got, mend="not one-hot")
+        raise Refused(where, expected="two tensors, images and labels", got=got)
+    return batch[0], batch[1]
+
+
+class _Images(Dataset[tuple[Tensor, Tensor]]):
+    """A set as what a DataLoader reads: float32 images in [0, 1], one at a time."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return as_float(self.images.x[row]), self.images.y[row]
+
+
+Labelled = ImageSet | DataLoader[Any] | tuple[Tensor, Tensor]
+"""Labelled images as a caller may hold them: a set, a loader of batches, or two tensors."""
+
+
+def _is_loader(data: object) -> bool:
+    """Whether batches can be drawn from it: a DataLoader, or an iterable with a length that stands for one."""
+    others = (ImageSet, Tensor, np.ndarray, tuple, str, bytes, Mapping)
+    return isinstance(data, DataLoader) or (isinstance(data, Iterable) and not isinstance(data, others))
+
+
+def as_loader(data: Labelled, batch_size: int, name: str) -> DataLoader[Any]:
+    """Labelled images as a loader to train from, shuffled; one that is a loader is returned as it is.
+
+    Raises:
+        Refused: as `as_image_set`.
+    """
+    if _is_loader(data):
+        return data  # type: ignore[return-value]
+    images = as_image_set(data, name)
+    if not 1 <= batch_size <= len(images):
+        raise Refused("batch_size", expected=f"1 to {len(images)}, the images in {name}", got=str(batch_size))
+    # BatchNorm cannot train on a last batch of one image.
+    single = batch_size > 1 and len(images) % batch_size == 1
+    return DataLoader(_Images(images), batch_size=batch_size, shuffle=True, drop_last=single)
+
+
+def as_image_set(data: Labelled, name: str, num_classes: int | None = None) -> ImageSet:
+    """Labelled images as a set that can be attacked, counted and hashed; a set is returned as it is.
+
+    Levels are rounded to 8 bits, which is exact for images that were 8-bit before the loader.
+
+    Args:
+        data: a set; a loader of (x, y), read once; or x and y themselves. x is float (B, C, H, W) in [0, 1] (two
+            tensors may be uint8 as well), y integer (B,).
+        name: of the data, for messages and records.
+        num_classes: of the network; counted from the labels if not given.
+
+    Raises:
+        Refused: for anything else, naming the batch.
+    """
+    if isinstance(data, ImageSet):
+        return data
+    if _is_loader(data):
+        loader: Any = data
+        batches: Iterable[tuple[Tensor, Tensor]] = LoaderBatches(loader, "cpu", 0, num_classes, name).epoch(0)
+    elif not isinstance(data, tuple):
+        kinds = "an ImageSet, a DataLoader, or a tuple of images and labels"
+        raise Refused(name, expected=kinds, got=f"a {type(data).__name__}")
+    else:
+        x, y = _pair(data, name)
+        if x.dtype != torch.uint8 or x.ndim != 4:
+            check_images(x, name)
+        check_labels(y, len(x), num_classes, name)
+        batches = [(x.detach().cpu(), y.detach().cpu())]
+    levels, labels = [], []
+    for number, (x, y) in enumerate(batches, 1):
+        levels.append(x.clone() if x.dtype == torch.uint8 else x.float().mul(255).round().to(torch.uint8))
+        labels.append(y.to(torch.int64))
+        if x.shape[1:] != levels[0].shape[1:]:
+            expected, got = (str(tuple(each.shape[1:])) for each in (levels[0], x))
+            raise Refused(f"{name}, batch {number}", expected=f"images {expected}, as in batch 1", got=got)
+    if not any(map(len, labels)):
+        raise Refused(name, expected="at least one image", got="none")
+    y = torch.cat(labels)
+    return ImageSet(torch.cat(levels), y, tuple(map(str, range(num_classes or int(y.max()) + 1))), name)
