@@ -118,7 +118,7 @@ def test_a_network_that_the_run_does_not_have_is_named() -> None:
 
 
 def test_a_formula_that_reads_x_adv_where_there_is_none_is_our_fault() -> None:
-    with pytest.raises(AssertionError, match="makes none"):
+    with pytest.raises(KeyError, match="makes none"):
         _ = batch(x_adv=None).adv
 
 

@@ -170,10 +170,10 @@ def test_a_formula_that_reads_an_undeclared_view_is_told_which_and_what_was_decl
 
 
 @pytest.mark.parametrize("wrong", [lambda t: t.mean(), lambda t: t[:, None], lambda t: t[:1]])
-def test_a_term_that_is_not_one_number_for_each_sample_is_our_fault(wrong: Callable[[Tensor], Tensor]) -> None:
+def test_a_term_that_is_not_one_number_for_each_sample_is_refused(wrong: Callable[[Tensor], Tensor]) -> None:
     method = build("pgd_at")
     careless = replace(method, outer=lambda b: {"adv": wrong(method.outer(b)["adv"])})
-    with pytest.raises(AssertionError, match="term adv of pgd_at"):
+    with pytest.raises(Refused, match=r"term adv of method pgd_at: expected shape \(3,\)"):
         step_of(careless, conv())(images(3), labels(3))
 
 
@@ -241,3 +241,58 @@ def test_a_random_start_does_not_depend_on_what_else_is_random() -> None:
     torch.rand(7)
     noisy = nn.Sequential(linear((2, 3, 3), 3), nn.Dropout(0.5))
     assert torch.equal(step_of("pgd_at", noisy, attack=attack).run(x, y).batch.adv.value, calm)
+
+
+class Scribbling(nn.Module):
+    """A network that computes on a copy of its input and then wipes the input out."""
+
+    def __init__(self, net: nn.Module, in_eval: bool = True) -> None:
+        super().__init__()
+        self.net, self.in_eval = net, in_eval
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x.clone())
+        if self.training or self.in_eval:
+            x.data.zero_()
+        return logits
+
+
+@pytest.mark.parametrize("spec", ["rslad+igdm+mmard", "adaad", "saad", "ciard", "kd"])
+def test_a_network_that_writes_into_its_input_changes_no_step(spec: str) -> None:
+    """The trained ones are attacked in eval mode, where an attack's own copies are its own matter."""
+    x, y = images(4), labels(4)
+    found = []
+    for wrap in (False, True):
+        nets: dict[str, nn.Module] = {"S": conv(), "T": conv(seed=9).eval(), "T_nat": conv(seed=8).eval()}
+        if wrap:
+            nets = {letter: Scribbling(net, in_eval=letter != "S").train(net.training) for letter, net in nets.items()}
+        method = build(spec)
+        given = x.clone()
+        loss, _ = Step(method, {k: nets[k] for k in method.nets}, ATTACK, BUDGET)(given, y)
+        loss.backward()
+        assert torch.equal(given, x)
+        weights = [p.grad for letter in method.forwards for p in nets[letter].parameters() if p.grad is not None]
+        found.append([loss.detach(), *weights])
+    assert all(torch.equal(own, other) for own, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (2 * images(4), labels(4), r"images in \[0, 1\]"),
+        (images(4) * float("nan"), labels(4), r"images in \[0, 1\]"),
+        ((255 * images(4)).byte(), labels(4), "divide by 255"),
+        (images(4), labels(4) - 100, "labels from 0 on"),
+        (images(4), labels(4) + 1, "labels below 3, got label 3; do labels begin at 0"),
+        (images(4), labels(4)[:, None], "integer labels"),
+        (images(4), F.one_hot(labels(4), 3).double(), "not one-hot"),
+    ],
+)
+def test_a_wrong_batch_is_refused_by_the_step_of_ones_own_loop(x: Tensor, y: Tensor, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        step_of("pgd_at", conv())(x, y)
+
+
+def test_labels_of_any_whole_type_train() -> None:
+    one, two = (step_of("pgd_at", conv())(images(4), y)[0] for y in (labels(4), labels(4).int()))
+    assert torch.equal(one, two)

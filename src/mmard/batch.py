@@ -48,7 +48,7 @@ class Net:
             if self.sealed:
                 raise KeyError(f"the prediction at {point.name} of a trained network was read, but {self.sealed}")
             with torch.set_grad_enabled(point.value.requires_grad):
-                self._seen[point] = self.module(point.value)
+                self._seen[point] = self.module(point.value.clone())  # a network may write into its input
         return self._seen[point]
 
     def put(self, point: Point, logits: Tensor) -> Point:
@@ -73,7 +73,7 @@ class Net:
                 (gradient,) = torch.autograd.grad(value.sum(), point.value, retain_graph=True)
                 return value.detach(), gradient
             at = point.value.detach().requires_grad_()
-            logits = self.module(at)
+            logits = self.module(at.clone())
             value = pick(logits)
             (gradient,) = torch.autograd.grad(value.sum(), at)
         if seen is None and not self.sealed and not point.value.requires_grad:
@@ -143,7 +143,8 @@ class Batch:
     @property
     def adv(self) -> Point:
         """x_adv, for formulas that need one."""
-        assert self.x_adv is not None, "a formula reads x_adv, but its method makes none"
+        if self.x_adv is None:
+            raise KeyError("a formula reads x_adv, but its method makes none")
         return self.x_adv
 
     @property

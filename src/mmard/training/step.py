@@ -23,6 +23,7 @@ from mmard import seeds
 from mmard.attacks import Attack
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point, Terms
+from mmard.data.batches import check_images
 from mmard.engine.ascent import (
     Ascent,
     Climber,
@@ -128,7 +129,7 @@ class Forwards(nn.Module):
         with torch.autocast(inputs[0].device.type, torch.bfloat16) if self.autocast else nullcontext():
             for x, still in zip(inputs, quiet, strict=True):
                 with quiet_statistics(self.module) if still else nullcontext():
-                    logits.append(self.module(x).to(x.dtype))
+                    logits.append(self.module(x.clone()).to(x.dtype))  # it may write into its input
         return logits
 
 
@@ -281,9 +282,26 @@ class Step:
 
         Args:
             progress: 1-based epoch divided by the number of epochs; ramps and late terms read it.
+
+        Raises:
+            Refused: for images that are not float or not in [0, 1], and for labels that are not integers or none of the
+                network's classes.
         """
-        outcome = self.run(x, y, progress)
+        y = _checked_labels(x, y)
+        try:
+            outcome = self.run(x, y, progress)
+        except (IndexError, RuntimeError):
+            self._refuse_labels_beyond(x, y)
+            raise
         return outcome.loss, outcome.terms
+
+    def _refuse_labels_beyond(self, x: Tensor, y: Tensor) -> None:
+        """Refuse labels for which the student has no output; asked when a step has failed."""
+        with evaluating(self.nets["S"]), torch.no_grad():
+            classes = self.nets["S"](x[:1].clone()).shape[1]
+        mend = "do labels begin at 0?" if y.amax() == classes else ""
+        got = f"label {int(y.amax())}"
+        require(bool(y.amax() < classes), "training step", expected=f"labels below {classes}", got=got, mend=mend)
 
     def run(self, x: Tensor, y: Tensor, progress: float = 1.0, known: Mapping[str, Tensor] | None = None) -> Outcome:
         """Like calling, and hands back the batch with its predictions as well.
@@ -308,7 +326,9 @@ class Step:
             batch = Batch(Point("x", x), None, y, {k: Net(m) for k, m in called.items()}, progress)
             learn(batch, dict(known or {}))
             rows = split(len(y), self._micro_batches(len(y), parts))
-            assert len(rows) == 1 or self.method.around is None, f"{self.method.name} looks ahead on a whole batch"
+            if len(rows) > 1 and self.method.around is not None:
+                got = f"{len(rows)} micro-batches"
+                raise Refused(f"method {self.method.name}", expected="a whole batch, on which it looks ahead", got=got)
             pieces = [batch] if len(rows) == 1 else [cut(batch, each) for each in rows]
             if self.method.inner is not None:
                 pieces = self._attacked(batch, pieces, rows)
@@ -332,8 +352,9 @@ class Step:
             batch = self._whole(self._with_forwards(batch, self._joined))
             terms = self.method.outer(batch)
         for name, term in terms.items():
-            shape = tuple(term.shape)
-            assert term.shape == batch.y.shape, f"term {name} of {self.method.name} has shape {shape}, not (B,)"
+            where, shape = f"term {name} of method {self.method.name}", tuple(term.shape)
+            mend = "leave the mean over the batch to the trainer" if term.ndim == 0 else ""
+            require(term.shape == batch.y.shape, where, expected=f"shape {tuple(batch.y.shape)}", got=shape, mend=mend)
         if not part:
             return Outcome(total(terms), terms, batch)
         share = len(batch.y) / (n if self.ranks is None else self.ranks.total(n))
@@ -431,10 +452,21 @@ class Step:
         for letter, tuning in self.method.tunes.items():
             for name in tuning.points:
                 point = batch.point(name)
-                logits = self.nets[letter](point.value)
+                logits = self.nets[letter](point.value.clone())
                 tuned[f"{letter}_tuned"].put(point, logits)
                 batch.nets[letter].put(point, logits.detach())
         return batch
+
+
+def _checked_labels(x: Tensor, y: Tensor) -> Tensor:
+    """The labels (B,) as int64 beside their images; refuses either if it is wrong by itself."""
+    where = "training step"
+    check_images(x, where)
+    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    got = f"{y.dtype} {tuple(y.shape)}"
+    require(whole and y.shape == (len(x),), where, expected=f"integer labels ({len(x)},)", got=got, mend="not one-hot")
+    require(bool((y >= 0).all()), where, expected="labels from 0 on", got=f"label {int(y.min())}")
+    return y.to(x.device, torch.int64)
 
 
 # accumulation ---------------------------------------------------------------------------------------------------------
