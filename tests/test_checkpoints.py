@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmard.errors import Refused
@@ -66,6 +67,19 @@ def test_containers_and_wrappers_are_looked_through(tmp_path: Path, held: Any) -
     assert torch.equal(logits(tmp_path, held), expected(False))
 
 
+PLAIN |= {
+    "AveragedModel": {"n_averaged": torch.tensor(5), **under("module.")},
+    "AveragedModel of DataParallel": {"swa": {"n_averaged": torch.tensor(5), **under("module.module.")}},
+    "an average alone": {"epoch": 1, "state_dict_ema": under("")},
+    "no counters of BatchNorm": {k: v for k, v in under("").items() if "num_batches" not in k},
+    "a student": under("student."),
+    "a network": under("net."),
+    "twice the same": {"last": under(""), "best": under("")},
+    "a matrix beside it": {"state_dict": under(""), "confusion": torch.rand(4, 4), "rng": {"cpu": torch.ones(9)}},
+}
+MADRY = {**under("module.model."), **under("module.attacker.model.")}
+
+
 NORMALISED = {
     "mu and sigma beside the network": {**statistics("", "mu", "sigma"), **under("")},
     "mean and std of a wrapper": {**statistics("", "mean", "std"), **under("model.")},
@@ -73,6 +87,15 @@ NORMALISED = {
     "a Sequential": {**statistics("0.", "mean", "std"), **under("1.")},
     "a Sequential in DataParallel": {**statistics("module.0.", "mean", "std", (3,)), **under("module.1.")},
     "a named layer": {**statistics("normalize.", "mean", "std", (3, 1, 1)), **under("model.")},
+    "robustness": {
+        "model": {
+            **statistics("module.normalizer.", "new_mean", "new_std", (3, 1, 1)),
+            **statistics("module.attacker.normalize.", "new_mean", "new_std", (3, 1, 1)),
+            **MADRY,
+        },
+        "epoch": 1,
+    },
+    "beside its container": {"state_dict": under(""), **statistics("", "mean", "std", (3,))},
     "ours": {**statistics("", "mean", "std", (3, 1, 1)), **under("net.")},
 }
 
@@ -93,6 +116,19 @@ def test_weights_that_no_forward_reads_are_dropped(tmp_path: Path) -> None:
     assert torch.equal(logits(tmp_path, under("module.", name) | dead, name), expected(False, name))
 
 
+def other(prefix: str = "") -> dict[str, Tensor]:
+    return {name: value + 1 for name, value in under(prefix).items()}
+
+
+def resnet_of_torchvision() -> dict[str, Tensor]:
+    """Names and shapes that matter of torchvision's resnet18."""
+    blocks = {
+        f"layer{i}.{j}.conv{k}.weight": torch.rand(2, 2, 3, 3) for i in range(1, 5) for j in (0, 1) for k in (1, 2)
+    }
+    stem = {"conv1.weight": torch.rand(64, 3, 7, 7)}
+    return {**stem, **blocks, "layer2.0.downsample.0.weight": torch.rand(2, 2, 1, 1), "fc.weight": torch.rand(4, 2)}
+
+
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a Sequential without its first part": (under("1."), {}, "give --mean and --std"),
     "said twice": (NORMALISED["a Sequential"], {"mean": MEAN, "std": STD}, "normalisation in one place"),
@@ -101,6 +137,21 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "too few numbers": (under(""), {"mean": [0.5]}, "3 numbers as mean"),
     "another network": (under("", "cnn-8"), {}, "of another shape"),
     "more layers": ({**under(""), "conv9.weight": torch.rand(3)}, {}, "1 extra"),
+    "raw and average": ({"model": other(), "ema": under("")}, {}, "got model and ema; say which.*theirs.pt::ema"),
+    "last and best": ({"last": {"net": other()}, "best": under("")}, {}, "got last.net and best"),
+    "student and teacher": (
+        other("teacher.") | under("student."),
+        {},
+        "one set of weights, got teacher and student; say which is meant: FILE::student",
+    ),
+    "an attacker without its normalizer": (MADRY, {}, "without its normalizer; .* --mean and --std"),
+    "whole numbers": (
+        {k: (9 * v).to(torch.int8) for k, v in under("").items()},
+        {},
+        r"of another kind \(conv1.weight int8",
+    ),
+    "complex numbers": ({k: v.to(torch.complex64) for k, v in under("").items()}, {}, "of another kind"),
+    "torchvision": (resnet_of_torchvision(), {}, "names of torchvision's resnet18: give torchvision.models:resnet18"),
     "no tensors": ({"epoch": 3}, {}, "a mapping with the keys epoch"),
 }
 
@@ -130,3 +181,53 @@ def two_layers() -> nn.Module:
 def test_mean_and_std_belong_to_foreign_weights_alone(spec: str) -> None:
     with pytest.raises(Refused, match="has its normalisation inside"):
         load_network(spec, **WANTED, mean=MEAN, std=STD)
+
+
+KEYED = {"model": other(), "ema": {"decay": 0.9, "shadow": under("module.")}, "optimizer": {"param_groups": []}}
+
+
+@pytest.mark.parametrize(
+    ("held", "key"),
+    [(KEYED, "ema"), (KEYED, "ema.shadow"), (other("teacher.") | under("student."), "student"), (under("odd."), "odd")],
+)
+def test_a_key_says_which_weights_are_meant(tmp_path: Path, held: Any, key: str) -> None:
+    torch.save(held, tmp_path / "theirs.pt")
+    found = load_network("cnn-4", weights=f"{tmp_path}/theirs.pt::{key}", **WANTED)
+    assert found.source == f"cnn-4 with theirs.pt::{key}"
+    with torch.no_grad():
+        assert torch.equal(found.module(images()), expected(False))
+
+
+def test_an_unknown_key_is_told_those_that_there_are(tmp_path: Path) -> None:
+    torch.save(KEYED, tmp_path / "theirs.pt")
+    with pytest.raises(Refused, match=r"one set of weights under 'emma', got none, but model, ema\.shadow"):
+        load_network("cnn-4", weights=f"{tmp_path}/theirs.pt::emma", **WANTED)
+
+
+def test_a_key_chooses_in_a_safetensors_file_as_well(tmp_path: Path) -> None:
+    save_file(other("teacher.") | under("student."), tmp_path / "w.safetensors")
+    found = load_network("cnn-4", weights=f"{tmp_path}/w.safetensors::student", **WANTED)
+    assert torch.equal(found.module.state_dict()["conv1.weight"], under("")["conv1.weight"])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_weights_in_another_precision_are_noted(tmp_path: Path, kind: torch.dtype) -> None:
+    torch.save({k: v.to(kind) if v.is_floating_point() else v for k, v in under("").items()}, tmp_path / "theirs.pt")
+    found = load_network("cnn-4", weights=f"{tmp_path}/theirs.pt", **WANTED)
+    said = str(kind).removeprefix("torch.")
+    assert found.source == f"cnn-4 with theirs.pt ({said} weights, read as float32)"
+
+
+def test_a_loaded_network_is_in_eval_mode(tmp_path: Path) -> None:
+    torch.save(under(""), tmp_path / "w.pt")
+    for weights in (f"{tmp_path}/w.pt", None):
+        spec = "cnn-4" if weights else "test_checkpoints:two_layers"
+        assert not any(m.training for m in load_network(spec, weights=weights, **WANTED).module.modules())
+
+
+def test_a_function_that_hands_keywords_on_is_given_no_image_shape() -> None:
+    assert load_network("test_checkpoints:handing_on", **WANTED).module(images()).shape == (5, 4)
+
+
+def handing_on(**keywords: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, **{"out_features": keywords.pop("num_classes"), **keywords}))

@@ -23,7 +23,7 @@ def both(num_classes, image_shape):
     return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, num_classes))
 
 def anything(**settings):
-    return both(**settings)
+    return Net(**settings)
 
 def classes(num_classes):
     return nn.Sequential(nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(num_classes))

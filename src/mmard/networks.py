@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mmard.balls import Budget
 from mmard.data import ImageSet
-from mmard.deploy.checkpoints import load_foreign
+from mmard.deploy.checkpoints import casts, load_foreign, open_weights
 from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused, unknown
-from mmard.files import load_into, open_weights
+from mmard.files import load_into
 from mmard.gate import Claim, pass_gate
 from mmard.method import Method
 from mmard.models import Ensemble, Normalised, build, check_logits, check_name
@@ -176,7 +176,7 @@ def load_teacher(
         raise Refused("--teacher-weights", expected="one teacher", got=f"{len(specs)} in an ensemble", mend=mend)
     members = [load_network(spec, **wanted) for spec in specs]
     source = f"mean {mix} of {', '.join(member.source for member in members)}"
-    return Network(Ensemble([member.module for member in members], mix), {}, source)
+    return Network(Ensemble([member.module for member in members], mix).eval(), {}, source)
 
 
 def _flag(who: str) -> str:
@@ -199,7 +199,7 @@ def _rebuilt(
     stand_in = {"mean": [0.0] * channels, "std": [1.0] * channels} if facts.get("normalised") else {}
     module = build(name, num_classes=classes, image_shape=shape, seed=0, **stand_in)
     load_into(module, tensors, where)
-    return module
+    return module.eval()
 
 
 def _same_data(
@@ -231,7 +231,7 @@ def _known(
         "image_shape": list(SHAPE),
         "claim": teacher.claim,
     }
-    return Network(module, facts, f"{teacher.spec} with {Path(str(weights)).name}")
+    return Network(module.eval(), facts, f"{teacher.spec} with {Path(str(weights)).name}")
 
 
 def _onnx(path: Path, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str) -> Network:
@@ -247,7 +247,7 @@ def _onnx(path: Path, num_classes: int | None, image_shape: tuple[int, ...] | No
         raise Refused(where, expected=expected, got="none", mend="give --data")
     c, h, w = shape
     check_logits(module, (c, h, w), int(classes), where)
-    return Network(module, module.facts, path.name)
+    return Network(module.eval(), module.facts, path.name)
 
 
 def _named(
@@ -267,14 +267,15 @@ def _named(
         mend = f"give a run folder, or {_flag(who)} FILE"
         raise Refused(f"{who} {spec}", expected="a trained network", got="a name without weights", mend=mend)
     if weights is None:
-        return Network(module, {}, spec)
-    tensors, _ = open_weights(Path(weights))
+        return Network(module.eval(), {}, spec)
+    tensors, _ = open_weights(weights)
     for what, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != image_shape[0]:
             got = " ".join(map(str, values))
             raise Refused(f"{who} {weights}", expected=f"{image_shape[0]} numbers as {what}", got=got)
+    cast = casts(module, tensors)
     module = load_foreign(module, tensors, image_shape[0], f"{who} {weights}", mean, std)
-    return Network(module, {}, f"{spec} with {Path(weights).name}")
+    return Network(module.eval(), {}, f"{spec} with {Path(weights).name}" + (f" ({cast})" if cast else ""))
 
 
 # companions -----------------------------------------------------------------------------------------------------------

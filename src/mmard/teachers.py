@@ -17,9 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmard.balls import radius
-from mmard.deploy.checkpoints import classes_in, load_foreign
+from mmard.deploy.checkpoints import classes_in, load_foreign, open_weights
 from mmard.errors import Refused, unknown
-from mmard.files import open_weights
 from mmard.models import build
 
 PREFIX = "robustbench:"
@@ -42,6 +41,7 @@ class Teacher:
         extra_data: what it was trained on beside the data set's own images.
         quirks: what its file has that others have not.
         drop: beginnings of keys in its file that no forward reads.
+        key: which weights of its file are meant, where it has several.
         paper, link: title, and where it is.
         drive: id of the file on Google Drive; None where none was read.
         licence: of the weights.
@@ -65,6 +65,7 @@ class Teacher:
     extra_data: str = ""
     quirks: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    key: str = ""
 
     @property
     def spec(self) -> str:
@@ -170,7 +171,7 @@ def open_teacher(spec: str, weights: str | Path | None, num_classes: int | None 
             f"; mmard fetch {found[0].spec} --data-dir D brings it" if found[0].drive else f"; see {found[0].link}"
         )
         raise Refused(f"teacher {spec}", expected="a file of its weights", got="none", mend=mend)
-    tensors, _ = open_weights(Path(weights))
+    tensors, _ = open_weights(weights, found[0].key)
     classes = classes_in(tensors)
     teacher = next((t for t in found if t.num_classes == classes), found[0])
     return teacher, teacher.load(tensors, f"teacher {teacher.spec}, file {weights}")

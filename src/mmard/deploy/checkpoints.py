@@ -1,128 +1,160 @@
-"""Checkpoints of other people: how they lay out the weights of a network that is known by name here.
+"""Checkpoints of other people: which weights a file holds, and how they lie there.
 
-    containers     {"state_dict": ...} and others, looked through by `weights.open_weights`
-    wrappers       module. of DataParallel, _orig_mod. of torch.compile, model., net., network., 0. of nn.Sequential
-    normalisation  mean and std (mu and sigma) in the file, beside a network under model., net., 1. or without a prefix;
-                   they become part of the network
+    containers     {"state_dict": ...} and the like are looked through; of several sets of weights in one file, such as
+                   raw ones beside their average, FILE::KEY says which is meant
+    wrappers       module. of DataParallel, _orig_mod. of torch.compile, model., student., 0. of nn.Sequential ...
+    normalisation  mean and std (mu and sigma, new_mean and new_std) in the file, beside a network under such a prefix
+                   or without one; they become part of the network
+    counters       n_averaged of AveragedModel is dropped, num_batches_tracked may be missing
+    copies         a second copy of the same weights, as robustness' attacker. has it, is dropped
     dead weights   sub_block1 of the WideResNet of TRADES, which no forward reads
 
-A checkpoint of another network is refused with the name of the one that it is of, or is nearest to (lookalikes.py).
-
-What keys cannot tell is refused where it can be seen, and else shows in the clean accuracy: normalisation that is not
-in the file, another activation, another form of a block. Compare it with the published one.
+A checkpoint of another network is refused with the name of the one that it is of, or is nearest to. What keys cannot
+tell shows in the clean accuracy alone: normalisation that is not in the file, another activation, another form of a
+block. Compare it with the published one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmard.errors import Refused
-from mmard.files import load_into
+from mmard.files import NUMPY_NUMBERS, load_into, load_tensors
 from mmard.models import MODELS, Normalised, build
 
-# lookalikes -----------------------------------------------------------------------------------------------------------
-# Which network of ours a state dict is of, told by its keys and shapes.
-#
-# Keys do not tell everything: ReLU from SiLU, one form of a shortcut from another, or what the input was normalised
-# with.
+# which weights a file holds -------------------------------------------------------------------------------------------
+
+KEY = "::"
+"""Between a file and the set of weights in it that is meant."""
+STATISTICS = ("mean", "std", "mu", "sigma")
+
+Sets = dict[str, dict[str, Tensor]]
+"""State dicts by their place in a file, "" for one that is the file itself."""
 
 
-Shapes = dict[str, tuple[int, ...]]
-Bare = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""A checkpoint's tensors without what does not belong to a network with these own ones."""
+def open_weights(path: str | Path, prefer: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state dict out of a safetensors file or of a foreign checkpoint (.pt, .pth), and its facts ({} of others).
 
-NEAR = 0.5
-"""Share of tensors, by key and shape, from which another network is worth naming."""
-
-_DEPTH = {
-    "wide_resnet": re.compile(r"(?:^|\.)block1\.layer\.(\d+)\.conv1\.weight$"),
-    "wide_resnet-swish": re.compile(r"(?:^|\.)layer\.0\.block\.(\d+)\.conv_0\.weight$"),
-}
-_WIDTH = {"wide_resnet": "bn1.weight", "wide_resnet-swish": "batchnorm.weight", "cnn": "conv1.weight"}
-
-
-def alike(tensors: Mapping[str, Tensor], bare: Bare) -> tuple[tuple[str, ...], float]:
-    """The networks that share most tensors with a state dict, and the share: those of one key set share it alike.
+    Foreign files are opened tensors-only, so nothing in them is executed; numbers of NumPy beside the tensors are read
+    by code of ours.
 
     Args:
-        tensors: a checkpoint, with prefixes and statistics as it has them.
-        bare: takes off what a network with the given own tensors would not have.
+        path: the file, or FILE::KEY for one of several sets of weights in it: the key of a container, or what the names
+            of its tensors begin with.
+        prefer: the key that is taken of several, where nothing is said.
+
+    Raises:
+        Refused: if the file is missing, unreadable, holds other objects than tensors, holds no tensor, or holds several
+            sets of weights and nothing says which is meant.
     """
-    classes, channels = classes_in(tensors), _channels(tensors)
-    scores: dict[str, float] = {}
-    for name in _candidates(tensors):
-        with torch.device("meta"):
-            own = build(name, num_classes=classes or 2, image_shape=(channels or 3, 32, 32)).state_dict()
-        scores[name] = _shared(_shapes(own), _shapes(bare(tensors, own)))
-    best = max(scores.values(), default=0.0)
-    return tuple(name for name, score in scores.items() if score == best and best > 0), best
+    file, _, key = (str(path), "", "") if Path(path).exists() else str(path).partition(KEY)
+    if file.endswith(".safetensors"):
+        tensors, facts = load_tensors(Path(file))
+        return (_chosen({"": tensors}, key, file), {}) if key else (tensors, facts)
+    if not Path(file).is_file():
+        got = "a folder" if Path(file).is_dir() else "no such file"
+        raise Refused(file, expected="a file of weights", got=got)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
+            # PyTorch warns of old and of unusual pickles; what it cannot read, it refuses.
+            warnings.simplefilter("ignore")
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the reader fail in any way
+        raise _unreadable(Path(file), error) from None
+    sets = _sets(found)
+    return _chosen(sets, key or (prefer if prefer in sets else ""), file, found), {}
 
 
-def layout_mend(tensors: Mapping[str, Tensor], bare: Bare) -> str:
-    """What to say of a state dict that does not fit where it was put."""
-    names, share = alike(tensors, bare)
-    spelt = " or ".join(names)
-    if share == 1:
-        return f"this looks like {spelt}" + (", which no key tells apart" if len(names) > 1 else "")
-    if share >= NEAR:
-        return f"the nearest is {spelt}, which has {share:.0%} of these tensors"
-    return "is it another architecture?"
+def _sets(found: Any, at: str = "") -> Sets:
+    """The sets of weights in what a file held; those in containers go before the tensors beside these."""
+    if not isinstance(found, Mapping) or "param_groups" in found:
+        return {}
+    inner: Sets = {}
+    for name, held in found.items():
+        if isinstance(name, str):
+            inner |= _sets(held, f"{at}.{name}" if at else name)
+    own = {name: held for name, held in found.items() if isinstance(name, str) and isinstance(held, Tensor)}
+    if any(value.ndim > 1 for tensors in inner.values() for value in tensors.values()):
+        inner = {name: tensors for name, tensors in inner.items() if any(t.ndim > 1 for t in tensors.values())}
+    if not inner:
+        return {at: own} if any(value.ndim for value in own.values()) else {}
+    beside = {name: value for name, value in own.items() if name in STATISTICS and value.ndim}
+    return {name: {**beside, **tensors} for name, tensors in inner.items()}
 
 
-def classes_in(tensors: Mapping[str, Tensor]) -> int | None:
-    """Rows of the last matrix, which is the classifier; None without one.
+def _chosen(sets: Sets, key: str, file: str, found: Any = None) -> dict[str, Tensor]:
+    """The set of weights that is meant.
 
-    >>> classes_in({"conv.weight": torch.zeros(4, 3, 3, 3), "fc.weight": torch.zeros(10, 4)})
-    10
+    Raises:
+        Refused: if there is none, several, or none of this key.
     """
-    matrices = [value for value in tensors.values() if value.ndim == 2]
-    return int(matrices[-1].shape[0]) if matrices else None
+    if key:
+        named = [tensors for name, tensors in sets.items() if f"{name}.".startswith(f"{key}.")]
+        for tensors in () if named else sets.values():
+            part = {name.removeprefix(f"{key}."): t for name, t in tensors.items() if name.startswith(f"{key}.")}
+            named += [part] if part else []
+        if len(named) == 1:
+            return named[0]
+        got = f"{len(named)} of them" if named else f"none, but {', '.join(filter(None, sets)) or 'one without a key'}"
+        raise Refused(file, expected=f"one set of weights under {key!r}", got=got)
+    different: Sets = {}
+    for name, tensors in sets.items():
+        if not any(_same(tensors, other) for other in different.values()):
+            different[name] = tensors
+    if len(different) > 1:
+        mend = f"say which is meant: {file}{KEY}{list(different)[-1]}"
+        raise Refused(file, expected="one set of weights", got=" and ".join(different), mend=mend)
+    if not different:
+        kind = type(found).__name__
+        while isinstance(found, Mapping):
+            kind = f"a mapping with the keys {', '.join(map(str, list(found)[:6]))}"
+            found = next((held for held in found.values() if isinstance(held, Mapping)), None)
+        raise Refused(file, expected="a state dict, alone or under a key such as state_dict", got=kind)
+    return next(iter(different.values()))
 
 
-def _channels(tensors: Mapping[str, Tensor]) -> int | None:
-    return next((int(value.shape[1]) for value in tensors.values() if value.ndim == 4), None)
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Every network without numbers, and those with numbers in the size that the tensors would have."""
-    found = []
-    for key, family in MODELS.items():
-        if not family.numbers:
-            found.append(family.spelt(key))
-            continue
-        widths = [int(v.shape[0]) for k, v in tensors.items() if k.split(".")[-2:] == _WIDTH[key].split(".")]
-        if key not in _DEPTH:
-            found += [family.spelt(key, widths[0])] if widths else []
-            continue
-        deep = [int(m[1]) for k in tensors if (m := _DEPTH[key].search(k))]
-        # The last BatchNorm of the whole network is the widest of that name.
-        if deep and max(widths, default=0) >= 64:
-            found.append(family.spelt(key, 6 * (max(deep) + 1) + 4, max(widths) // 64))
-    return found
+def _unreadable(path: Path, error: Exception) -> Refused:
+    expected = "a checkpoint that holds tensors alone"
+    beginning = path.read_bytes()[:64].lstrip().lower()
+    if beginning.startswith((b"<!doctype", b"<html")):
+        return Refused(str(path), expected=expected, got="an HTML page, a failed download", mend="download it again")
+    if "TorchScript" in str(error):
+        mend = "save the state_dict() of the network that it was made of"
+        return Refused(str(path), expected=expected, got="a TorchScript archive", mend=mend)
+    called = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if called is None:
+        return Refused(str(path), expected=expected, got="a damaged file, or one of another kind", mend="is it whole?")
+    mend = "nothing is unpickled without restriction; save its tensors alone where you trust it, as safetensors"
+    return Refused(str(path), expected=expected, got=f"a pickle that calls {called[1]}", mend=mend)
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
-    return {name: tuple(value.shape) for name, value in tensors.items()}
+# how they lie in it ---------------------------------------------------------------------------------------------------
 
-
-def _shared(own: Shapes, theirs: Shapes) -> float:
-    """Tensors of the same name and shape, as a share of all names."""
-    return sum(theirs.get(name) == shape for name, shape in own.items()) / max(1, len(own.keys() | theirs.keys()))
-
-
-# checkpoints ----------------------------------------------------------------------------------------------------------
-
-
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "0.", "1.")
-_BOX = r"(?:(?:module|_orig_mod|model)\.)*(?:(?:normali[sz](?:e|er|ation)|norm|preprocess|0)\.)?"
+WRAPPERS = {
+    *("module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "0", "1"),
+    *("student", "teacher", "ema", "ema_model", "model_ema", "attacker"),
+}
+"""Words before the names of a network's own tensors."""
+_BOX = r"(?:(?:module|_orig_mod|model|attacker)\.)*(?:(?:normali[sz](?:e|er|ation)|norm|preprocess|0)\.)?(?:new_)?"
 _MEAN, _STD = re.compile(_BOX + "(?:mean|mu)"), re.compile(_BOX + "(?:std|sigma)")
 DEAD = "sub_block1."
+AVERAGED, TRACKED = "n_averaged", "num_batches_tracked"
 ROUNDING = 1e-3
 """Difference of mean or std that comes from rounding; those of CIFAR-10 and CIFAR-100 differ by ten times as much."""
+
+Moments = tuple[list[float], list[float]]
+"""Mean and std per channel, in input units."""
 
 
 def load_foreign(
@@ -152,86 +184,237 @@ def load_foreign(
         The network, images in [0, 1] to logits; `Normalised` where the file or the caller says with what.
 
     Raises:
-        Refused: if tensors are missing, left over, or of another shape; if normalisation is said twice, or is seen to
-            have been there and is not in the file.
+        Refused: if tensors are missing, left over, of another shape or no floating-point numbers; if two sets of
+            weights would fit; if normalisation is said twice, or is seen to have been there and is not in the file.
     """
-    own = module.state_dict()
-    found_mean, found_std, rest = _statistics(tensors, own, channels)
-    normalised = found_mean is not None and found_std is not None
+    own, dead = module.state_dict(), (DEAD, *drop)
+    prefix = _prefix(tensors, own)
+    _refuse_two(tensors, own, prefix, where)
+    moments = _moments(tensors, own, prefix, channels)
     if registered:
-        _refuse_other_statistics((found_mean, found_std) if normalised else None, mean, std, where)
-        normalised = False
-    if normalised and (mean is not None or std is not None):
-        got = f"mean and std in the file as well: {found_mean}, {found_std}"
+        _refuse_other_moments(moments, mean, std, where)
+    elif moments is not None and (mean is not None or std is not None):
+        got = f"mean and std in the file as well: {moments[0]}, {moments[1]}"
         raise Refused(where, expected="normalisation in one place", got=got, mend="leave --mean and --std out")
-    bare, taken_off = _unwrapped(rest, own)
-    if "1." in taken_off and not registered and not normalised and mean is None and std is None:
-        got = "the second part of an nn.Sequential, the first of which is not in the file"
-        mend = "if that was normalisation, give --mean and --std; 0,0,0 and 1,1,1 for none"
-        raise Refused(where, expected="a network with all it does to its input", got=got, mend=mend)
-    dead = (DEAD, *drop)
-    alive = {name: value for name, value in bare.items() if not name.startswith(dead) or name in own}
+    elif moments is None and mean is None and std is None:
+        _refuse_without_moments(tensors, prefix, where)
+    bare = _bare(tensors, own, channels, dead)
+    bare |= {name: value for name, value in own.items() if name not in bare and name.endswith(TRACKED)}
     try:
-        load_into(module, alive, where)
+        load_into(module, bare, where)
     except Refused as error:
-        known = layout_mend(tensors, lambda theirs, own: _bare(theirs, own, channels, dead))
-        raise Refused(where, expected=error.expected, got=error.got, mend=known) from None
-    mean, std = (found_mean, found_std) if normalised else (mean, std)
+        raise Refused(
+            where, expected=error.expected, got=error.got, mend=layout_mend(tensors, channels, dead)
+        ) from None
+    if moments is not None and not registered:
+        mean, std = moments
     if mean is None and std is None:
         return module
     return Normalised(module, [0.0] * channels if mean is None else mean, [1.0] * channels if std is None else std)
 
 
+def casts(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """What to say of weights that were read in another precision than they are saved in; empty where none was.
+
+    >>> casts(torch.nn.Linear(2, 2), {"weight": torch.ones(2, 2).half()})
+    'float16 weights, read as float32'
+    """
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    other = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point() and t.dtype != own}
+    return f"{', '.join(sorted(other))} weights, read as {str(own).removeprefix('torch.')}" if other else ""
+
+
+def _prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What stands before the names of a network's own tensors: where most of them are found."""
+
+    def fit(prefix: str) -> tuple[int, bool, int]:
+        everywhere = all(name.startswith(prefix) for name in tensors)
+        return len(_under(tensors, own, prefix)), everywhere, len(prefix) if everywhere else -len(prefix)
+
+    return max(_prefixes(tensors), key=fit)
+
+
+def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Every chain of wrappers' words that a name begins with."""
+    found = {"": None}
+    for name in tensors:
+        prefix = ""
+        for word in name.split(".")[:-1]:
+            if word not in WRAPPERS:
+                break
+            prefix += f"{word}."
+            found[prefix] = None
+    return list(found)
+
+
+def _under(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The network's own tensors that are found behind a prefix."""
+    return {name: tensors[prefix + name] for name in own if prefix + name in tensors}
+
+
+def _complete(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], but: str) -> Iterator[str]:
+    """The other prefixes behind which everything that the network needs is found."""
+    needed = [name for name in own if not name.endswith(TRACKED)]
+    for prefix in _prefixes(tensors):
+        if prefix != but and needed and all(prefix + name in tensors for name in needed):
+            yield prefix
+
+
+def _refuse_two(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str, where: str) -> None:
+    """Refuse a file in which another set of weights would fit as well."""
+    for other in _complete(tensors, own, prefix):
+        if not _same(_under(tensors, own, prefix), _under(tensors, own, other)):
+            one, two = (text.rstrip(".") or "names without a prefix" for text in (prefix, other))
+            mend = f"say which is meant: FILE{KEY}{(other or prefix).rstrip('.')}"
+            raise Refused(where, expected="one set of weights", got=f"{one} and {two}", mend=mend)
+
+
 def _bare(
     tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int, dead: tuple[str, ...]
-) -> Mapping[str, Tensor]:
+) -> dict[str, Tensor]:
     """A checkpoint without all that is no weight of a network with these own tensors."""
-    bare, _ = _unwrapped(_statistics(tensors, own, channels)[2], own)
-    return {name: value for name, value in bare.items() if not name.startswith(dead) or name in own}
+    prefix = _prefix(tensors, own)
+    copies = tuple(other for other in _complete(tensors, own, prefix) if not prefix.startswith(other))
+    moments = _moments(tensors, own, prefix, channels) is not None
+    bare = {}
+    for name, value in tensors.items():
+        mine = name.removeprefix(prefix)
+        belongs = name.startswith(prefix) and mine in own
+        known = mine.startswith(dead) or name.split(".")[-1] == AVERAGED or name.startswith(copies)
+        if belongs or not (known or (moments and _is_moment(name, value, channels))):
+            bare[mine if name.startswith(prefix) else name] = value
+    return bare
 
 
-def _refuse_other_statistics(
-    found: tuple[list[float] | None, list[float] | None] | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    where: str,
+def _is_moment(name: str, value: Tensor, channels: int) -> bool:
+    return value.numel() == channels and bool(_MEAN.fullmatch(name) or _STD.fullmatch(name))
+
+
+def _moments(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str, channels: int) -> Moments | None:
+    """Mean and std, if both are in the file and each has one value only."""
+    both = []
+    for pattern in (_MEAN, _STD):
+        values = [
+            value.flatten().tolist()
+            for name, value in tensors.items()
+            if pattern.fullmatch(name) and name.removeprefix(prefix) not in own and value.numel() == channels
+        ]
+        both.append(values[0] if values and all(value == values[0] for value in values) else None)
+    mean, std = both
+    return None if mean is None or std is None else (mean, std)
+
+
+def _refuse_without_moments(tensors: Mapping[str, Tensor], prefix: str, where: str) -> None:
+    """Refuse weights whose layout says that something was done to the input, and not what."""
+    got = ""
+    if "1" in prefix.split("."):
+        got = "the second part of an nn.Sequential, the first of which is not in the file"
+    elif any("attacker" in name.split(".")[:-1] for name in tensors):
+        got = "a network inside robustness' attacker, without its normalizer"
+    if got:
+        mend = "if that was normalisation, give --mean and --std; 0,0,0 and 1,1,1 for none"
+        raise Refused(where, expected="a network with all it does to its input", got=got, mend=mend)
+
+
+def _refuse_other_moments(
+    found: Moments | None, mean: Sequence[float] | None, std: Sequence[float] | None, where: str
 ) -> None:
     """Refuse a file whose mean and std are not those that are registered, up to their rounding."""
     if found is None:
         return
-    pairs = [*zip(found[0] or (), mean or (), strict=False), *zip(found[1] or (), std or (), strict=False)]
+    pairs = [*zip(found[0], mean or (), strict=False), *zip(found[1], std or (), strict=False)]
     if mean is None or any(abs(theirs - ours) > ROUNDING for theirs, ours in pairs):
         expected = f"mean {list(mean)} and std {list(std or ())}" if mean is not None else "no mean and std"
-        theirs_mean, theirs_std = ([round(v, 4) for v in part or ()] for part in found)
+        theirs_mean, theirs_std = ([round(v, 4) for v in part] for part in found)
         got = f"mean {theirs_mean} and std {theirs_std} in the file"
         raise Refused(where, expected=expected, got=got, mend="is it the file of another data set?")
 
 
-def _statistics(
-    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int
-) -> tuple[list[float] | None, list[float] | None, dict[str, Tensor]]:
-    """Mean and std if both are in the file, and the tensors without them."""
-    both = []
-    for pattern in (_MEAN, _STD):
-        names = [
-            name
-            for name, value in tensors.items()
-            if pattern.fullmatch(name) and name not in own and value.numel() == channels
-        ]
-        both.append(names[0] if len(names) == 1 else None)
-    mean, std = both
-    if mean is None or std is None:
-        return None, None, dict(tensors)
-    rest = {name: value for name, value in tensors.items() if name not in (mean, std)}
-    return tensors[mean].flatten().tolist(), tensors[std].flatten().tolist(), rest
+# which network they are of --------------------------------------------------------------------------------------------
+
+NEAR = 0.5
+"""Share of tensors, by key and shape, from which another network is worth naming."""
+_DEPTH = {
+    "wide_resnet": re.compile(r"(?:^|\.)block1\.layer\.(\d+)\.conv1\.weight$"),
+    "wide_resnet-swish": re.compile(r"(?:^|\.)layer\.0\.block\.(\d+)\.conv_0\.weight$"),
+}
+_WIDTH = {"wide_resnet": "bn1.weight", "wide_resnet-swish": "batchnorm.weight", "cnn": "conv1.weight"}
+_BLOCK = re.compile(r"(?:^|\.)layer[1-4]\.\d+\.conv(\d)\.weight$")
+_TORCHVISION = {(2, 16): "resnet18", (2, 32): "resnet34", (3, 48): "resnet50", (3, 99): "resnet101"}
+"""By the convolutions of a block, and those of all blocks."""
 
 
-def _unwrapped(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Without the prefixes of wrappers, as long as no name is lost that the network itself has; and those prefixes."""
-    for prefix in WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
-            if len(own.keys() & bare.keys()) >= len(own.keys() & tensors.keys()):
-                inner, more = _unwrapped(bare, own)
-                return inner, [prefix, *more]
-    return tensors, []
+def alike(tensors: Mapping[str, Tensor], channels: int, dead: tuple[str, ...] = ()) -> tuple[tuple[str, ...], float]:
+    """The networks of ours that share most tensors with a checkpoint, and the share: those of one key set share it
+    alike. Keys do not tell ReLU from SiLU, nor one form of a shortcut from another."""
+    classes = classes_in(tensors)
+    in_file = next((int(value.shape[1]) for value in tensors.values() if value.ndim == 4), 3)
+    scores: dict[str, float] = {}
+    for name in _candidates(tensors):
+        with torch.device("meta"):
+            own = build(name, num_classes=classes or 2, image_shape=(in_file, 32, 32)).state_dict()
+        bare = _bare(tensors, own, channels, dead)
+        same = sum(key in bare and bare[key].shape == value.shape for key, value in own.items())
+        scores[name] = same / max(1, len(own.keys() | bare.keys()))
+    best = max(scores.values(), default=0.0)
+    return tuple(name for name, score in scores.items() if score == best and best > 0), best
+
+
+def layout_mend(tensors: Mapping[str, Tensor], channels: int, dead: tuple[str, ...] = ()) -> str:
+    """What to say of a state dict that does not fit where it was put."""
+    names, share = alike(tensors, channels, dead)
+    spelt = " or ".join(names)
+    if share == 1:
+        return f"this looks like {spelt}" + (", which no key tells apart" if len(names) > 1 else "")
+    theirs = _torchvision(tensors)
+    if theirs:
+        return theirs
+    if share >= NEAR:
+        return f"the nearest is {spelt}, which has {share:.0%} of these tensors"
+    return "is it another architecture?"
+
+
+def classes_in(tensors: Mapping[str, Tensor]) -> int | None:
+    """Rows of the last matrix, which is the classifier; None without one.
+
+    >>> classes_in({"conv.weight": torch.zeros(4, 3, 3, 3), "fc.weight": torch.zeros(10, 4)})
+    10
+    """
+    matrices = [value for value in tensors.values() if value.ndim == 2]
+    return int(matrices[-1].shape[0]) if matrices else None
+
+
+def _torchvision(tensors: Mapping[str, Tensor]) -> str:
+    """The ResNet of torchvision whose names these are, in words; empty for other names."""
+    ends = {".".join(name.split(".")[-2:]): value for name, value in tensors.items()}
+    if not any(".downsample.0." in name for name in tensors) or "fc.weight" not in ends:
+        return ""
+    convolutions = [int(m[1]) for name in tensors if (m := _BLOCK.search(name))]
+    name = _TORCHVISION.get((max(convolutions, default=0), len(convolutions)), "a ResNet")
+    stem = next((value for key, value in tensors.items() if key.endswith("conv1.weight") and "layer" not in key), None)
+    small = stem is not None and tuple(stem.shape[2:]) != (7, 7)
+    like = f", with a first convolution of {stem.shape[2]}x{stem.shape[3]}" if stem is not None and small else ""
+    mend = (
+        "give a function that makes it as package.module:function"
+        if like or " " in name
+        else (f"give torchvision.models:{name} as the network")
+    )
+    return f"these are the names of torchvision's {name}{like}: {mend}"
+
+
+def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Every network without numbers, and those with numbers in the size that the tensors would have."""
+    found = []
+    for key, family in MODELS.items():
+        if not family.numbers:
+            found.append(family.spelt(key))
+            continue
+        widths = [int(v.shape[0]) for k, v in tensors.items() if k.split(".")[-2:] == _WIDTH[key].split(".")]
+        if key not in _DEPTH:
+            found += [family.spelt(key, widths[0])] if widths else []
+            continue
+        deep = [int(m[1]) for k in tensors if (m := _DEPTH[key].search(k))]
+        # The last BatchNorm of the whole network is the widest of that name.
+        if deep and max(widths, default=0) >= 64:
+            found.append(family.spelt(key, 6 * (max(deep) + 1) + 4, max(widths) // 64))
+    return found

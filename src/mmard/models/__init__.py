@@ -123,7 +123,8 @@ def cause(error: Exception) -> str:
 def foreign(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> Callable[[], nn.Module]:
     """Import `package.module` and return `function`, ready to be called.
 
-    It is called with those of `num_classes=...` and `image_shape=...` that its signature takes. Importing runs that
+    It is called with those of `num_classes=...` and `image_shape=...` that its signature names, and with the first
+    where it takes any keywords. Importing runs that
     module's code: the name is as trusted as the code that it points to.
 
     Raises:
@@ -139,8 +140,10 @@ def foreign(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> C
         # Some callables written in C show no signature.
         signature = inspect.Signature()
     taken = [p for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
-    if not any(p.kind is p.VAR_KEYWORD for p in taken):
-        offered = {p.name: offered[p.name] for p in taken if p.name in offered}
+    named = {p.name for p in taken}
+    # A function that takes any keywords hands them on to a constructor, which knows num_classes and no image_shape.
+    named |= {"num_classes"} if any(p.kind is p.VAR_KEYWORD for p in taken) else set()
+    offered = {name: value for name, value in offered.items() if name in named}
     try:
         signature.bind(**offered)
     except TypeError as error:
