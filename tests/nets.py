@@ -236,6 +236,10 @@ VARIANTS: tuple[tuple[str, Params], ...] = (
     ("rslad+mmard", {"mmard.measure": "match", "mmard.edges": "rn"}),
     ("ard+mmard", {"mmard.guide": 0.0}),
     ("trades+mmard", {"mmard.beta": 0.0}),
+    ("rslad+mmard", {"mmard.attack": "label", "mmard.guide": 0.0, "mmard.own": 0.0, "mmard.label": 0.3}),
+    ("rslad+temperature", {"temperature.tau": 0.5}),
+    ("saad+temperature", {"temperature.tau": 0.5}),
+    ("adaad+temperature+mmard", {"temperature.tau": 0.5, "mmard.label": 0.3, "mmard.teacher_every": 2}),
 )
 """What the defaults leave out: every branch of every formula is in `SPECS` or here."""
 

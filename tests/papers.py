@@ -267,11 +267,21 @@ def np_loss(spec: str, params: Params, v: Views) -> Array:
         name, key = full.split(".")
         own[name][key] = value
     host, *plugins = own
+    tau, as_is = own.get("temperature", {}).get("tau", 1.0), v
+    tempered = copy(v)
+    tempered.T_n, tempered.T_a, tempered.T_m = v.T_n / tau, v.T_a / tau, v.T_m / tau
+
+    def seen_by(plugin: str) -> Views:
+        """What a plug-in before the temperature reads, or one behind it."""
+        behind = "temperature" not in plugins or plugins.index(plugin) > plugins.index("temperature")
+        return as_is if behind else tempered
+
     unit = own[host].get("scale", 1.0)
-    total = ORACLES[host](v, **own[host]).mean()
+    total = ORACLES[host](tempered, **own[host]).mean()
     if "igdm" in plugins:
-        total = total + unit * np_igdm(v, **own["igdm"]).mean()
+        total = total + unit * np_igdm(seen_by("igdm"), **own["igdm"]).mean()
     if "mmard" in plugins:
+        v = seen_by("mmard")
         beta, measure = own["mmard"].get("beta", 1.0), own["mmard"].get("measure", "nce")
         wanted = own["mmard"].get("edges", "rn,nq,rc").split(",")
         tau, still = own["mmard"].get("tau", 0.2), copy(v)
@@ -282,6 +292,7 @@ def np_loss(spec: str, params: Params, v: Views) -> Array:
         held.S_n = v.S_n.real
         edges["rn"] = np_triangle(held, measure, tau)[0]
         total = total + unit * beta * sum(edges[name] for name in wanted) / 3
+        total = total + unit * own["mmard"].get("label", 0.0) * CE(v.S_a, v.y).mean()
     return total
 
 

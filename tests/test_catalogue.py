@@ -130,7 +130,15 @@ def test_a_plug_in_that_is_named_twice_is_refused(spec: str) -> None:
         ("rslad+mmard", {"mmard.drift": "lk"}, "did you mean 'kl'"),
         ("rslad+mmard", {"mmard.edges": "nr,nn"}, "mmard.edges 'nn'"),
         ("rslad+mmard", {"mmard.edges": "nr,nr"}, "each edge once"),
-        ("kd+mmard", {"mmard.guide": 0.0, "mmard.own": 0.0}, "set guide or own > 0"),
+        ("kd+mmard", {"mmard.guide": 0.0, "mmard.own": 0.0}, "set guide or own > 0, or attack = label"),
+        (
+            "kd+mmard",
+            {"mmard.guide": 0.0, "mmard.own": 0.0, "mmard.beta": 0.0, "mmard.label": 1.0},
+            "set guide or own > 0",
+        ),
+        ("rslad+mmard", {"mmard.attack": "labels"}, "did you mean 'label'"),
+        ("rslad+mmard", {"mmard.label": -1.0}, "mmard.label: expected at least 0"),
+        ("rslad+temperature", {"temperature.tau": 0.0}, "temperature.tau: expected a positive temperature"),
         ("kd+mmard+igdm", {"mmard.guide": 0.0, "mmard.own": 0.0, "mmard.beta": 0.0}, "a host that makes adversarial"),
     ],
 )

@@ -13,6 +13,7 @@ from nets import (
     build,
     conv,
     generator,
+    gradients,
     images,
     labels,
     logits,
@@ -220,3 +221,38 @@ def test_a_plain_method_gets_an_attack_by_the_guidance_that_moves_the_teacher() 
     assert (target_first(TEACHER(x), TEACHER(b.adv.value)) > 1e-4).all()
     assert int(student[1].num_batches_tracked) == 1, "x_adv is a view of the plug-in, so it is quiet"
     assert not same(before, buffers(student))
+
+
+@pytest.mark.parametrize("host", ["kd", "rslad", "adaad", "pgd_at", "akd2"])
+def test_the_attack_on_the_label_is_that_of_adversarial_training_on_any_host(host: str) -> None:
+    off = {"mmard.guide": 0.0, "mmard.own": 0.0, "mmard.beta": 0.0}
+    method, plain = build(f"{host}+mmard", {**off, "mmard.attack": "label"}), build("pgd_at")
+    assert (method.start, method.says[0]) == (plain.start, plain.says[0])
+    views, y = logits(5), labels(5)
+    assert method.inner is not None and plain.inner is not None  # noqa: PT018
+    found, expected = (inner(batch_of(views, y)) for inner in (method.inner, plain.inner))
+    assert torch.equal(found, expected)
+    driven = build(f"{host}+mmard", {"mmard.attack": "label", "mmard.guide": 0.0, "mmard.own": 3.0})
+    assert driven.inner is not None
+    assert not torch.equal(driven.inner(batch_of(views, y)), expected), "the drifts come on top"
+    assert "CE(S(x'), y) + 3 CE(S(x'), argmax T(x))" in driven.says[0]
+
+
+@pytest.mark.parametrize("tau", [0.25, 2.0])
+@pytest.mark.parametrize("host", ["rslad", "adaad", "saad", "igdm"])
+def test_a_temperature_is_a_teacher_with_other_logits(host: str, tau: float) -> None:
+    """In the attack as in the loss, gradient through the teacher included."""
+    spec = "adaad+igdm" if host == "igdm" else host
+    hot, plain = build(f"{spec}+temperature", {"temperature.tau": tau}), build(spec)
+    views, y = logits(5), labels(5)
+    other = {k: (v.detach() / tau).requires_grad_() if k.startswith("T.") else v for k, v in views.items()}
+    views = {k: v.detach().requires_grad_() if k.startswith("T.") else v for k, v in views.items()}
+    for name, term in hot.outer(batch_of(views, y)).items():
+        torch.testing.assert_close(term, plain.outer(batch_of(other, y))[name])
+    if host == "saad":  # its attack needs a slope by the image, which logits do not have
+        return
+    assert hot.inner is not None and plain.inner is not None  # noqa: PT018
+    found, expected = hot.inner(batch_of(views, y)).sum(), plain.inner(batch_of(other, y)).sum()
+    torch.testing.assert_close(found, expected)
+    for name, slope in gradients(found, views, "T").items():
+        torch.testing.assert_close(slope, gradients(expected, other, "T")[name] / tau)

@@ -36,6 +36,7 @@ from mmard.methods.peeraid import peeraid as peeraid
 from mmard.methods.pgd_at import pgd_at as pgd_at
 from mmard.methods.rslad import rslad as rslad
 from mmard.methods.saad import saad as saad
+from mmard.methods.temperature import temperature as temperature
 from mmard.methods.trades import trades as trades
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -67,6 +68,7 @@ PLUGINS: dict[str, Callable[..., Method]] = {
     "mmard": mmard,
     "fair": fair,
     "awp": awp,
+    "temperature": temperature,
 }
 """Name -> function of a host and the plug-in's own parameters, returning the grown method."""
 

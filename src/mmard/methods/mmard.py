@@ -6,6 +6,9 @@ Wang, Chen, Yang, Wang, Qi. "MMARD: Improving the Min-Max Optimization Process i
     x'   = argmax over the ball of   host_inner(x') + guide * CE( T(x'), c ) + own * CE( S(x'), c ),   c = argmax T(x)
     loss = host_outer + beta / 3 * [ d(N_, R) + d(N, Q_n) + d(R, Q_n) ]
 
+With `attack` = "label" the host's objective gives way to the one of adversarial training, CE( S(x'), y ) from a uniform
+start, and `label` adds that cross-entropy to the loss.
+
     N = softmax S(x), R = softmax S(x')            the student in the natural and in the robust scenario
     N_ = N, held still                             no gradient goes through it
     Q_n = softmax T(x), Q_r = softmax T(x')        the teacher in the two, the second for other `edges`
@@ -125,6 +128,12 @@ def own_class(clean: Tensor, logits: Tensor) -> Tensor:
     return ce(logits, clean.argmax(1))
 
 
+def label_objective(b: Batch) -> Tensor:
+    """What adversarial training climbs, (B,)."""
+    return ce(b.S(b.adv), b.y)
+
+
+ATTACKS = ("host", "label")
 DRIFTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "ce": (own_class, "CE(T({}), argmax T(x))"),
     "kl": (kl, "KL(T(x) || T({}))"),
@@ -191,6 +200,15 @@ def with_triangle(host: Outer, weight: float, measure: str, edges: tuple[str, ..
     return outer
 
 
+def with_label(host: Outer, weight: float) -> Outer:
+    """The host's terms plus the labels at x'."""
+
+    def outer(b: Batch) -> Terms:
+        return {**host(b), "label_adv": weight * ce(b.S(b.adv), b.y)}
+
+    return outer
+
+
 def mmard(
     host: Method,
     guide: float = 1.0,
@@ -203,6 +221,8 @@ def mmard(
     measure: str = "nce",
     edges: str = "rn,nq,rc",
     tau: float = 0.2,
+    attack: str = "host",
+    label: float = 0.0,
 ) -> Method:
     """MMARD on top of any method.
 
@@ -221,6 +241,8 @@ def mmard(
         edges: which count: nr from S(x) to S(x'), rn the same with S(x) held still, nq from S(x) to T(x), rq from
             S(x') to T(x'), rc from S(x') to T(x).
         tau: temperature of the measure "nce"; the others have none.
+        attack: "host", or "label" for CE(S(x'), y) from a uniform start in place of the host's objective and start.
+        label: weight of CE(S(x'), y) in the loss, in the host's unit of KL.
 
     Raises:
         Refused: for an unknown measure, drift or edge, a negative weight, a temperature that is not positive, or the
@@ -231,13 +253,14 @@ def mmard(
         ("measure", (measure,), MEASURES),
         ("drift", (drift,), DRIFTS),
         ("edges", wanted, EDGES),
+        ("attack", (attack,), ATTACKS),
     ):
         for each in given:
             if each not in known:
                 raise unknown(f"mmard.{kind}", each, known)
     require(len(set(wanted)) == len(wanted), "mmard.edges", expected="each edge once", got=edges)
     require(tau > 0, "mmard.tau", expected="a positive temperature", got=tau)
-    weights = {"guide": guide, "own": own, "ramp": ramp, "teacher_every": teacher_every, "beta": beta}
+    weights = {"guide": guide, "own": own, "ramp": ramp, "teacher_every": teacher_every, "beta": beta, "label": label}
     for name, value in weights.items():
         require(value >= 0, f"mmard.{name}", expected="at least 0", got=value)
     require(
@@ -247,6 +270,11 @@ def mmard(
         got=teacher_every,
         mend="take mmard.drift=ce, or say how often it is refreshed",
     )
+    if attack == "label":
+        inner_says = "CE(S(x'), y)"
+        host = replace(
+            host, inner=label_objective, says=(inner_says, host.says[1]), start="uniform", inner_couples=False
+        )
     inner, outer, grown = host.inner, host.outer, host
     inner_says, outer_says = host.says
     if guide > 0 or own > 0:
@@ -256,18 +284,24 @@ def mmard(
         pulls = pulls if teacher_every else f"<grad {pulls}, x' - x>"
         theirs = 0.0 if host.inner is None else 1.0
         inner_says = said((theirs, inner_says), (guide, pulls), (own, "CE(S(x'), argmax T(x))"))
+    without_attack = Refused(
+        f"mmard on {host.name}",
+        expected="an attack",
+        got="a host without one, guide = 0 and own = 0",
+        mend="set guide or own > 0, or attack = label",
+    )
     if beta > 0:
         if inner is None:
-            raise Refused(
-                f"mmard on {host.name}",
-                expected="an attack",
-                got="a host without one, guide = 0 and own = 0",
-                mend="set guide or own > 0",
-            )
+            raise without_attack
         grown = host.with_view("x_adv", "x")
         outer = with_triangle(host.outer, host.scale * beta, measure, wanted, tau)
         corners = "S(x), S(x'), T(x), T(x')" if asks_moved(measure, wanted) else "S(x), S(x'), T(x)"
         outer_says = said((1.0, outer_says), (beta, f"triangle_{measure}({corners})"))
+    if label > 0:
+        if inner is None:
+            raise without_attack
+        grown, outer = grown.with_view("x_adv"), with_label(outer, host.scale * label)
+        outer_says = said((1.0, outer_says), (label, "CE(S(x'), y)"))
     changed = guide > 0 or own > 0 or beta > 0
     return replace(
         grown,
