@@ -19,9 +19,9 @@ IMAGES = "INVENTED, not measured: 1,000 test images"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 METHODS = {"rslad": 0.50, "rslad+mmard": 0.525, "adaad": 0.505, "adaad+mmard": 0.53, "ard": 0.48}
 CHECKS = (
-    "randomised", "softmax-outputs", "test-time-adaptation", "vanishing-gradients", "misleading-gradients",
-    "rescaled-loss", "fgsm-beats-pgd", "more-steps", "larger-radius", "huge-radius", "black-box-beats-white-box",
-    "autoattack-above-pgd",
+    "randomised", "softmax-outputs", "test-time-adaptation", "degenerate-predictions",
+    "vanishing-gradients", "misleading-gradients", "rescaled-loss", "fgsm-beats-pgd", "more-steps",
+    "larger-radius", "huge-radius", "black-box-beats-white-box", "autoattack-above-pgd",
 )  # fmt: skip
 KINDS = ("checks", "eps", "steps", "classes", "margins", "calibration", "boundary", "examples")
 LABELS = {

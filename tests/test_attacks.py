@@ -310,10 +310,11 @@ def test_without_a_gradient_the_attack_stays_where_it_starts(norm: str, start: s
     assert start != "none" or torch.equal(x_adv, x)
 
 
-def test_a_tie_and_a_nan_count_as_misread() -> None:
+def test_of_a_tie_the_first_class_is_predicted_and_what_is_not_finite_is_misread() -> None:
     z = torch.tensor([[2.0, 1.0], [1.0, 1.0], [0.0, 1.0], [torch.nan, 0.0], [0.0, torch.nan], [torch.inf, torch.inf]])
     fooled = Untargeted(torch.zeros(6, dtype=torch.long), ce).fooled(z)
-    assert fooled.tolist() == [False, True, True, True, True, True]
+    assert fooled.tolist() == [False, False, True, True, True, True]
+    assert Untargeted(torch.ones(6, dtype=torch.long), ce).fooled(z).tolist() == [True, True, False, True, True, True]
 
 
 # --- every attack by its spelling ---

@@ -99,7 +99,8 @@ def test_an_honest_network_raises_no_mark(kind: str, seed: int, eps: float, budg
 @pytest.mark.parametrize("name", ["mobilenet_v2", "preact_resnet18", "cnn-8"])
 def test_no_network_of_ours_raises_a_mark_at_once(name: str) -> None:
     model = build(name, num_classes=10, image_shape=(1, 8, 8), seed=0)
-    assert not marks(cheap(model, digits(64), BUDGET))
+    # Untrained, so one class may be predicted for all images.
+    assert marks(cheap(model, digits(64), BUDGET)) <= {"degenerate-predictions"}
 
 
 def test_a_network_is_left_as_it_was_and_so_is_everybodys_chance() -> None:
@@ -161,7 +162,20 @@ def test_a_network_without_gradients_that_says_so_is_not_suspected_for_it() -> N
     known = cheap(model, digits(), BUDGET)
     made = by_name([*known, *thorough(model, digits(), BUDGET, known=known)])
     assert not marks(list(made.values()))
-    assert {name for name, f in made.items() if f.verdict == "passed"} == set(CHECKS[:3])
+    assert {name for name, f in made.items() if f.verdict == "passed"} == set(CHECKS[:4])
+
+
+def test_one_class_for_all_and_logits_that_tie_are_marked() -> None:
+    """An accuracy that no attack can lower; everything else passes, as no attack finds anything."""
+    images = digits(60)
+    names = {name for name, f in by_name(cheap(Constant(torch.arange(10.0)), images, BUDGET)).items() if f.suspicious}
+    assert "degenerate-predictions" in names
+    tied = by_name(cheap(suspects.Stairs(honest("mlp", eps=0.05)), images, BUDGET))["degenerate-predictions"]
+    plain = by_name(cheap(honest("mlp", eps=0.05), images, BUDGET))["degenerate-predictions"]
+    assert (plain.verdict, plain.figures["tied"]) == ("passed", 0)
+    assert tied.figures["predicted_classes"] > 1
+    few = ImageSet(images.x[:9], images.y[:9], images.classes, "nine")
+    assert by_name(cheap(Constant(torch.arange(10.0)), few, BUDGET))["degenerate-predictions"].verdict == "passed"
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -196,7 +210,7 @@ def test_an_untold_thorough_look_asks_first() -> None:
 def test_the_public_call_makes_what_it_is_told_to() -> None:
     model, images = suspects.Saturated(honest("mlp", eps=0.05)), digits(40)
     at_once = mmard.check(model, images, budget="0.15")
-    assert tuple(f.check for f in at_once) == CHECKS[:5]
+    assert tuple(f.check for f in at_once) == CHECKS[:6]
     everything = mmard.check(model, images, budget=BUDGET, thorough=True)
     assert tuple(f.check for f in everything) == CHECKS
     assert marks(everything) == {"vanishing-gradients", "rescaled-loss", "huge-radius"}

@@ -17,11 +17,18 @@ from mmard.attacks import Trial, trial
 from mmard.balls import Budget
 from mmard.data import ImageSet
 from mmard.errors import Refused
+from mmard.evaluation import checks
+from mmard.evaluation.curves import over_eps, over_steps
 from mmard.evaluation.evaluate import Measured, accuracies, evaluate
+from mmard.evaluation.examine import Keeper, examine
+from mmard.evaluation.findings import KINDS, Teacher, Wanted
+from mmard.evaluation.suite import measure as measure_suite
+from mmard.evaluation.transfer import Source, measure_transfer
 from mmard.files import weights_hash
 
 BUDGET = Budget(0.1)
 SPECS = ("fgsm", "pgd-5", "cw-5")
+SAID = {"split": "test", "which": "best"}
 
 
 def measure(
@@ -111,8 +118,53 @@ def test_a_constant_model_is_right_on_its_class_under_any_attack() -> None:
     images = picture_set(30)
     for each in measure(Constant([0.0, 1.0, 0.0]), images).values():
         assert np.array_equal(each.mask, (images.y == 1).numpy())
-    # A tie is no decision.
-    assert measure(Constant([1.0, 1.0, 0.0]), images)["clean"].score.correct == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_a_tie_every_figure_has_the_first_class(dtype: torch.dtype) -> None:
+    """As AutoAttack's code has it: clean, PGD, FGSM, CW, Square, transfer and curves agree."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(5, dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    images, model = picture_set(30), Tied()
+    first = (images.y == 0).numpy()
+    assert 0 < first.sum() < 30
+    found = measure_suite(model, images, ["fgsm", "pgd-5", "cw-5x2", "square", "apgd-ce"], BUDGET, **SAID)
+    assert {m.score.attack: m.mask.tolist() for m in found if not np.array_equal(m.mask, first)} == {}
+    made = measure_transfer(model, Source(matcher(), "another"), images, ["pgd-5"], BUDGET, **SAID)
+    assert all(np.array_equal(m.mask, first) for m in made)
+    clean, pgd = found[0], found[2]
+    over = over_steps(model, images, trial("pgd-5", BUDGET), clean, BUDGET, steps=(1, 5))
+    over["points"] += over_eps(model, images, trial("pgd-5", BUDGET), clean, pgd, radii=(0.05,))["points"]
+    assert {point["correct"] for point in over["points"]} == {int(first.sum())}
+    marks = [each for each in checks.cheap(model, images, BUDGET) if each.suspicious]
+    assert [each.check for each in marks if each.check != "vanishing-gradients"] == ["degenerate-predictions"]
+
+
+def test_a_network_in_float64_is_measured_everywhere() -> None:
+    budget, images = Budget(0.05), picture_set(60, seed=5)
+    single, double = net(seed=2), net(seed=2).double()
+    found = measure_suite(double, images, ["fgsm", "pgd-5", "cw-5", "apgd-ce", "fab-t", "square"], budget, **SAID)
+    assert 0 < found[-1].score.correct < found[0].score.correct
+    fgsm = measure_suite(single, images, ["fgsm"], budget, **SAID)
+    assert [m.mask.tolist() for m in found[:2]] == [m.mask.tolist() for m in fgsm]
+    for one, other in ((single, double), (double, single)):
+        made = measure_transfer(one, Source(other, "another"), images, ["fgsm"], budget, **SAID)
+        assert [m.mask.tolist() for m in made] == [m.mask.tolist() for m in fgsm]
+    look = Wanted(
+        ("checks", "classes", "margins", "calibration", "examples", "boundary", "eps", "steps"),
+        Teacher(double, "itself"),
+    )
+    keep = Keeper(None)
+    examine(double, images, ["pgd-5"], budget, look, keep, **SAID)
+    assert {each.kind for each in keep.found} == set(KINDS)
+    assert accuracies(double, images, trial("fgsm", budget), budget) == tuple(m.score.accuracy for m in fgsm)
 
 
 def test_a_large_radius_leaves_nothing() -> None:
@@ -159,7 +211,7 @@ def test_an_image_that_is_misread_already_is_not_attacked() -> None:
     clean, _ = evaluate(model, images, [spying("fgsm")], BUDGET, split="test", which="best", batch_size=7)
     right = torch.from_numpy(clean.mask)
     assert 0 < right.sum() < 40
-    assert torch.equal(torch.cat(attacked), images.x[right].float() / 255)
+    assert torch.equal(torch.cat(attacked), images.x[right].double() / 255)
     assert [len(x) for x in attacked][:-1] == [7] * (len(attacked) - 1)
 
 

@@ -33,13 +33,14 @@ from mmard.evaluation.findings import (
     Wanted,
     calibration,
     chosen,
+    confusion,
     expected_error,
     margins,
-    predictions,
     read_also,
     reliability,
     wanted,
 )
+from mmard.ops import correct
 from mmard.run import Run
 
 BUDGET = Budget(0.05)
@@ -97,11 +98,11 @@ def test_classes_add_up_to_the_figures(whole: tuple[dict[str, Measured], list[Fi
         assert body["count"] == IMAGES.class_counts().tolist()
         assert sum(body["clean"]) == figures["clean"].score.correct
         assert sum(body["attacked"]) == measured.score.correct
-        for right, confusion in (("clean", "confusion_clean"), ("attacked", "confusion_attacked")):
+        for right, cells in (("clean", "confusion_clean"), ("attacked", "confusion_attacked")):
             if name.startswith("worst_of") and right == "attacked":
-                assert body[confusion] is None, "no one image is the worst case's"
+                assert body[cells] is None, "no one image is the worst case's"
                 continue
-            cells = np.array(body[confusion])
+            cells = np.array(body[cells])
             assert cells.sum(1).tolist() == body["count"]
             assert np.diag(cells).tolist() == body[right]
 
@@ -213,9 +214,11 @@ def test_margins_are_of_probabilities() -> None:
     assert body["confidence_clean"][17] + body["confidence_clean"][18] == 2
 
 
-def test_a_tie_is_another_class_in_every_count() -> None:
-    logits, y = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]]), torch.tensor([0, 1])
-    assert predictions(logits, y).tolist() == [1, 1]
+def test_of_a_tie_the_first_class_is_predicted_in_every_count() -> None:
+    logits, y = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0], [1.0, 1.0, 1.0]]), torch.tensor([0, 1, 2])
+    assert correct(logits, y).tolist() == [True, True, False]
+    assert confusion(logits, y) == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert [bin["accuracy"] for bin in reliability(torch.ones(3), correct(logits, y)) if bin["n"]] == [2 / 3]
 
 
 @pytest.mark.parametrize(("broken", "held"), [(20, 20), (3, 20), (20, 1), (2, 2), (0, 0)])

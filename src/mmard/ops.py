@@ -31,12 +31,25 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest wrong logit minus the true one, (B, C) and (B,) -> (B,): positive exactly where the sample is misread.
+    """Largest wrong logit minus the true one, (B, C) and (B,) -> (B,): positive where the sample is misread,
+    negative where it is right, and 0 where the logits tie, which `correct` decides.
 
     This is the objective of Carlini and Wagner (2017) without confidence; climbing it attacks.
     """
     wrong = logits.scatter(1, y[:, None], -torch.inf)
     return wrong.amax(1) - true_logit(logits, y)
+
+
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether each prediction is right, (B, C) and (B,) -> (B,) bool: the only rule for it in this package.
+
+    The prediction is the first of the largest logits, as AutoAttack's code has it, so that of a tie the class with the
+    lowest index is predicted. Logits that are not finite are never right.
+
+    >>> correct(torch.tensor([[1.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 1]))
+    tensor([ True, False])
+    """
+    return (logits.argmax(1) == y) & logits.isfinite().all(1)
 
 
 def true_logit(logits: Tensor, y: Tensor) -> Tensor:

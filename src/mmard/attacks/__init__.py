@@ -18,7 +18,7 @@ from torch import Tensor
 from mmard.attacks.pgd import PGD, STARTS, Attack, NoiseFGSM, Objective, fgsm
 from mmard.balls import Budget, as_fraction, radius
 from mmard.errors import Refused, unknown
-from mmard.ops import ce, margin
+from mmard.ops import ce, correct, margin
 
 __all__ = [
     "ATTACKS",
@@ -72,8 +72,8 @@ class Untargeted:
         return self.loss(logits, self.y)
 
     def fooled(self, logits: Tensor) -> Tensor:
-        """Who is misread, (B, C) -> (B,) bool. A tie with the true class counts as misread, as does a NaN."""
-        return ~(margin(logits, self.y) < 0)
+        """Who is misread, (B, C) -> (B,) bool."""
+        return ~correct(logits, self.y)
 
 
 @dataclass(frozen=True)

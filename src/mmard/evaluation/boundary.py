@@ -4,7 +4,7 @@ Claim 2 of Wang et al. 2025 (arXiv:2503.06559) is that the examples of existing 
 boundary. Four numbers tell, for either network, so that nearness to the teacher's boundary is not bought by a weak
 attack on the student:
 
-    m(x)       = log p(y|x) - max over other classes of log p(.|x)     its mean, and the share of images with m <= 0
+    m(x)       = log p(y|x) - max over other classes of log p(.|x)     its mean; and the share of images misread
     H(x)       = entropy of p(.|x)
     |m(x)| / ||grad m(x)||, in the dual norm                            the distance if m were linear
     the distance to the nearest point found with another prediction     on a sample (`nearest.py`)
@@ -27,7 +27,7 @@ from mmard.balls import Budget
 from mmard.evaluation.evaluate import Progress
 from mmard.evaluation.findings import counts
 from mmard.modes import evaluating, frozen
-from mmard.ops import entropy, margin
+from mmard.ops import correct, entropy, margin
 
 # nearest --------------------------------------------------------------------------------------------------------------
 # The nearest point that a network reads otherwise: an upper bound of the distance to its decision boundary.
@@ -92,12 +92,14 @@ class Proximity:
 
     Attributes:
         margin: log-probability of the true class minus the largest other.
+        right: whether the true class is predicted, bool.
         entropy: of the prediction, in nats.
         slope: dual norm of the margin's gradient by the input.
         nearest: distance to the nearest point with another prediction, for a sample; infinite where none was found.
     """
 
     margin: Tensor
+    right: Tensor
     entropy: Tensor
     slope: Tensor
     nearest: Tensor
@@ -109,7 +111,7 @@ class Proximity:
         found = self.nearest[self.nearest.isfinite()]
         return {
             "mean_margin": float(self.margin.mean()),
-            "wrong": float((self.margin <= 0).double().mean()),
+            "wrong": float((~self.right).double().mean()),
             "entropy": float(self.entropy.mean()),
             "distance_first_order": float(linear.mean()) if len(linear) else None,
             "distance_first_order_median": float(linear.median()) if len(linear) else None,
@@ -145,27 +147,30 @@ def proximity(
     state = next(chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if state is None else state.device
     x = x.to(torch.float64) if state is not None and state.dtype == torch.float64 else x
-    margins, entropies, slopes, nearest = [], [], [], []
+    margins, rights, entropies, slopes, nearest = [], [], [], [], []
     total = len(x) + len(sample)
     with evaluating(model), frozen(model):
         for first in range(0, len(x), batch_size):
             at = x[first : first + batch_size].to(device).requires_grad_()
             with torch.enable_grad():
                 logits = model(at)
-                m = -margin(logits, y[first : first + batch_size].to(device))
+                labels = y[first : first + batch_size].to(device)
+                m = -margin(logits, labels)
                 (gradient,) = torch.autograd.grad(m.sum(), at)
             margins.append(m.detach().cpu())
+            rights.append(correct(logits.detach(), labels).cpu())
             entropies.append(entropy(logits.detach()).cpu())
             slopes.append(torch.linalg.vector_norm(gradient.flatten(1), DUAL[norm], dim=1).cpu())
             if progress is not None:
-                progress(name, min(first + batch_size, len(x)), total, int((torch.cat(margins) > 0).sum()))
+                progress(name, min(first + batch_size, len(x)), total, int(torch.cat(rights).sum()))
         for first in range(0, len(sample), batch_size):
             rows = sample[first : first + batch_size]
             nearest.append(distance_to_boundary(model, x[rows].to(device), norm).cpu())
             if progress is not None:
-                progress(name, len(x) + first + len(rows), total, int((torch.cat(margins) > 0).sum()))
+                progress(name, len(x) + first + len(rows), total, int(torch.cat(rights).sum()))
     empty = torch.empty(0)
-    return Proximity(torch.cat(margins), torch.cat(entropies), torch.cat(slopes), torch.cat(nearest or [empty]))
+    margin_, right, entropy_, slope = (torch.cat(each) for each in (margins, rights, entropies, slopes))
+    return Proximity(margin_, right, entropy_, slope, torch.cat(nearest or [empty]))
 
 
 def sampled(n: int, seed: int) -> Tensor:

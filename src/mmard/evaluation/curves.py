@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from mmard import seeds
 from mmard.attacks import PGD, Trial, Untargeted
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
-from mmard.evaluation.evaluate import Measured, Progress, evaluate
+from mmard.evaluation.evaluate import Measured, Progress, evaluate, labelled
 from mmard.modes import evaluating, frozen
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -138,16 +137,14 @@ def over_steps(
     """
     wanted = sorted({*steps, trial.attack.steps})
     attack: PGD = replace(trial.attack, steps=wanted[-1], restarts=1)
-    state = next(chain(model.parameters(), model.buffers()), None)
-    device = torch.device("cpu") if state is None else state.device
     who, size = np.flatnonzero(clean.mask), clean.score.batch_size
     found = dict.fromkeys(wanted, 0)
     with evaluating(model), frozen(model):
         for batch, first in enumerate(range(0, len(who), size)):
             rows = torch.from_numpy(who[first : first + size])
-            x, y = images.x[rows].to(device).float() / 255, images.y[rows].to(device)
+            x, y = labelled(model, images, rows)
             objective, trace = Untargeted(y, trial.loss), list[torch.Tensor]()
-            generator = seeds.generator(device, clean.score.seed, "evaluate", trial.spec, batch)
+            generator = seeds.generator(x.device, clean.score.seed, "evaluate", trial.spec, batch)
             x_adv = attack(model, objective, x, budget, generator=generator, trace=trace)
             with torch.no_grad():
                 trace.append(model(x_adv))

@@ -29,6 +29,7 @@ from mmard.evaluation.journal import Journal, Judge, Told, cut
 from mmard.evaluation.score import Mask, Score
 from mmard.files import weights_hash
 from mmard.modes import evaluating, frozen
+from mmard.ops import correct
 from mmard.training.ranks import Ranks
 
 # dealt ----------------------------------------------------------------------------------------------------------------
@@ -169,8 +170,6 @@ def evaluate(
     Raises:
         Refused: if logits are not finite.
     """
-    state = next(chain(model.parameters(), model.buffers()), None)
-    device = torch.device("cpu") if state is None else state.device
     subject = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size)
     plan = {"norm": budget.norm, "eps": budget.eps, "seed": seed, "batch_size": batch_size, "engine": engine}
     plan |= {"weights": subject.weights, "data": subject.data}
@@ -184,7 +183,7 @@ def evaluate(
         def judge(batch: np.ndarray, number: int) -> Mask:
             rows, first = torch.from_numpy(batch), number * batch_size
             where = f"{name}, images {first} to {first + len(batch) - 1}"
-            return _standing(model, images, rows, number, device, attack, name, where, witness)
+            return _standing(model, images, rows, number, attack, name, where, witness)
 
         return journal.judged(name, who, batch_size, judge, progress)
 
@@ -201,7 +200,7 @@ def evaluate(
                 return trial.attack(asked, Untargeted(y, trial.loss), x, budget, generator=generator)
 
             mask, seconds = stage(trial.spec, np.flatnonzero(clean), attack)
-            line = described(twins.ready(inputs(images, slice(0, 1), device))[NETWORK])
+            line = described(twins.ready(inputs(model, images, slice(0, 1)))[NETWORK])
             results.append(subject.measured(trial.spec, trial.label, mask, seconds, budget, line))
             if finished is not None:
                 finished(results[-1])
@@ -229,15 +228,13 @@ def _standing(
     images: ImageSet,
     rows: Tensor,
     batch: int,
-    device: torch.device,
     attack: Callable[[Tensor, Tensor, int], Tensor] | None,
     name: str,
     where: str,
     witness: Witness | None,
 ) -> Mask:
     """Which images of a batch are classified rightly, after the attack if there is one."""
-    x = inputs(images, rows, device)
-    y = images.y[rows].to(device)
+    x, y = labelled(model, images, rows)
     if attack is not None:
         x = attack(x, y, batch)
     with torch.no_grad():
@@ -246,16 +243,20 @@ def _standing(
         raise Refused(where, expected="finite logits", got="NaN or infinity")
     if witness is not None:
         witness(name, rows, x, logits)
-    return (~Untargeted(y, _never).fooled(logits)).cpu().numpy()
+    return correct(logits, y).cpu().numpy()
 
 
-def inputs(images: ImageSet, rows: Tensor | slice, device: torch.device) -> Tensor:
-    """Images as networks take them, (B, C, H, W) in [0, 1]."""
-    return images.x[rows].to(device).float() / 255
+def inputs(model: nn.Module, images: ImageSet, rows: Tensor | slice) -> Tensor:
+    """Images as a network takes them: (B, C, H, W) in [0, 1] on its device, in float64 for a network in float64."""
+    state = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+    dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
+    return images.x[rows].to(state.device).to(dtype) / 255
 
 
-def _never(logits: Tensor, y: Tensor) -> Tensor:
-    raise AssertionError("verdicts climb nothing")
+def labelled(model: nn.Module, images: ImageSet, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+    """Inputs of a network, as `inputs` makes them, and their labels (B,) beside them."""
+    x = inputs(model, images, rows)
+    return x, images.y[rows].to(x.device)
 
 
 def accuracies(
@@ -356,7 +357,7 @@ def auto_attack(
 
     def stage(name: str, who: NDArray[np.int64], attack: Own | Authors | None) -> tuple[Mask, float]:
         def judge(batch: NDArray[np.int64], number: int) -> NDArray[np.bool_]:
-            x, y = _inputs(model, images, batch)
+            x, y = labelled(model, images, torch.from_numpy(batch))
             first = number * batch_size
             where = f"{name}, images {first} to {first + len(batch) - 1}"
             asked = model if attack is None or isinstance(attack, Authors) else twins.serving(x)[NETWORK]
@@ -373,7 +374,7 @@ def auto_attack(
         mask, total = stage("clean", np.arange(len(images)), None)
         results = [measured("clean", "no attack", mask, total, None)]
         borrowed = any(isinstance(attack, Authors) for attack in ensemble.attacks.values())
-        some, _ = _inputs(model, images, np.arange(1))
+        some = inputs(model, images, slice(0, 1))
         line = "" if borrowed else described(twins.ready(some)[NETWORK])
         for name, attack in ensemble.attacks.items():
             mask, seconds = stage(name, np.flatnonzero(mask), attack)
@@ -388,7 +389,7 @@ def auto_attack(
 def _agrees(twin: nn.Module, x: Tensor, y: Tensor) -> bool:
     """Whether a twin reads a batch as its network does, rightly."""
     with torch.no_grad():
-        return bool((twin(x).argmax(1) == y).all())
+        return bool(correct(twin(x), y).all())
 
 
 def _breaker(attack: Own | Authors | None, asked: nn.Module, x: Tensor) -> Breaker | None:
@@ -396,13 +397,6 @@ def _breaker(attack: Own | Authors | None, asked: nn.Module, x: Tensor) -> Break
     if attack is None:
         return None
     return partial(attack, asked if isinstance(attack, Authors) else sliced(asked, x))
-
-
-def _inputs(model: nn.Module, images: ImageSet, which: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Inputs in [0, 1] and labels where the network is; in double for a network in double."""
-    state, rows = next(chain(model.parameters(), model.buffers()), torch.empty(0)), torch.from_numpy(which)
-    dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
-    return images.x[rows].to(state.device).to(dtype) / 255, images.y[rows].to(state.device)
 
 
 def _read_rightly(
@@ -426,5 +420,5 @@ def _read_rightly(
             logits = model(x_adv[rows])
         if not bool(torch.isfinite(logits).all()):
             raise Refused(where, expected="finite logits", got="NaN or infinity")
-        right[rows] = logits.argmax(1) == y[rows]
+        right[rows] = correct(logits, y[rows])
     return right, attack is not None and bool(right[rows].any())

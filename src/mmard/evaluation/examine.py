@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from mmard.evaluation import checks
 from mmard.evaluation.boundary import boundary
 from mmard.evaluation.checks.checked import skipped
 from mmard.evaluation.curves import eps_label, over_eps, over_steps, radii, steps_label
-from mmard.evaluation.evaluate import Measured, Progress, Subject
+from mmard.evaluation.evaluate import Measured, Progress, Subject, labelled
 from mmard.evaluation.findings import ALSO, Finding, Used, Views, Wanted, by_class, calibration, examples, margins
 from mmard.evaluation.suite import measure, read
 from mmard.evaluation.transfer import Source, measure_transfer
@@ -271,12 +270,9 @@ class _Search:
             return
         began = time.monotonic()
         images, size = own.images, self._subject.batch_size
-        x, device = images.x.float() / 255, _device(self._model)
-        x_adv = [
-            own.attack(x[i : i + size].to(device), images.y[i : i + size].to(device)).detach().float().cpu()
-            for i in range(0, len(x), size)
-        ]
-        body = self._proximity(x, torch.cat(x_adv), images.y)
+        batches = (labelled(self._model, images, slice(i, i + size)) for i in range(0, len(images), size))
+        x_adv = [own.attack(x, y).detach().float().cpu() for x, y in batches]
+        body = self._proximity(images.x.float() / 255, torch.cat(x_adv), images.y)
         subject = replace(self._subject, split="train", n=len(images), data=images.fingerprint(), images=images.origin)
         used = Used("training", own.label, own.budget.norm, own.budget.eps)
         yield replace(self._finding("boundary", used, body, began), subject=subject)
@@ -331,9 +327,8 @@ class _Search:
         with evaluating(self._model), frozen(self._model):
             for batch, first in enumerate(range(0, len(misread), size)):
                 rows = torch.from_numpy(misread[first : first + size])
-                device = _device(self._model)
-                x, y = self._images.x[rows].to(device).float() / 255, self._images.y[rows].to(device)
-                generator = seeds.generator(device, self._subject.seed, "boundary", trial.spec, batch)
+                x, y = labelled(self._model, self._images, rows)
+                generator = seeds.generator(x.device, self._subject.seed, "boundary", trial.spec, batch)
                 found = trial.attack(self._model, Untargeted(y, trial.loss), x, self._budget, generator=generator)
                 x_adv[rows] = found.float().cpu()
         return x_adv
@@ -342,8 +337,3 @@ class _Search:
         self, kind: str, used: Used, body: dict[str, Any], began: float, arrays: dict[str, Any] | None = None
     ) -> Finding:
         return Finding(kind, self._subject, used, body, time.monotonic() - began, arrays or {})
-
-
-def _device(model: nn.Module) -> torch.device:
-    state = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if state is None else state.device

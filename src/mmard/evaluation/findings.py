@@ -19,11 +19,11 @@ from mmard.attacks.autoattack import is_black_box
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused, unknown
-from mmard.evaluation.evaluate import Measured, Subject
+from mmard.evaluation.evaluate import Measured, Subject, inputs
 from mmard.evaluation.score import Mask
 from mmard.evaluation.suite import read
 from mmard.modes import evaluating
-from mmard.ops import ce, margin, true_probability
+from mmard.ops import ce, correct, true_probability
 
 KINDS = ("checks", "curve", "classes", "margins", "calibration", "boundary", "examples")
 
@@ -280,17 +280,6 @@ class Views:
         return self._inputs[attack] if attack in self._inputs else self.images.x.float() / 255
 
 
-def read_rightly(logits: Tensor, y: Tensor) -> Tensor:
-    """Who is right, (n, C) and (n,) -> (n,) bool; a tie with the true class is no decision, as in the figures."""
-    return margin(logits, y) < 0
-
-
-def predictions(logits: Tensor, y: Tensor) -> Tensor:
-    """The predicted classes (n,): the true one where it is ahead of all others, else the first of the largest."""
-    rival = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
-    return torch.where(read_rightly(logits, y), y, rival)
-
-
 # classes --------------------------------------------------------------------------------------------------------------
 # Accuracy by class: which class a robust accuracy comes from, and what the others are taken for.
 
@@ -325,9 +314,9 @@ def by_class(
 
 
 def confusion(logits: Tensor, y: Tensor) -> list[list[int]]:
-    """Counts by true class (rows) and prediction (columns); a tie counts as the other class."""
+    """Counts by true class (rows) and prediction (columns)."""
     classes = logits.shape[1]
-    cells = torch.bincount(y * classes + predictions(logits, y), minlength=classes * classes)
+    cells = torch.bincount(y * classes + logits.argmax(1), minlength=classes * classes)
     found: list[list[int]] = cells.view(classes, classes).tolist()
     return found
 
@@ -387,7 +376,7 @@ def calibration(clean: Tensor, attacked: Tensor, y: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, logits in (("clean", clean), ("attacked", attacked)):
         confidence = logits.double().softmax(1).amax(1)
-        found[name] = reliability(confidence, read_rightly(logits, y))
+        found[name] = reliability(confidence, correct(logits, y))
         found[f"ece_{name}"] = expected_error(found[name])
         found[f"nll_{name}"] = float(ce(logits.double(), y).mean())
     return found
@@ -435,7 +424,7 @@ MOST, BROKEN = 12, 8
 def chosen(clean: Tensor, attacked: Tensor, y: Tensor) -> Tensor:
     """Rows to show, broken ones first: the first 8 in the set's order that were right and fell, and the first 4 that
     held; where one kind has fewer, the other has more, up to 12. Logits (n, C) and labels (n,) -> rows."""
-    right, holds = read_rightly(clean, y), read_rightly(attacked, y)
+    right, holds = correct(clean, y), correct(attacked, y)
     broken, held = ((right & ~holds).nonzero()[:, 0], (right & holds).nonzero()[:, 0])
     n_broken = min(len(broken), max(BROKEN, MOST - len(held)))
     return torch.cat((broken[:n_broken], held[: MOST - n_broken]))
@@ -461,12 +450,11 @@ def examples(
     x, x_adv, y = images.x[rows].float() / 255, views.x_adv(attack)[rows], images.y[rows]
     readings = {"clean": clean[rows], "adv": attacked[rows]}
     if teacher is not None and len(rows):
-        state = next(teacher.parameters(), None)
-        device = torch.device("cpu") if state is None else state.device
+        own = inputs(teacher, images, rows)
         with evaluating(teacher), torch.no_grad():
-            for name, inputs in (("teacher_clean", x), ("teacher_adv", x_adv)):
-                readings[name] = teacher(inputs.to(device)).float().cpu()
-    told = {name: _reading(logits, y) for name, logits in readings.items()}
+            for name, at in (("teacher_clean", own), ("teacher_adv", x_adv.to(own))):
+                readings[name] = teacher(at).float().cpu()
+    told = {name: _reading(logits) for name, logits in readings.items()}
     items = []
     for k, row in enumerate(rows.tolist()):
         item: dict[str, Any] = {"index": row, "true": int(y[k])}
@@ -483,8 +471,7 @@ def examples(
     return body, arrays if items else {}
 
 
-def _reading(logits: Tensor, y: Tensor) -> list[tuple[int, float]]:
+def _reading(logits: Tensor) -> list[tuple[int, float]]:
     """Prediction and its probability for each image."""
-    preds = predictions(logits, y)
-    probs = logits.softmax(1).gather(1, preds[:, None])[:, 0]
-    return list(zip(preds.tolist(), probs.tolist(), strict=True))
+    probs, predicted = logits.softmax(1), logits.argmax(1)
+    return list(zip(predicted.tolist(), probs.gather(1, predicted[:, None])[:, 0].tolist(), strict=True))

@@ -13,7 +13,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,11 @@ from mmard.attacks.autoattack import SPECS, is_black_box
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
-from mmard.evaluation.evaluate import Measured, Progress, Subject, evaluate, together
+from mmard.evaluation.evaluate import Measured, Progress, Subject, evaluate, labelled, together
 from mmard.evaluation.score import Score
 from mmard.files import weights_hash
 from mmard.modes import evaluating, frozen
-from mmard.ops import margin
+from mmard.ops import correct
 from mmard.tables.statistics import difference
 
 
@@ -134,10 +133,11 @@ def transfer(
     name = f"transfer-{attack.spec}"
     began = time.monotonic()
     with evaluating(source.module, *targets.values()), frozen(source.module, *targets.values()):
-        for rows, x, x_adv in _examples(source.module, images, attack, budget, seed, batch_size):
-            y = images.y[rows]
+        for rows, x_adv in _examples(source.module, images, attack, budget, seed, batch_size):
             for each, module in targets.items():
-                clean, attacked = (_read_rightly(module, batch, y, f"{each}, {name}") for batch in (x, x_adv))
+                x, y = labelled(module, images, rows)
+                shown = x_adv.to(x.device, x.dtype)
+                clean, attacked = (_read_rightly(module, batch, y, f"{each}, {name}") for batch in (x, shown))
                 masks[each][rows.numpy()] = (clean & attacked).numpy()
             if progress is not None and masks:
                 progress(name, int(rows[-1]) + 1, len(images), int(next(iter(masks.values())).sum()))
@@ -228,30 +228,22 @@ def measure_transfer(
 
 def _examples(
     source: nn.Module, images: ImageSet, attack: Trial, budget: Budget, seed: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of (which images, inputs, adversarial inputs), the inputs on the CPU."""
-    device = _device(source)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (which images, adversarial inputs on the CPU)."""
     for batch, first in enumerate(range(0, len(images), batch_size)):
         rows = torch.arange(first, min(first + batch_size, len(images)))
-        x = images.x[rows].float() / 255
-        generator = seeds.generator(device, seed, "evaluate", attack.spec, batch)
-        objective = Untargeted(images.y[rows].to(device), attack.loss)
-        x_adv = attack.attack(source, objective, x.to(device), budget, generator=generator)
-        yield rows, x, x_adv.detach().cpu()
+        x, y = labelled(source, images, rows)
+        generator = seeds.generator(x.device, seed, "evaluate", attack.spec, batch)
+        yield rows, attack.attack(source, Untargeted(y, attack.loss), x, budget, generator=generator).detach().cpu()
 
 
 def _read_rightly(module: nn.Module, x: Tensor, y: Tensor, where: str) -> Tensor:
-    """Which of a batch are read rightly, (B,) bool on the CPU; a tie with the true class is no right reading."""
+    """Which of a batch are read rightly, (B,) bool on the CPU."""
     with torch.no_grad():
-        logits = module(x.to(_device(module))).cpu()
+        logits = module(x)
     if not torch.isfinite(logits).all():
         raise Refused(where, expected="finite logits", got="NaN or infinity")
-    return margin(logits, y) < 0
-
-
-def _device(module: nn.Module) -> torch.device:
-    state = next(chain(module.parameters(), module.buffers()), None)
-    return torch.device("cpu") if state is None else state.device
+    return correct(logits, y).cpu()
 
 
 # transfer matrix ------------------------------------------------------------------------------------------------------

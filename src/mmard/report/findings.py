@@ -188,6 +188,7 @@ EXPLAINED = {
     "randomised": "Answers that differ from call to call hide the gradient from an attack that takes one of them.",
     "softmax-outputs": "Probabilities instead of logits saturate, and the gradients of losses on them vanish.",
     "test-time-adaptation": "A network that changes while it is asked is another one for each image and each attack.",
+    "degenerate-predictions": "One class for all images, or logits that tie: no attack can lower such an accuracy.",
     "vanishing-gradients": "Where the gradient is zero, attacks that follow it stand still: it only seems robust.",
     "misleading-gradients": "Where a step along the gradient does not raise the loss, attacks go astray.",
     "rescaled-loss": "If an attack succeeds better with scaled logits, the unscaled gradient was too small to follow.",

@@ -23,12 +23,12 @@ from mmard.evaluation.checks.network import (
     adaptation,
     asked,
     gradients,
-    inputs,
+    one_class,
     randomised,
     sample,
     softmax_outputs,
 )
-from mmard.evaluation.evaluate import Measured, Progress
+from mmard.evaluation.evaluate import Measured, Progress, labelled
 
 __all__ = ["CHECKS", "Checked", "Verdict", "cheap", "compared", "thorough"]
 
@@ -36,6 +36,7 @@ CHECKS = (
     "randomised",
     "softmax-outputs",
     "test-time-adaptation",
+    "degenerate-predictions",
     "vanishing-gradients",
     "misleading-gradients",
     "rescaled-loss",
@@ -67,11 +68,12 @@ def cheap(model: nn.Module, images: ImageSet, budget: Budget, *, seed: int = 0, 
     Raises:
         Refused: if logits are not finite.
     """
-    x, y = inputs(model, images, sample(images, min(LOOKED_AT, batch_size), seed))
+    x, y = labelled(model, images, sample(images, min(LOOKED_AT, batch_size), seed))
     some = x[: LOOKED_AT // 2]
     with Probe(model, some) as probe:
         answers = asked(probe, some)
         findings = [randomised(probe, answers), softmax_outputs(answers), adaptation(probe, answers)]
+        findings.append(one_class(answers, y[: len(some)]))
         if is_black_box(model):
             return [*findings, *(skipped(check, NO_GRADIENT) for check in GRADIENT_CHECKS)]
         if probe.backward or not answers.steady:

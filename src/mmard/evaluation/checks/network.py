@@ -22,7 +22,7 @@ from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.checks.checked import Checked, exceeds, judged, skipped
 from mmard.modes import evaluating
-from mmard.ops import ce, margin
+from mmard.ops import ce, correct, margin
 
 State = dict[str, Tensor]
 
@@ -137,13 +137,6 @@ class Probe:
                 np.random.set_state(numpy)
 
 
-def inputs(model: nn.Module, images: ImageSet, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs in [0, 1] and labels where the network is; in double for a network in double."""
-    state = next(chain(model.parameters(), model.buffers()), torch.empty(0))
-    dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
-    return images.x[rows].to(state.device).to(dtype) / 255, images.y[rows].to(state.device)
-
-
 def sample(images: ImageSet, n: int, seed: int) -> Tensor:
     """Rows of n images, in order, drawn from the whole set, which may be sorted by class; all where there are fewer."""
     order = torch.randperm(len(images), generator=seeds.generator("cpu", seed, "checks"))
@@ -214,6 +207,10 @@ SAME_CALL = 1e-3
 """Largest difference between two equal calls, as a share of the logits' range, that is put down to rounding."""
 OTHER_BATCH = 1e-2
 """The same where other images or another order of the batch may lead to other kernels, of lower precision too."""
+FEWEST_OTHERS = 10
+"""Images of other classes among those that are all taken for one, below which this may be chance."""
+TIED_SHARE = 0.01
+"""Share of images whose largest logits may tie: rounding to few digits does that now and then."""
 FEW = 0.05
 """Share of images on which a network that rounds inside may cross a step under another order of summation."""
 
@@ -335,6 +332,24 @@ def adaptation(probe: Probe, answers: Answers) -> Checked:
     return judged(check, False, "answers change neither weights nor buffers and depend on the image alone", **figures)
 
 
+def one_class(answers: Answers, y: Tensor) -> Checked:
+    """Predictions that hang on nothing: one class for all images, or logits that tie."""
+    check, logits, n = "degenerate-predictions", answers.logits, len(answers.logits)
+    predicted = logits.argmax(1)
+    tied = int(((logits == logits.amax(1, keepdim=True)).sum(1) > 1).sum())
+    others, classes = int((y != predicted[0]).sum()), len(predicted.unique())
+    figures = {"images": n, "predicted_classes": classes, "images_of_other_classes": others, "tied": tied}
+    seen = []
+    if classes == 1 and others >= FEWEST_OTHERS:
+        seen.append(f"all {n} images are taken for class {int(predicted[0])}, and {others} of them are of others")
+    if exceeds(tied, n, TIED_SHARE):
+        seen.append(f"the largest logits of {tied} of {n} images tie, and the class of the lowest index is predicted")
+    if seen:
+        says = f"{' and '.join(seen)}: its accuracy is the share of a class, which no attack can lower"
+        return judged(check, True, says, **figures)
+    return judged(check, False, f"{n} images are taken for {classes} classes, {tied} by a tie", **figures)
+
+
 def _differ(difference: Tensor, tolerance: float) -> bool:
     return bool((difference > tolerance).any())
 
@@ -363,7 +378,7 @@ NO_GRADIENT = "the network gives no gradients: robust accuracies come from black
 
 def gradients(probe: Probe, x: Tensor, y: Tensor, budget: Budget) -> list[Checked]:
     """Both checks, on the images (n, ...) that are read rightly: two gradients and five forward passes."""
-    right = probe.ask(x).argmax(1) == y
+    right = correct(probe.ask(x), y)
     if not bool(right.any()):
         return [skipped(name, "no image of the sample is read rightly") for name in NAMES]
     x, y = x[right], y[right]
