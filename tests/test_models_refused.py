@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +72,8 @@ class Answers(nn.Module):
         self.answer = answer
 
     def forward(self, x: Tensor) -> object:
-        return self.answer
+        whole = isinstance(self.answer, Tensor) and len(self.answer) == 2
+        return self.answer[: len(x)] if whole else self.answer  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,52 @@ def test_a_network_that_fails_is_refused_with_its_cause() -> None:
         check_logits(net.double(), (1, 8, 8), 10, "Net S")
 
 
+class Around(nn.Module):
+    """A network whose answer goes through a function of the module and the logits."""
+
+    def __init__(self, change: Callable[[nn.Module, Tensor], object]) -> None:
+        super().__init__()
+        self.net, self.change = build("cnn-4", num_classes=10, image_shape=(1, 8, 8), seed=0), change
+
+    def forward(self, x: Tensor) -> object:
+        return self.change(self, self.net(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m, z: z[:, :, None].squeeze(), "got (10,) for one image; keep the first axis"),
+        (lambda m, z: z.reshape(2, 10), "images (1, 8, 8) one at a time, got RuntimeError"),
+        (lambda m, z: z[:, :1], "expected logits (B, 10), got (2, 1)"),
+        (lambda m, z: z.double(), "expected float32 logits, got torch.float64"),
+        (
+            lambda m, z: (z, z) if m.training else z,
+            "Net S in train mode: expected logits, a tensor (B, 10), got a tuple",
+        ),
+    ],
+)
+def test_networks_that_fail_only_at_times_are_refused(change: Any, words: str) -> None:
+    with pytest.raises(Refused, match=re.escape(words)):
+        check_logits(Around(change), (1, 8, 8), 10, "Net S", trained=True)
+
+
+def test_what_is_trained_has_weights_to_train() -> None:
+    frozen = build("cnn-4", num_classes=10, image_shape=(1, 8, 8), seed=0).requires_grad_(False)
+    check_logits(frozen, (1, 8, 8), 10, "Net S")
+    with pytest.raises(Refused, match="Net S: expected weights to train, got all of them frozen"):
+        check_logits(frozen, (1, 8, 8), 10, "Net S", trained=True)
+    bare = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))
+    with pytest.raises(Refused, match="Net S: expected weights to train, got none"):
+        check_logits(bare, (1, 8, 8), 10, "Net S", trained=True)
+
+
+def test_weights_of_inference_mode_are_refused() -> None:
+    with torch.inference_mode():
+        net = build("cnn-4", num_classes=10, image_shape=(1, 8, 8), seed=0)
+    with pytest.raises(Refused, match=r"Net S: expected a network made outside torch\.inference_mode"):
+        check_logits(net, (1, 8, 8), 10, "Net S")
+
+
 class Restless(nn.Module):
     """Counts its calls in a buffer, draws from the global generator, and fails on demand."""
 
@@ -120,7 +169,7 @@ class Restless(nn.Module):
         self.calls += 1
         assert not self.fails
         assert not self.training
-        return self.norm(x).flatten(1) + torch.randn(2, 64)
+        return self.norm(x).flatten(1) + torch.randn(len(x), 64)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -108,17 +108,6 @@ def batches_of(
     share = ranks.rows if ranks is not None else None
     cut = SetBatches(splits.train, settings.batch_size, device, settings.seed, views, share=share)
     return cut, splits.val, splits
-
-
-def with_all_classes(images: ImageSet, student: nn.Module) -> ImageSet:
-    """A user's validation loader may lack the last classes; a network of the user's own has an output for them."""
-    state = next(student.parameters(), None)
-    x = images.x[:2].to("cpu" if state is None else state.device).float() / 255
-    with suppress(Exception), evaluating(student), torch.no_grad():  # what is wrong with it is told by its check
-        outputs = student(x).shape[1]
-        if outputs > images.num_classes:
-            return replace(images, classes=tuple(map(str, range(outputs))))
-    return images
 
 
 def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
@@ -248,7 +237,10 @@ def prepare(
 
     batches, validation, splits = batches_of(settings, data, device, ranks)
     if splits is None and student is not None:
-        validation = with_all_classes(validation, student)
+        # Validation images may lack the last classes; a network that was handed over has an output for them.
+        outputs = check_logits(student, validation.image_shape, None, "student", trained=True)
+        if outputs > validation.num_classes:
+            validation = replace(validation, classes=tuple(map(str, range(outputs))))
     if isinstance(batches, LoaderBatches):
         batches.num_classes = validation.num_classes
     images = splits.train if splits else validation
@@ -257,7 +249,7 @@ def prepare(
         student = new_network(name, images, settings.normalise, settings.seed)
     else:
         name = f"{GIVEN}{type(student).__name__}"
-        check_logits(student, validation.image_shape, validation.num_classes, "student")
+        check_logits(student, validation.image_shape, validation.num_classes, "student", trained=True)
     facts = network_facts(name, student, images)
     nets = {"S": student.to(device)}
 

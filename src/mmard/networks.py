@@ -54,7 +54,7 @@ def new_network(name: str, images: ImageSet, normalise: str, seed: int) -> nn.Mo
     """
     mean, std = images.channel_statistics() if normalise == "data" else (None, None)
     module = build(name, num_classes=images.num_classes, image_shape=images.image_shape, mean=mean, std=std, seed=seed)
-    check_logits(module, images.image_shape, images.num_classes, f"network {name}")
+    check_logits(module, images.image_shape, images.num_classes, f"network {name}", trained=True)
     return module
 
 
@@ -341,7 +341,7 @@ def companions(
             module, found.sources[letter], known = loaded.module, loaded.source, loaded.facts
             name = said[0] if len(said) == 1 else f"{GIVEN}{type(module).__name__}"
         found.nets[letter] = module.to(device)
-        check_logits(module, validation.image_shape, validation.num_classes, who)
+        check_logits(module, validation.image_shape, validation.num_classes, who, trained=letter in method.tunes)
         robust = letter == "T"
         claim, source = Claim.of(known), found.sources[letter]
         found.notes.append(pass_gate(module, validation, budget, source, robust=robust, who=who, claim=claim))
