@@ -67,7 +67,7 @@ def records(
     Args:
         leave_out: names of cells that have none.
         noise: deviation over seeds that cells of one seed do not share.
-        robust: robust accuracies, exact to one of `IMAGES`, in place of the invented ones.
+        robust: robust accuracies, exact to one of `IMAGES`, in site of the invented ones.
     """
     found: dict[str, dict[str, Any]] = {}
     gone = set(leave_out)

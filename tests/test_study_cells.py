@@ -25,9 +25,9 @@ from mmard.networks import load_network
 from mmard.run import Run
 from mmard.study import cell as nearness
 from mmard.study.cell import (
-    Place,
+    Site,
+    is_complete,
     is_trained,
-    is_whole,
     make,
     position_of,
     scrubbed,
@@ -36,7 +36,7 @@ from mmard.study.cell import (
     without_paths,
 )
 from mmard.study.grid import Cell
-from mmard.study.records import cell_of, differences
+from mmard.study.records import cell_of, mismatches
 from mmard.training.fit import Interrupted
 
 
@@ -50,28 +50,28 @@ def few() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(few: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Cell], Place, dict[str, Any]]:
-    """A teacher and a student of seed 0, made; their cells, their place, their records."""
+def made(few: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Cell], Site, dict[str, Any]]:
+    """A teacher and a student of seed 0, made; their cells, their site, their records."""
     folder = tmp_path_factory.mktemp("cells")
     cells = little(folder).cells
-    place = Place(folder / "runs")
-    place.runs.mkdir()
+    site = Site(folder / "runs")
+    site.runs.mkdir()
     wanted = {name: cell for name, cell in cells.items() if cell.role or (cell.seed == 0 and cell.teachers)}
-    return wanted, place, {name: make(cell, place) for name, cell in wanted.items()}
+    return wanted, site, {name: make(cell, site) for name, cell in wanted.items()}
 
 
 def test_a_record_says_what_was_measured_on_what(made: Any) -> None:
-    cells, place, records = made
+    cells, site, records = made
     teacher, student = cells
     record = records[student]
-    assert record == json.loads((place.folder(student) / "cell.json").read_text())
+    assert record == json.loads((site.folder(student) / "cell.json").read_text())
     assert record["teachers"] == {"T": teacher}
     assert record["settings"]["teacher"] == teacher
     assert record["role"] == ""
     assert records[teacher]["role"] == "teacher main"
     assert record["seed"] == record["settings"]["seed"] == 0
     for which in ("last", "best"):
-        module = load_network(str(place.folder(student)), which=which).module
+        module = load_network(str(site.folder(student)), which=which).module
         assert record["weights"][which] == weights_hash(module)
         own = record["figures"][which]
         assert set(own) == {"clean", "pgd-2", "cw-2", "robust"}
@@ -87,21 +87,21 @@ def test_a_record_says_what_was_measured_on_what(made: Any) -> None:
         assert np.array_equal(right["clean"], (logits.argmax(1) == images.y).numpy())
     assert record["epochs"] == 2 == len(record["curve"]["clean"])
     assert record["best_epoch"] in (1, 2)
-    kept = {(r["which"], r["attack"]) for r in Run.open(place.folder(student)).score_records()}
+    kept = {(r["which"], r["attack"]) for r in Run.open(site.folder(student)).score_records()}
     assert {which for which, _ in kept} == {"last", "best"}, "the run keeps its figures too"
     assert len(kept) == 8
 
 
 def test_test_images_that_were_looked_at_can_be_left_out(made: Any, tmp_path: Path) -> None:
-    cells, place, records = made
+    cells, site, records = made
     _, student = cells
     whole = replace(cells[student], boundary=False)
     later = replace(whole, first=40, images=20)
-    record = make(later, place_of_copy(place, tmp_path, student))
+    record = make(later, place_of_copy(site, tmp_path, student))
     assert record["test_from"] == 40
     assert "test_from" not in records[student]
-    assert is_whole(later, record)
-    assert not is_whole(whole, record)
+    assert is_complete(later, record)
+    assert not is_complete(whole, record)
     assert cell_of(record) == later
     for name in ("clean", "robust"):
         few, all_ = (each["figures"]["last"][name] for each in (record, records[student]))
@@ -110,21 +110,21 @@ def test_test_images_that_were_looked_at_can_be_left_out(made: Any, tmp_path: Pa
             assert (unpacked(few["right"], 20) == unpacked(all_["right"], 60)[40:]).all()
 
 
-def place_of_copy(place: Place, folder: Path, name: str) -> Place:
+def place_of_copy(site: Site, folder: Path, name: str) -> Site:
     """The run of a cell without its record, in another folder."""
-    copytree(place.folder(name), folder / name, ignore=lambda folder, names: ["cell.json"])
-    return replace(place, runs=folder)
+    copytree(site.folder(name), folder / name, ignore=lambda folder, names: ["cell.json"])
+    return replace(site, runs=folder)
 
 
 def test_a_record_has_the_commit_and_no_path(made: Any) -> None:
-    _, place, records = made
+    _, site, records = made
     for record in records.values():
         here = record["environment"]
         assert here["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", here["commit"])
         assert here["commits"] == [str(here["commit"])]
         assert {"versions", "cpu", "threads", "python", "command"} <= set(here)
         text = json.dumps(record)
-        for path in (place.runs, Path.cwd(), Path.home()):
+        for path in (site.runs, Path.cwd(), Path.home()):
             assert str(path) not in text
         assert record["settings"]["data_dir"] is None
 
@@ -150,23 +150,23 @@ def test_nearness_is_of_the_same_images_for_both_networks(made: Any) -> None:
 
 
 def test_the_same_cell_is_the_same_to_the_bit_and_the_run_that_mmard_distill_makes(made: Any, tmp_path: Path) -> None:
-    cells, place, records = made
+    cells, site, records = made
     _, student = cells
-    again = Place(tmp_path)
+    again = Site(tmp_path)
     second = {name: make(cell, again) for name, cell in cells.items()}
     for name in cells:
-        assert differences(records[name], second[name]) == []
+        assert mismatches(records[name], second[name]) == []
         assert records[name]["weights"] == second[name]["weights"]
-    said = Run.open(place.folder(student)).config
-    taught, data = said.pop("teacher"), said.pop("data")
-    trained = mmard.distill(said.pop("student"), taught, data=data, out=tmp_path / "plain", **said)
+    said = Run.open(site.folder(student)).config
+    by_teacher, data = said.pop("teacher"), said.pop("data")
+    trained = mmard.distill(said.pop("student"), by_teacher, data=data, out=tmp_path / "plain", **said)
     assert weights_hash(trained.network("last")) == records[student]["weights"]["last"]
 
 
 def test_a_cell_that_was_stopped_goes_on_to_the_same_weights(made: Any, tmp_path: Path) -> None:
     cells, _, records = made
     teacher = next(iter(cells.values()))
-    place = Place(tmp_path)
+    site = Site(tmp_path)
     steps = 0
 
     def stop(stage: str, share: float) -> None:
@@ -176,57 +176,57 @@ def test_a_cell_that_was_stopped_goes_on_to_the_same_weights(made: Any, tmp_path
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        make(teacher, place, stop)
-    assert not is_trained(place, teacher.name)
-    assert place.record(teacher.name) is None
-    first = position_of(Run.open(place.folder(teacher.name)))["cpu_seconds"]
-    record = make(teacher, place)
-    assert differences(records[teacher.name], record) == []
+        make(teacher, site, stop)
+    assert not is_trained(site, teacher.name)
+    assert site.record(teacher.name) is None
+    first = position_of(Run.open(site.folder(teacher.name)))["cpu_seconds"]
+    record = make(teacher, site)
+    assert mismatches(records[teacher.name], record) == []
     assert 0 < first < record["seconds"]["train_cpu"], "both sittings count"
-    assert is_trained(place, teacher.name)
+    assert is_trained(site, teacher.name)
 
 
 def test_what_a_record_lacks_is_measured_and_what_it_has_stays(made: Any, tmp_path: Path) -> None:
     cells, _, records = made
     teacher, student = cells.values()
-    place = Place(tmp_path)
-    make(teacher, place)
-    first = make(replace(student, boundary=False), place)
+    site = Site(tmp_path)
+    make(teacher, site)
+    first = make(replace(student, boundary=False), site)
     assert first["boundary"] is None
-    assert not is_whole(student, first)
-    before = (place.folder(student.name) / "last.safetensors").stat().st_mtime_ns
-    second = make(student, place)
-    assert is_whole(student, second)
-    assert differences(second, records[student.name]) == []
-    assert (place.folder(student.name) / "last.safetensors").stat().st_mtime_ns == before, "nothing is trained again"
-    assert make(replace(student, boundary=False), place) == second, "more than is asked for is enough"
+    assert not is_complete(student, first)
+    before = (site.folder(student.name) / "last.safetensors").stat().st_mtime_ns
+    second = make(student, site)
+    assert is_complete(student, second)
+    assert mismatches(second, records[student.name]) == []
+    assert (site.folder(student.name) / "last.safetensors").stat().st_mtime_ns == before, "nothing is trained again"
+    assert make(replace(student, boundary=False), site) == second, "more than is asked for is enough"
     wider = replace(student, attacks=("pgd-2", "cw-2", "pgd-3"))
-    assert not is_whole(wider, second)
+    assert not is_complete(wider, second)
 
 
 def test_the_folder_of_another_training_is_refused(made: Any, tmp_path: Path) -> None:
     cells, _, _ = made
     teacher = next(iter(cells.values()))
-    place = Place(tmp_path)
+    site = Site(tmp_path)
     longer = teacher.settings.model_copy(update={"epochs": 30})
-    Run.create(place.folder(teacher.name), longer.as_config())
+    Run.create(site.folder(teacher.name), longer.as_config())
     with pytest.raises(Refused, match="epochs 30 for 9"):
-        make(teacher, place)
+        make(teacher, site)
 
 
 def test_the_half_of_a_folder_that_a_killed_process_left_is_taken(made: Any, tmp_path: Path) -> None:
     cells, _, records = made
     teacher = next(iter(cells.values()))
-    place = Place(tmp_path)
-    place.folder(teacher.name).mkdir()
-    (place.folder(teacher.name) / ".config.json.x7").write_text("{")
-    assert differences(make(teacher, place), records[teacher.name]) == []
+    site = Site(tmp_path)
+    site.folder(teacher.name).mkdir()
+    (site.folder(teacher.name) / ".config.json.x7").write_text("{")
+    assert mismatches(make(teacher, site), records[teacher.name]) == []
 
 
 def test_data_is_read_once_for_all_cells(made: Any, tmp_path: Path) -> None:
-    cells, place, _ = made
+    cells, site, _ = made
     teacher, student = cells.values()
-    assert splits_of(teacher, place) is splits_of(student, Place(tmp_path))
+    assert splits_of(teacher, site) is splits_of(student, Site(tmp_path))
 
 
 def test_paths_are_cut_to_their_names() -> None:

@@ -21,11 +21,11 @@ from mmard.cli.study_run import Asked
 from mmard.data import load
 from mmard.errors import Refused
 from mmard.study import cell as nearness
-from mmard.study.cell import Place
+from mmard.study.cell import Site
 from mmard.study.grid import choose
-from mmard.study.progress import Expectation, kind, standings, wall_seconds
+from mmard.study.progress import TimeEstimate, kind, statuses_of, wall_seconds
 from mmard.study.records import collect, read
-from mmard.study.workers import Told, Wishes, Work, submit
+from mmard.study.workers import JobLimits, Message, Work, submit
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_a_study_as_it_is_typed_from_end_to_end(tmp_path: Path, capsys: pytest.C
     [
         (("run", "two.toml", "--scale", "little.toml", "--only", "zzz"), "--only: expected a part of"),
         (("run", "plug-and-pray"), "did you mean 'plug-and-play'?"),
-        (("run", "all", "--scale", "XL"), "expected one of L, M, S"),
+        (("run", "all", "--scale", "XL"), "expected one of C8, C16, L, M, S"),
         (("run", "two.toml", "--scale", "little.toml", "--jobs", "0"), "jobs: expected at least 1"),
         (("run", "two.toml", "--scale", "little.toml", "--launcher", "pbs"), "expected one of local, slurm"),
         (("run", "two.toml", "--scale", "little.toml", "--device", "tpu"), "device 'tpu'"),
@@ -137,20 +137,20 @@ def test_a_cell_is_expected_to_take_what_its_kind_took() -> None:
     first, second = (row.cells for row in grid.rows)
     known = {name: made[name] for name in first[:2]}
     splits = load("digits")
-    expected = Expectation(splits, torch.device("cpu"), known, grid.cells)
+    expected = TimeEstimate(splits, torch.device("cpu"), known, grid.cells)
     assert expected.seconds(grid.cells[first[2]]) == pytest.approx(64.0), "60 of training and 4 of attacks"
     other = grid.cells[second[0]]
     assert kind(other) != kind(grid.cells[first[0]])
     ratio = 64.0 / expected.guess(grid.cells[first[0]])
     assert expected.seconds(other) == pytest.approx(expected.guess(other) * ratio), "guesses are corrected"
-    bare = Expectation(None, torch.device("cpu"), {}, grid.cells)
+    bare = TimeEstimate(None, torch.device("cpu"), {}, grid.cells)
     assert bare.seconds(other) == 0.0, "nothing is known, and nothing made up"
 
 
 def test_a_guess_grows_with_what_there_is_to_do() -> None:
     grid = invented_cells.little("plug-and-play", ("rslad",))
     cell = grid.cells[grid.rows[0].cells[0]]
-    expected = Expectation(load("digits"), torch.device("cpu"), {}, grid.cells)
+    expected = TimeEstimate(load("digits"), torch.device("cpu"), {}, grid.cells)
     longer = replace(cell, settings=cell.settings.model_copy(update={"epochs": 10 * cell.settings.epochs}))
     assert expected.guess(longer) > 5 * expected.guess(cell)
     assert expected.guess(replace(cell, attacks=("pgd-500",))) > expected.guess(cell)
@@ -166,16 +166,16 @@ def test_workers_share_the_time_but_not_a_teacher() -> None:
 
 def test_what_is_left_follows_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = console()
-    place = SimpleNamespace(record=lambda name: None)
-    board = Board(place, {"a": 10.0, "b": 10.0, "c": 20.0}, 2, screen)  # type: ignore[arg-type]
+    site = SimpleNamespace(record=lambda name: None)
+    board = Board(site, {"a": 10.0, "b": 10.0, "c": 20.0}, 2, screen)  # type: ignore[arg-type]
     assert board.left() == 20.0
-    board(Told(0, "began", "a"))
-    board(Told(0, "training", "a", share=0.5))
+    board(Message(0, "began", "a"))
+    board(Message(0, "training", "a", share=0.5))
     assert board.left() == pytest.approx((40 - 0.35 * 10) / 2)
-    board(Told(0, "done", "a", 1.0, 20.0))
+    board(Message(0, "done", "a", 1.0, 20.0))
     assert board.left() == pytest.approx(30.0), "twice as slow as expected, of a quarter of it"
-    board(Told(1, "failed", "b", text="no luck"))
-    board(Told(1, "lost", "", text="signal 9"))
+    board(Message(1, "failed", "b", text="no luck"))
+    board(Message(1, "lost", "", text="signal 9"))
     assert board.failed == {"b": "no luck"}
     assert board.lost == ["worker 2: signal 9"]
     assert board.left() == pytest.approx(20.0)
@@ -188,31 +188,31 @@ def test_what_is_left_follows_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> 
 def test_jobs_make_what_a_worker_makes(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     choice = little(tmp_path, hosts='["pgd_at"]')
-    work = Work(choice.cells, Place(tmp_path / "r"))
-    handles = submit(work, 1, "submitit-local", Wishes(minutes=5))
+    work = Work(choice.cells, Site(tmp_path / "r"))
+    handles = submit(work, 1, "submitit-local", JobLimits(minutes=5))
     assert [each.result() for each in handles] == [{"done": 2, "failed": 0}]
-    assert {each.state for each in standings(choice.cells, work.place).values()} == {"done"}
+    assert {each.state for each in statuses_of(choice.cells, work.site).values()} == {"done"}
     assert str(tmp_path) not in json.dumps(collect(tmp_path / "r"))
 
 
 def test_a_job_that_is_ended_is_queued_again_as_the_same_work(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    from mmard.study.workers import Part
+    from mmard.study.workers import ClusterJob
 
-    part = Part(Work({}, Place(tmp_path)))
+    part = ClusterJob(Work({}, Site(tmp_path)))
     again: Any = part.checkpoint()
     assert again.function == part
     assert part() == {"done": 0, "failed": 0}
 
 
 def test_where_there_is_no_cluster_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work({}, Place(tmp_path))
+    work = Work({}, Site(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Refused, match="no srun here"):
-        submit(work, 1, "slurm", Wishes())
+        submit(work, 1, "slurm", JobLimits())
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(Refused, match=r'pip install "mmard\[cluster\]"'):
-        submit(work, 1, "slurm", Wishes())
+        submit(work, 1, "slurm", JobLimits())
 
 
 def test_the_command_to_go_on_with_is_whole() -> None:

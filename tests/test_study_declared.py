@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mmard
 from mmard.errors import Refused
 from mmard.methods import build, parameters
 from mmard.settings import DistillSettings, teachers_said
-from mmard.study.cell import Place, settings_here
+from mmard.study.cell import Site, settings_here
 from mmard.study.grid import MACHINE, Sweep, cell_name, grid_of, load_scale, load_study, names, together
 from mmard.study.reading import Reading, row_name
 from mmard.study.records import cell_of, read
 
+PACKAGE = Path(mmard.__file__).parent
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
 
 
@@ -180,6 +182,18 @@ def test_a_wrong_declaration_is_refused_with_the_word_that_is_wrong(tmp_path: Pa
         grid_of(load_study(file, scale), scale)
 
 
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a b", ".hidden", ""])
+def test_a_name_that_would_lie_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f'name = "{name}"\ntitle = "t"\nquestion = "q"\nreads = "benchmark"\nhosts = ["rslad"]')
+    with pytest.raises(Refused, match=r"mine\.toml: name: expected .*pattern"):
+        load_study(file)
+    shipped = (PACKAGE / "study/declared/scales/S.toml").read_text(encoding="utf-8")
+    file.write_text(shipped.replace('name = "S"', f'name = "{name}"'))
+    with pytest.raises(Refused, match=r"mine\.toml: name: expected .*pattern"):
+        load_scale(file)
+
+
 def test_a_way_of_reading_that_is_not_known_is_refused_before_hours_of_training(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('name = "mine"\ntitle = "t"\nquestion = "q"\nreads = "ablations"\nhosts = ["rslad"]\n')
@@ -198,7 +212,7 @@ def test_a_given_teacher_is_no_cell_and_its_file_lies_beside_the_data(tmp_path: 
     grid = grid_of(load_study("headline", scale), scale)
     assert not any(cell.role for cell in grid.cells.values())
     cell = next(iter(grid.cells.values()))
-    settings = settings_here(cell, Place(tmp_path / "runs", data_dir=str(tmp_path)))
+    settings = settings_here(cell, Site(tmp_path / "runs", data_dir=str(tmp_path)))
     assert isinstance(settings, DistillSettings)
     assert settings.teacher == scale.teachers["main"]["given"]
     assert settings.teacher_weights == str(tmp_path / scale.teachers["main"]["weights"])

@@ -19,20 +19,18 @@ from mmard.study.reading import (
     Reading,
     axes_of,
     beyond,
+    boundary_quantities,
     distance,
-    gaps,
     hosts_of,
     margin,
-    nearness,
+    missing_rows,
     pooled,
     row_name,
     row_of,
-    slope,
-    taught,
     times_as_long,
-    trend,
     variants_of,
 )
+from mmard.study.trends import by_teacher, fit_line, trend
 from mmard.tables.statistics import t_95
 
 LEVELS = {"plain": (0.70, 0.72, 0.74), "+inner": (0.71, 0.75, 0.76), "+both": (0.72, 0.74, 0.76)}
@@ -99,7 +97,7 @@ def test_a_seed_that_one_side_lacks_is_left_out_on_both() -> None:
     assert gap is not None
     assert gap.seeds == (2, 2)
     assert gap.mean == pytest.approx((0.01 + 0.02) / 2)
-    assert gaps(found) == ["rslad +inner: no record of seed 1"]
+    assert missing_rows(found) == ["rslad +inner: no record of seed 1"]
 
 
 def test_nothing_is_filled_in_for_a_row_without_records() -> None:
@@ -108,7 +106,7 @@ def test_nothing_is_filled_in_for_a_row_without_records() -> None:
     found = Reading(made, records(made, robust=at_levels, leave_out=gone.cells))
     assert found.mean(gone, ROBUST) is None
     assert found.gain(gone, found.reference(gone), ROBUST) is None
-    assert gaps(found) == ["ard +both: no record"]
+    assert missing_rows(found) == ["ard +both: no record"]
     rows = [row for row in made.rows if row.variant == "+both"]
     assert pooled(found, [(row, found.reference(row)) for row in rows], ROBUST) is None
     assert found.any
@@ -190,7 +188,7 @@ def test_nearness_is_told_in_radii_and_by_state() -> None:
     assert mean is not None
     own = record["boundary"]["own"]["teacher"]["distance_first_order"]
     assert mean.by_seed[record["seed"]] == pytest.approx(own / record["settings"]["eps"])
-    assert len({quantity.title for quantity in nearness("own")}) == 8
+    assert len({quantity.title for quantity in boundary_quantities("own")}) == 8
     of_test = found.mean(row, margin("student", "test"))
     assert of_test is not None
     assert of_test.by_seed[record["seed"]] == record["boundary"]["test"]["student"]["mean_margin"]
@@ -211,14 +209,14 @@ def test_names_say_no_more_than_they_must() -> None:
 # slopes ---------------------------------------------------------------------------------------------------------------
 def test_a_slope_is_that_of_least_squares() -> None:
     xs, ys = [1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 5.0, 4.0]
-    found = slope(xs, ys)
+    found = fit_line(xs, ys)
     assert found is not None
     assert found.slope == pytest.approx(statistics.linear_regression(xs, ys).slope)
     assert found.intercept == pytest.approx(statistics.linear_regression(xs, ys).intercept)
     rest = sum((y - found.at(x)) ** 2 for x, y in zip(xs, ys, strict=True))
     assert found.half == pytest.approx(t_95(2) * math.sqrt(rest / 2 / 5))
-    assert slope([1.0, 1.0], [2.0, 3.0]) is None
-    two = slope([0.0, 1.0], [0.0, 1.0])
+    assert fit_line([1.0, 1.0], [2.0, 3.0]) is None
+    two = fit_line([0.0, 1.0], [0.0, 1.0])
     assert two is not None
     assert two.half is None
 
@@ -227,7 +225,7 @@ def test_a_slope_is_that_of_least_squares() -> None:
 def test_points_on_a_line_give_it_back(xs: list[float], steep: float, start: float) -> None:
     if max(xs) - min(xs) < 1e-3:
         return
-    found = slope(xs, [start + steep * x for x in xs])
+    found = fit_line(xs, [start + steep * x for x in xs])
     assert found is not None
     assert found.slope == pytest.approx(steep, abs=1e-6)
 
@@ -244,7 +242,7 @@ def test_teachers_that_are_not_robust_or_are_named_apart_do_not_bend_the_line() 
         gain = 0.5 if row.variant == "+both" else 0.1
         return 0.6 + gain * (own[row.teacher] - 0.8)
 
-    found = taught(Reading(made, records(made, robust=robust)), "rslad", "cnn-4")
+    found = by_teacher(Reading(made, records(made, robust=robust)), "rslad", "cnn-4")
     assert [each.role for each in found] == ["weak", "self", "middle", "main"]
     assert [each.apart for each in found] == [True, True, False, False]
     line = trend(found, "+both")

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented_cells import VARIANTS, little, records
 
-from mmard.study.claims import FAILS, HOLDS, OPEN, Claim, Judged, decided, judge, load_claims
+from mmard.study.claims import FAILS, HOLDS, OPEN, Claim, Verdict, decided, judge, load_claims
 from mmard.study.grid import Cell, Row, load_study
 from mmard.study.reading import Reading
 
 NOISE = (0.002, -0.002, 0.0)
 
 
-def judged(kind: str, rule: dict[str, Any], levels: dict[str, float], noise: float = 1.0, **more: Any) -> Judged:
+def judged(kind: str, rule: dict[str, Any], levels: dict[str, float], noise: float = 1.0, **more: Any) -> Verdict:
     """A claim about robust accuracies that are given by variant or host, with a little noise that is not shared."""
     made = little(kind, **more)
 
@@ -42,7 +42,7 @@ GAIN = {"rule": "gain", "variant": "+both", "matters": 0.005}
 
 
 @pytest.mark.parametrize(
-    ("both", "wanted", "verdict"),
+    ("both", "direction", "verdict"),
     [
         (0.75, "more", HOLDS),
         (0.65, "more", FAILS),
@@ -53,9 +53,9 @@ GAIN = {"rule": "gain", "variant": "+both", "matters": 0.005}
         (0.65, "not less", FAILS),
     ],
 )
-def test_a_gain_is_judged_by_its_interval(both: float, wanted: str, verdict: str) -> None:
+def test_a_gain_is_judged_by_its_interval(both: float, direction: str, verdict: str) -> None:
     levels = {"plain": 0.70, "+inner": 0.70, "+both": both}
-    found = judged("plug-and-play", {**GAIN, "wanted": wanted}, levels, variants=VARIANTS)
+    found = judged("plug-and-play", {**GAIN, "direction": direction}, levels, variants=VARIANTS)
     assert found.verdict == verdict
     assert found.figure.endswith("points")
     assert "mean of 2 hosts" in found.because
@@ -90,7 +90,7 @@ def test_missing_records_and_single_seeds_are_open() -> None:
     made = little("plug-and-play", variants=VARIANTS)
     gone = [name for row in made.rows if row.host == "ard" and row.variant == "+both" for name in row.cells]
     partly = Reading(made, records(made, leave_out=gone))
-    assert judge(claim, {"plug-and-play": partly}) == Judged(claim, OPEN, "", "records are missing")
+    assert judge(claim, {"plug-and-play": partly}) == Verdict(claim, OPEN, "", "records are missing")
     one = little("plug-and-play", variants=VARIANTS, seeds=(0,))
     alone = judge(claim, {"plug-and-play": Reading(one, records(one))})
     assert (alone.verdict, alone.because) == (OPEN, "one seed of training")
@@ -129,7 +129,7 @@ def test_two_teachers_decide_nothing_about_slopes() -> None:
 
 @pytest.mark.parametrize(("both", "verdict"), [(0.1, HOLDS), (0.9, FAILS)])
 def test_students_may_differ_less_between_teachers(both: float, verdict: str) -> None:
-    rule = {"rule": "spread", "variant": "+both", "wanted": "less", "matters": 0.002}
+    rule = {"rule": "spread", "variant": "+both", "direction": "less", "matters": 0.002}
     levels = {"plain": 0.6, "+inner": 0.6, "+both": 0.6, "plain slope": 0.5, "+both slope": both}
     assert judged("saturation", rule, levels, noise=0, **TEACHERS).verdict == verdict
 

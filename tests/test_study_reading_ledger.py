@@ -161,7 +161,7 @@ def test_runs_go_before_records(here: Path, found: Found, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["table", "plug-and-play", "--scale", "L"], "mmard study run plug-and-play --scale L"),
         (["table", "all"], "expected one study"),
@@ -175,10 +175,10 @@ def test_runs_go_before_records(here: Path, found: Found, capsys: pytest.Capture
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_mend(
-    here: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert answer(["study", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_plot_and_ledger_write_what_they_say(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,10 +84,10 @@ def test_what_is_missing_is_empty_and_what_is_incomplete_says_so() -> None:
 
 def test_boundary_tells_the_change_and_both_networks() -> None:
     found = reading("boundary")
-    told, own, test = tables(found)
-    assert told.heads[:3] == ("", "teacher: margin", "change")
-    assert cells(told, 0)[0] == "rslad +inner"
-    assert text_of(told.rows[0][2]).startswith("\N{MINUS SIGN}0.")
+    main, own, test = tables(found)
+    assert main.heads[:3] == ("", "teacher: margin", "change")
+    assert cells(main, 0)[0] == "rslad +inner"
+    assert text_of(main.rows[0][2]).startswith("\N{MINUS SIGN}0.")
     assert cells(own, 2)[0] == "change"
     assert own.heads == test.heads
     assert not own.main

@@ -17,8 +17,8 @@ from little_study import little
 
 from mmard.errors import Refused
 from mmard.study import cell as nearness
-from mmard.study.cell import Place, make, packed, unpacked
-from mmard.study.records import cell_of, collect, differences, merged, read, repeat, write
+from mmard.study.cell import Site, make, packed, unpacked
+from mmard.study.records import cell_of, collect, merged, mismatches, read, repeat, write
 
 GRID = invented_cells.little("boundary", boundary=True)
 RECORDS = invented_cells.records(GRID)
@@ -111,11 +111,11 @@ def test_a_difference_is_found_at_any_depth_and_time_is_none() -> None:
     old = RECORDS[STUDENT]
     new = later(changed(old, seconds={"train": 0.0}, device="cuda:0"))
     new["settings"]["a setting of a later version"] = 1
-    assert differences(old, new) == []
+    assert mismatches(old, new) == []
     new["boundary"]["own"]["teacher"]["mean_margin"] += 1e-12
     new["weights"]["last"] = "0"
-    assert [each.where for each in differences(old, new)] == ["boundary.own.teacher.mean_margin", "weights.last"]
-    assert [each.where for each in differences({"a": 1}, {})] == ["a"]
+    assert [each.where for each in mismatches(old, new)] == ["boundary.own.teacher.mean_margin", "weights.last"]
+    assert [each.where for each in mismatches({"a": 1}, {})] == ["a"]
 
 
 def test_the_cell_of_a_record_is_the_cell_that_made_it() -> None:
@@ -133,23 +133,23 @@ def test_a_recorded_cell_is_made_again_from_its_record_alone(tmp_path: Path, mon
     monkeypatch.setattr(nearness, "NEAREST", 4)
     cells = little(tmp_path, hosts='["ard"]').cells
     teacher, student = list(cells)[:2]
-    place = Place(tmp_path / "runs")
+    site = Site(tmp_path / "runs")
     (tmp_path / "runs").mkdir()
-    made = {name: make(cells[name], place) for name in (teacher, student)}
+    made = {name: make(cells[name], site) for name in (teacher, student)}
     write(tmp_path / "r.jsonl", made)
     held = read(tmp_path / "r.jsonl")
-    found = repeat(student, held, Place(tmp_path / "again"))
+    found = repeat(student, held, Site(tmp_path / "again"))
     assert found.same
     assert found.teachers == {teacher: []}, "the teacher was made first"
     assert found.again["environment"]["written"] >= found.recorded["environment"]["written"]
     wrong = copy.deepcopy(held)
     wrong[student]["figures"]["best"]["robust"]["correct"] -= 1
-    told = repeat(student, wrong, Place(tmp_path / "again"))
-    assert [(each.where, each.again - each.recorded) for each in told.differences] == [
+    again = repeat(student, wrong, Site(tmp_path / "again"))
+    assert [(each.where, each.again - each.recorded) for each in again.mismatches] == [
         ("figures.best.robust.correct", 1)
     ]
     with pytest.raises(Refused, match="a folder where this cell was not made"):
-        repeat(student, held, place)
+        repeat(student, held, site)
     with pytest.raises(Refused, match=teacher):
-        repeat(student, {student: held[student]}, Place(tmp_path / "third"))
+        repeat(student, {student: held[student]}, Site(tmp_path / "third"))
     assert replace(cells[student], boundary=True) == cell_of(held[student])

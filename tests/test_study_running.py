@@ -18,11 +18,11 @@ from little_study import little
 from mmard.errors import Refused
 from mmard.settings import TrainSettings
 from mmard.study import workers as running
-from mmard.study.cell import Place
+from mmard.study.cell import Site
 from mmard.study.grid import Cell
-from mmard.study.progress import standing, standings
-from mmard.study.records import collect, differences
-from mmard.study.workers import Told, Work, failure, places_for, run_here, take_part
+from mmard.study.progress import status_of, statuses_of
+from mmard.study.records import collect, mismatches
+from mmard.study.workers import Message, Work, failure, run_here, sites_for, take_part
 from mmard.training.fit import Interrupted
 
 # without training ----------------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ class Made:
     fails: set[str] = field(default_factory=set)
     before: Callable[[str], None] = lambda name: None
 
-    def make(self, cell: Cell, place: Place, tell: Any) -> dict[str, Any]:
+    def make(self, cell: Cell, site: Site, tell: Any) -> dict[str, Any]:
         self.before(cell.name)
         tell("training", 0.5)
         if cell.name in self.fails:
@@ -47,13 +47,13 @@ class Made:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
-    told = Made()
-    monkeypatch.setattr(running, "make", told.make)
-    monkeypatch.setattr(running, "is_whole", lambda cell, record: cell.name in told.order)
-    monkeypatch.setattr(running, "is_trained", lambda place, name: name in told.order)
+    stand_in = Made()
+    monkeypatch.setattr(running, "make", stand_in.make)
+    monkeypatch.setattr(running, "is_complete", lambda cell, record: cell.name in stand_in.order)
+    monkeypatch.setattr(running, "is_trained", lambda site, name: name in stand_in.order)
     monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(Place, "record", lambda place, name: None)
-    return told
+    monkeypatch.setattr(Site, "record", lambda site, name: None)
+    return stand_in
 
 
 def cells_of(**teachers: str) -> dict[str, Cell]:
@@ -65,30 +65,30 @@ def cells_of(**teachers: str) -> dict[str, Cell]:
 
 
 def test_a_student_comes_after_its_teacher_and_others_do_not_wait(made: Made, tmp_path: Path) -> None:
-    heard: list[Told] = []
-    take_part(Work(cells_of(s="t", a="", t="", u="s"), Place(tmp_path)), heard.append)
+    heard: list[Message] = []
+    take_part(Work(cells_of(s="t", a="", t="", u="s"), Site(tmp_path)), heard.append)
     assert made.order == ["a", "t", "s", "u"]
-    assert [(told.kind, told.cell) for told in heard if told.kind != "training"] == [
+    assert [(message.kind, message.cell) for message in heard if message.kind != "training"] == [
         (kind, name) for name in made.order for kind in ("began", "done")
     ]
 
 
 def test_a_failure_stops_no_other_and_is_not_tried_twice_in_a_session(made: Made, tmp_path: Path) -> None:
     made.fails = {"t"}
-    work, heard = Work(cells_of(t="", s="t", u="s", a=""), Place(tmp_path)), list[Told]()
+    work, heard = Work(cells_of(t="", s="t", u="s", a=""), Site(tmp_path)), list[Message]()
     take_part(work, heard.append)
     assert made.order == ["a"]
-    assert [told.text for told in heard if told.kind == "failed"] == ["t: expected luck, got none"]
-    why = failure(work.place, "t")
+    assert [message.text for message in heard if message.kind == "failed"] == ["t: expected luck, got none"]
+    why = failure(work.site, "t")
     assert why is not None
     assert why["error"] == "t: expected luck, got none"
-    again: list[Told] = []
+    again: list[Message] = []
     take_part(work, again.append)
     assert again == [], "another worker of the session leaves it alone"
     made.fails = set()
     take_part(replace(work, session="the next day"), again.append)
     assert made.order == ["a", "t", "s", "u"]
-    assert failure(work.place, "t") is None
+    assert failure(work.site, "t") is None
 
 
 def test_a_fault_of_ours_is_kept_with_its_traceback(made: Made, tmp_path: Path) -> None:
@@ -96,30 +96,30 @@ def test_a_fault_of_ours_is_kept_with_its_traceback(made: Made, tmp_path: Path) 
         raise ZeroDivisionError("of ours")
 
     made.before = fault
-    work = Work(cells_of(a=""), Place(tmp_path))
-    take_part(work, lambda told: None)
-    why = failure(work.place, "a")
+    work = Work(cells_of(a=""), Site(tmp_path))
+    take_part(work, lambda message: None)
+    why = failure(work.site, "a")
     assert why is not None
     assert why["error"] == "ZeroDivisionError: of ours"
     assert "in fault" in why["traceback"]
 
 
 def test_what_another_process_holds_is_passed_over_and_looked_at_again(made: Made, tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    work = Work(cells_of(a="", b="", c=""), place)
-    held = place.lock("a")
+    site = Site(tmp_path)
+    work = Work(cells_of(a="", b="", c=""), site)
+    held = site.lock("a")
     with held:
-        assert place.held("a")
-        take_part(work, lambda told: None)
+        assert site.is_locked("a")
+        take_part(work, lambda message: None)
         assert made.order == ["b", "c"], "a worker does not wait for what is made elsewhere"
-    take_part(work, lambda told: None)
+    take_part(work, lambda message: None)
     assert made.order == ["b", "c", "a"]
 
 
 def test_a_student_waits_for_a_teacher_that_another_process_trains(made: Made, tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    site = Site(tmp_path)
     looks = 0
-    held = place.lock("t")
+    held = site.lock("t")
 
     def released(seconds: float) -> None:
         nonlocal looks
@@ -130,7 +130,7 @@ def test_a_student_waits_for_a_teacher_that_another_process_trains(made: Made, t
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running.time, "sleep", released)
-        take_part(Work(cells_of(t="", s="t"), place), lambda told: None)
+        take_part(Work(cells_of(t="", s="t"), site), lambda message: None)
     assert made.order == ["t", "s"]
 
 
@@ -139,44 +139,44 @@ def test_ctrl_c_ends_the_worker(made: Made, tmp_path: Path) -> None:
         raise Interrupted("stopped")
 
     made.before = stop
-    heard: list[Told] = []
-    work = Work(cells_of(a="", b=""), Place(tmp_path))
+    heard: list[Message] = []
+    work = Work(cells_of(a="", b=""), Site(tmp_path))
     with pytest.raises(Interrupted):
         take_part(work, heard.append)
-    assert [told.kind for told in heard] == ["began", "interrupted"]
-    assert failure(work.place, "a") is None, "to be stopped is no failure"
-    assert not work.place.held("a")
+    assert [message.kind for message in heard] == ["began", "interrupted"]
+    assert failure(work.site, "a") is None, "to be stopped is no failure"
+    assert not work.site.is_locked("a")
 
 
 def test_how_many_workers_have_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
-    place = Place(tmp_path)
+    site = Site(tmp_path)
     one = {"a": Cell("a", TrainSettings(threads=1), {}, "", "x", ())}
     cells = list(one.values())
-    assert [p.threads for p in places_for(place, cells, None, "cpu")] == [1] * 6
-    assert [p.threads for p in places_for(place, cells, 2, "cpu")] == [3, 3], "for cells that say no threads"
+    assert [p.threads for p in sites_for(site, cells, None, "cpu")] == [1] * 6
+    assert [p.threads for p in sites_for(site, cells, 2, "cpu")] == [3, 3], "for cells that say no threads"
     free = [Cell("a", TrainSettings(), {}, "", "x", ())]
-    assert [p.threads for p in places_for(place, free, None, "cpu")] == [6]
-    assert {p.device for p in places_for(place, cells, 2, "cpu")} == {"cpu"}
+    assert [p.threads for p in sites_for(site, free, None, "cpu")] == [6]
+    assert {p.device for p in sites_for(site, cells, 2, "cpu")} == {"cpu"}
     with pytest.raises(Refused, match="at least 1"):
-        places_for(place, cells, 0, "cpu")
+        sites_for(site, cells, 0, "cpu")
 
 
 # with training -------------------------------------------------------------------------------------------------------
 def test_workers_of_two_commands_share_the_work_and_make_what_one_makes(tmp_path: Path) -> None:
     cells = little(tmp_path, hosts='["ard"]', boundary="false").cells
-    alone, shared = Place(tmp_path / "alone"), Place(tmp_path / "shared")
+    alone, shared = Site(tmp_path / "alone"), Site(tmp_path / "shared")
     alone.runs.mkdir()
-    take_part(Work(cells, alone), lambda told: None)
-    heard: list[Told] = []
+    take_part(Work(cells, alone), lambda message: None)
+    heard: list[Message] = []
     run_here(Work(cells, shared), [shared, shared], heard.append)
-    assert sorted(told.cell for told in heard if told.kind == "done") == sorted(cells)
-    assert {told.worker for told in heard if told.kind == "began"} <= {0, 1}
+    assert sorted(message.cell for message in heard if message.kind == "done") == sorted(cells)
+    assert {message.worker for message in heard if message.kind == "began"} <= {0, 1}
     one, two = collect(alone.runs), collect(shared.runs)
     assert one.keys() == two.keys() == cells.keys()
     for name in cells:
-        assert differences(one[name], two[name]) == []
-    assert {each.state for each in standings(cells, shared).values()} == {"done"}
+        assert mismatches(one[name], two[name]) == []
+    assert {each.state for each in statuses_of(cells, shared).values()} == {"done"}
 
 
 @pytest.mark.slow
@@ -195,37 +195,37 @@ def test_a_command_that_is_ended_leaves_runs_that_go_on(tmp_path: Path, how: sig
     if how == signal.SIGTERM:
         assert process.returncode == 130, text
         assert "go on with: mmard study run" in text
-    place = Place(runs)
-    while time.monotonic() < until and any(place.held(name) for name in choice.cells):
+    site = Site(runs)
+    while time.monotonic() < until and any(site.is_locked(name) for name in choice.cells):
         time.sleep(0.05)  # workers whose parent was killed save and end
-    begun = [name for name, cell in choice.cells.items() if standing(cell, place).state == "begun"]
+    begun = [name for name, cell in choice.cells.items() if status_of(cell, site).state == "begun"]
     assert begun, "it was ended in the middle"
-    whole = Place(tmp_path / "whole")
+    whole = Site(tmp_path / "whole")
     whole.runs.mkdir()
-    for here in (place, whole):
-        take_part(Work(choice.cells, here), lambda told: None)
+    for here in (site, whole):
+        take_part(Work(choice.cells, here), lambda message: None)
     for name in choice.cells:
-        assert differences(collect(whole.runs)[name], collect(runs)[name]) == []
+        assert mismatches(collect(whole.runs)[name], collect(runs)[name]) == []
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_fails_its_cell_alone(tmp_path: Path) -> None:
     cells = little(tmp_path, hosts='["pgd_at"]', batch_size=8, epochs=12).cells
-    place, heard, killed = Place(tmp_path / "runs"), list[Told](), list[str]()
+    site, heard, killed = Site(tmp_path / "runs"), list[Message](), list[str]()
 
-    def kill_the_first(told: Told) -> None:
-        heard.append(told)
-        if told.kind == "training" and not killed:
-            killed.append(told.cell)
+    def kill_the_first(message: Message) -> None:
+        heard.append(message)
+        if message.kind == "training" and not killed:
+            killed.append(message.cell)
             found = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=True)
             for pid in map(int, found.stdout.split()):
                 if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
                     os.kill(pid, signal.SIGKILL)
 
-    run_here(Work(cells, place), [place], kill_the_first)
-    failed = [told for told in heard if told.kind == "failed"]
-    assert [told.cell for told in failed] == killed
+    run_here(Work(cells, site), [site], kill_the_first)
+    failed = [message for message in heard if message.kind == "failed"]
+    assert [message.cell for message in failed] == killed
     assert "signal 9" in failed[0].text
-    stood = standings(cells, place)
-    assert [name for name, each in stood.items() if each.state == "failed"] == killed
-    assert all(each.state == "done" for name, each in stood.items() if name not in killed)
+    statuses = statuses_of(cells, site)
+    assert [name for name, each in statuses.items() if each.state == "failed"] == killed
+    assert all(each.state == "done" for name, each in statuses.items() if name not in killed)

@@ -13,9 +13,10 @@ from numpy.testing import assert_allclose
 
 from mmard.study.claims import FAILS, HOLDS, OPEN, Claim, judge
 from mmard.study.grid import Grid, Row, Sweep
-from mmard.study.reading import Place, Reading, _on, above, lines
+from mmard.study.reading import Reading
 from mmard.study.sheets import MINUS, text_of
 from mmard.study.tables import tables
+from mmard.study.trends import Accuracies, _at_clean, above_line, trade_off_lines
 
 ALPHA = {"axis": "alpha", "param": "rslad.alpha", "values": (0.5, 1.0)}
 SWEEPS = tuple(Sweep(**ALPHA, host=host) for host in ("rslad", "rslad+mmard"))
@@ -23,27 +24,27 @@ RSLAD = {"alpha 1": (0.40, 0.30), "plain": (0.50, 0.20), "alpha 0.5": (0.60, 0.1
 """Clean and robust accuracy of each row; the weight of the robust term is 5/6 where nothing is said."""
 N = 500
 
-Stand = tuple[float, float]
+Pair = tuple[float, float]
 
 
 def grid() -> Grid:
     return little("trade-off", ("rslad", "rslad+mmard", "pgd_at"), sweeps=SWEEPS)
 
 
-def reading(levels: Mapping[str, Mapping[str, Stand]], waves: Mapping[str, float] | None = None) -> Reading:
-    """Rows by host and variant at the places that are given, robust accuracy waving with the seed; no other records."""
+def reading(levels: Mapping[str, Mapping[str, Pair]], waves: Mapping[str, float] | None = None) -> Reading:
+    """Rows by host and variant with these accuracies, robust accuracy waving with the seed; no other records."""
     made = grid()
     found = records(made)
     for row in made.rows:
         for name in row.cells:
-            place = levels.get(row.host, {}).get(row.variant)
-            if place is None:
+            pair = levels.get(row.host, {}).get(row.variant)
+            if pair is None:
                 found.pop(name)
                 continue
             shift = (waves or {}).get(row.host, 0.0) * (made.cells[name].seed - 1)
             for own in found[name]["figures"].values():
-                own["clean"] |= _figure(place[0])
-                own["robust"] |= _figure(place[1] + shift)
+                own["clean"] |= _figure(pair[0])
+                own["robust"] |= _figure(pair[1] + shift)
     return Reading(made, found)
 
 
@@ -60,13 +61,13 @@ def row(found: Reading, host: str, variant: str = "plain") -> Row:
 
 def test_a_line_has_the_rows_of_a_method_by_clean_accuracy() -> None:
     found = reading({"rslad": RSLAD, "pgd_at": {"plain": (0.5, 0.3)}})
-    assert {key.host: [each.variant for each in line] for key, line in lines(found).items()} == {
+    assert {key.host: [each.variant for each in line] for key, line in trade_off_lines(found).items()} == {
         "rslad": ["alpha 1", "plain", "alpha 0.5"]
     }
 
 
 @pytest.mark.parametrize(
-    ("place", "beside"),
+    ("pair", "beside"),
     [
         ((0.50, 0.25), 0.20),
         ((0.45, 0.25), 0.25),
@@ -75,21 +76,21 @@ def test_a_line_has_the_rows_of_a_method_by_clean_accuracy() -> None:
         ((0.70, 0.15), 0.14),
     ],
 )
-def test_above_a_line_is_above_it_where_it_is_as_accurate(place: Stand, beside: float) -> None:
-    found = reading({"rslad": RSLAD, "rslad+mmard": {"plain": place}})
-    (line,) = lines(found).values()
-    gap = above(found, row(found, "rslad+mmard"), line)
+def test_above_a_line_is_above_it_where_it_is_as_accurate(pair: Pair, beside: float) -> None:
+    found = reading({"rslad": RSLAD, "rslad+mmard": {"plain": pair}})
+    (line,) = trade_off_lines(found).values()
+    gap = above_line(found, row(found, "rslad+mmard"), line)
     assert gap is not None
-    assert_allclose(gap.mean, place[1] - beside, atol=1e-12)
+    assert_allclose(gap.mean, pair[1] - beside, atol=1e-12)
     assert gap.over_seeds == pytest.approx(0.0, abs=1e-12)
     assert gap.over_images is not None
 
 
 def test_a_row_is_not_above_its_own_line_and_not_above_one_without_records() -> None:
     found = reading({"rslad": RSLAD})
-    (line,) = lines(found).values()
-    assert above(found, line[0], line) is None
-    assert above(found, row(found, "pgd_at"), line) is None
+    (line,) = trade_off_lines(found).values()
+    assert above_line(found, line[0], line) is None
+    assert above_line(found, row(found, "pgd_at"), line) is None
 
 
 def test_the_interval_over_images_is_that_of_both_accuracies_of_all_networks() -> None:
@@ -99,11 +100,11 @@ def test_the_interval_over_images_is_that_of_both_accuracies_of_all_networks() -
     own = (draw.random(40) < 0.5, draw.random(40) < 0.4)
 
     def value(weights: np.ndarray[Any, Any]) -> tuple[float, Any]:
-        def place(pair: tuple[Any, Any]) -> Place:
+        def one(pair: tuple[Any, Any]) -> Accuracies:
             clean, robust = (float((weights * mask).sum() / weights.sum()) for mask in pair)
-            return Place(clean, robust, (pair[0].astype(float), pair[1].astype(float)))
+            return Accuracies(clean, robust, (pair[0].astype(float), pair[1].astype(float)))
 
-        return _on([place(pair) for pair in masks], place(own))
+        return _at_clean([one(pair) for pair in masks], one(own))
 
     here, mask = value(np.ones(40))
     assert_allclose(mask.mean(), here)
@@ -118,18 +119,18 @@ def test_the_table_holds_every_row_beside_every_line() -> None:
     found = reading({"rslad": RSLAD, "rslad+mmard": {"plain": (0.45, 0.29), "alpha 0.5": (0.5, 0.25)}})
     sheet, gains = tables(found)
     assert sheet.heads[3:] == ("above the line of rslad", "above the line of rslad+mmard")
-    told = {text_of(cells[0]): [text_of(cell) for cell in cells[1:]] for cells in sheet.rows}
-    assert list(told) == [
+    shown = {text_of(cells[0]): [text_of(cell) for cell in cells[1:]] for cells in sheet.rows}
+    assert list(shown) == [
         "rslad alpha 1", "rslad alpha 0.833", "rslad alpha 0.5",
         "rslad+mmard alpha 0.833", "rslad+mmard alpha 0.5", "pgd_at",
     ]  # fmt: skip
-    assert told["rslad alpha 0.833"][2] == ""
-    assert told["rslad+mmard alpha 0.833"][2].startswith("+4.0 ± 0.0")
-    assert told["rslad+mmard alpha 0.833"][3] == ""
-    assert told["rslad alpha 1"][3].startswith("+1.0 ± 0.0"), (
+    assert shown["rslad alpha 0.833"][2] == ""
+    assert shown["rslad+mmard alpha 0.833"][2].startswith("+4.0 ± 0.0")
+    assert shown["rslad+mmard alpha 0.833"][3] == ""
+    assert shown["rslad alpha 1"][3].startswith("+1.0 ± 0.0"), (
         "less accurate than the line's first row: held beside that"
     )
-    assert told["pgd_at"] == ["", "", "", ""]
+    assert shown["pgd_at"] == ["", "", "", ""]
     assert [text_of(cells[0]) for cells in gains.rows] == [
         "rslad+mmard alpha 0.833", "rslad+mmard alpha 0.5", "rslad+mmard alpha 1",
     ]  # fmt: skip

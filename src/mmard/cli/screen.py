@@ -20,8 +20,8 @@ from rich.theme import Theme
 from mmard.words import duration, percent, plural, significant
 
 if TYPE_CHECKING:
-    from mmard.study.cell import Place
-    from mmard.study.workers import Told
+    from mmard.study.cell import Site
+    from mmard.study.workers import Message
 
 
 THEME = Theme({"quiet": "dim", "strong": "bold", "command": "cyan", "good": "green"})
@@ -294,38 +294,38 @@ class Board:
     """What is known of the cells that are being made, from what workers tell.
 
     Args:
-        place: of the runs, where the figures of a finished cell are read.
+        site: of the runs, where the figures of a finished cell are read.
         expected: seconds of each cell that is to be made.
         jobs: workers.
         screen: where lines go.
     """
 
-    def __init__(self, place: Place, expected: Mapping[str, float], jobs: int, screen: Console) -> None:
-        self.place, self.expected, self.jobs, self.screen = place, dict(expected), max(1, jobs), screen
+    def __init__(self, site: Site, expected: Mapping[str, float], jobs: int, screen: Console) -> None:
+        self.site, self.expected, self.jobs, self.screen = site, dict(expected), max(1, jobs), screen
         self.done: dict[str, float] = {}
         self.failed: dict[str, str] = {}
         self.lost: list[str] = []
         self.running: dict[str, tuple[str, float, float]] = {}
         self.began = time.monotonic()
 
-    def __call__(self, told: Told) -> None:
+    def __call__(self, message: Message) -> None:
         """Take in what a worker tells."""
-        if told.kind in ("began", "training", "attacking"):
-            stage = "starting" if told.kind == "began" else told.kind
-            past = TRAINING_SHARE if told.kind == "attacking" else 0.0
-            rest = 1 - TRAINING_SHARE if told.kind == "attacking" else TRAINING_SHARE
-            before = self.running.get(told.cell)
-            self.running[told.cell] = (stage, past + rest * told.share, before[2] if before else time.monotonic())
+        if message.kind in ("began", "training", "attacking"):
+            stage = "starting" if message.kind == "began" else message.kind
+            past = TRAINING_SHARE if message.kind == "attacking" else 0.0
+            rest = 1 - TRAINING_SHARE if message.kind == "attacking" else TRAINING_SHARE
+            before = self.running.get(message.cell)
+            self.running[message.cell] = (stage, past + rest * message.share, before[2] if before else time.monotonic())
             return
-        self.running.pop(told.cell, None)
-        if told.kind == "lost":
-            self.lost.append(f"worker {told.worker + 1}: {told.text}")
-        elif told.kind == "done":
-            self.done[told.cell] = told.seconds
-            self._line(f"{told.cell}  {self.figures(told.cell)}  {duration(told.seconds)}")
-        elif told.kind == "failed":
-            self.failed[told.cell] = told.text
-            self._line(f"{told.cell}  failed: {told.text}", "strong")
+        self.running.pop(message.cell, None)
+        if message.kind == "lost":
+            self.lost.append(f"worker {message.worker + 1}: {message.text}")
+        elif message.kind == "done":
+            self.done[message.cell] = message.seconds
+            self._line(f"{message.cell}  {self.figures(message.cell)}  {duration(message.seconds)}")
+        elif message.kind == "failed":
+            self.failed[message.cell] = message.text
+            self._line(f"{message.cell}  failed: {message.text}", "strong")
 
     def _line(self, text: str, style: str = "") -> None:
         over = len(self.done) + len(self.failed)
@@ -336,7 +336,7 @@ class Board:
 
     def figures(self, cell: str) -> str:
         """Of a cell that has been finished: its last weights."""
-        record = self.place.record(cell)
+        record = self.site.record(cell)
         if record is None:
             return ""
         own = record["figures"]["last"]
@@ -381,7 +381,7 @@ def _bar(share: float) -> ProgressBar:
 
 
 @contextmanager
-def shown(board: Board) -> Iterator[Callable[[Told], None]]:
+def shown(board: Board) -> Iterator[Callable[[Message], None]]:
     """The board, redrawn in a terminal."""
     if not is_terminal():
         yield board

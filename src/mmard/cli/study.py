@@ -14,11 +14,11 @@ from rich.text import Text
 from mmard.cli.app import FrontPage, Page, app
 from mmard.cli.options import AsJson, option
 from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
-from mmard.cli.study_run import Asked, expectation
+from mmard.cli.study_run import Asked, time_estimate
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
-    from mmard.study.records import Difference, Repeated
+    from mmard.study.records import Mismatch, Repeated
 
 
 studies = typer.Typer(
@@ -97,7 +97,7 @@ def run(
     minutes: Annotated[int, _cluster("Until a job is ended and queued again.", "N", shown="240")] = 240,
     cpus: Annotated[int, _cluster("For each job.", "N", shown="1")] = 1,
     gpus: Annotated[int, _cluster("For each job.", "N", shown="0")] = 0,
-    dry_run: Annotated[bool, option("Say what there is to do and how long; do nothing.", None, "--dry-run")] = False,
+    dry_run: Annotated[bool, option("Report what there is to do and how long; do nothing.", None, "--dry-run")] = False,
 ) -> None:
     """Train and attack what is missing. Ctrl-C saves; the same command goes on.
 
@@ -106,10 +106,10 @@ def run(
     exit status is 1.
     """
     from mmard.cli.study_run import Asked, run_studies
-    from mmard.study.workers import Wishes
+    from mmard.study.workers import JobLimits
 
     asked = Asked(names, scale, runs, only, seeds, None if data_dir is None else str(data_dir))
-    run_studies(asked, jobs, device, launcher, Wishes(partition, minutes, cpus, gpus), dry_run)
+    run_studies(asked, jobs, device, launcher, JobLimits(partition, minutes, cpus, gpus), dry_run)
 
 
 @studies.command(cls=Page, rich_help_panel="Make", epilog="mmard study status all --scale S")
@@ -320,28 +320,30 @@ def show_status(asked: Asked, device: str, as_json: bool) -> None:
     with busy("looking at run folders"):
         from dataclasses import replace
 
-        from mmard.study.progress import STATES, hours_used, standings
+        from mmard.study.progress import STATES, hours_used, statuses_of
 
         choice = asked.choice()
-        place = replace(asked.place(choice), device=device)
-        stood = standings(choice.cells, place)
-        left = {name: cell for name, cell in choice.cells.items() if stood[name].state != "done"}
-        known = expectation(choice, stood, place) if left else None
-        expected = {name: known.seconds(cell) * (1 - stood[name].share) for name, cell in left.items()} if known else {}
+        site = replace(asked.site(choice), device=device)
+        statuses = statuses_of(choice.cells, site)
+        left = {name: cell for name, cell in choice.cells.items() if statuses[name].state != "done"}
+        known = time_estimate(choice, statuses, site) if left else None
+        expected = (
+            {name: known.seconds(cell) * (1 - statuses[name].share) for name, cell in left.items()} if known else {}
+        )
     if as_json:
-        found = {name: {"state": each.state, "share": each.share, "why": each.why} for name, each in stood.items()}
+        found = {name: {"state": each.state, "share": each.share, "why": each.why} for name, each in statuses.items()}
         print(json.dumps(found, indent=2))
         return
     out = console()
-    line(out, f"scale {choice.scale.name}, in {place.runs}", "strong")
+    line(out, f"scale {choice.scale.name}, in {site.runs}", "strong")
     heads = ["cells", *STATES, "hours used", "hours left"]
     rows = rich_table("study", *heads, right=heads)
-    grids = [(grid.study.name, [name for name in grid.cells if name in stood]) for grid in choice.grids]
+    grids = [(grid.study.name, [name for name in grid.cells if name in statuses]) for grid in choice.grids]
     if len(grids) > 1:
-        grids.append(("together", list(stood)))
+        grids.append(("together", list(statuses)))
     for title, cells in grids:
-        states = [stood[name].state for name in cells]
-        used = hours_used(record for name in cells if (record := stood[name].record) is not None)
+        states = [statuses[name].state for name in cells]
+        used = hours_used(record for name in cells if (record := statuses[name].record) is not None)
         rest = sum(expected.get(name, 0.0) for name in cells) / 3600
         counts = [str(states.count(state) or "") for state in STATES]
         rows.add_row(title, str(len(cells)), *counts, f"{used:.2f}", f"{rest:.2f}" if rest else "")
@@ -349,9 +351,9 @@ def show_status(asked: Asked, device: str, as_json: bool) -> None:
     if len(grids) > 1:
         line(out, "A cell that several studies need is counted in each, and once in the last line.", "quiet")
     _show_cells(
-        out, {n: f"{percent(s.share)} of its epochs" for n, s in stood.items() if s.state == "running"}, "running"
+        out, {n: f"{percent(s.share)} of its epochs" for n, s in statuses.items() if s.state == "running"}, "running"
     )
-    _show_cells(out, {name: each.why for name, each in stood.items() if each.state == "failed"}, "failed")
+    _show_cells(out, {name: each.why for name, each in statuses.items() if each.state == "failed"}, "failed")
     if left:
         commands(out, "go on with", [f"mmard study run {asked.words}"])
 
@@ -372,7 +374,7 @@ def gather_records(asked: Asked, out: Path) -> None:
     from mmard.study.records import collect, merged, read, write
 
     choice = asked.choice()
-    found = collect(asked.place(choice).runs, choice.cells)
+    found = collect(asked.site(choice).runs, choice.cells)
     both = merged(read(out) if out.is_file() else {}, found)
     write(out, both.records)
     screen = console()
@@ -389,14 +391,14 @@ def rerun_cell(cell: str, records: Path, runs: Path, device: str, data_dir: str 
         typer.Exit: with 1 where something is not, with 130 when the user stopped it.
     """
     with busy("reading the records"):
-        from mmard.study.cell import Place
+        from mmard.study.cell import Site
         from mmard.study.records import read, repeat
         from mmard.training.fit import Interrupted
 
         held = read(records)
     try:
         with busy(f"making {cell}"):
-            found = repeat(cell, held, Place(runs, data_dir, device))
+            found = repeat(cell, held, Site(runs, data_dir, device))
     except (Interrupted, KeyboardInterrupt):
         complain("saved; the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
@@ -409,7 +411,7 @@ def rerun_cell(cell: str, records: Path, runs: Path, device: str, data_dir: str 
 
 
 def _plain(found: Repeated) -> dict[str, list[dict[str, Any]]]:
-    each = {found.recorded["cell"]: found.differences, **found.teachers}
+    each = {found.recorded["cell"]: found.mismatches, **found.teachers}
     return {name: [asdict(difference) for difference in own] for name, own in each.items()}
 
 
@@ -430,18 +432,18 @@ def _show_repeated(cell: str, found: Repeated) -> None:
     if found.same:
         line(out, f"{cell}: weights and figures are the same to the bit, in {duration(spent)}.", "good")
         return
-    line(out, f"{cell}: {plural(len(found.differences), 'difference')}.", "strong")
-    for each in found.differences[:MOST]:
+    line(out, f"{cell}: {plural(len(found.mismatches), 'difference')}.", "strong")
+    for each in found.mismatches[:MOST]:
         line(out, f"  {each.where}: {_short(each.recorded)} recorded, {_short(each.again)} again")
-    if len(found.differences) > MOST:
-        line(out, f"  and {len(found.differences) - MOST} more")
+    if len(found.mismatches) > MOST:
+        line(out, f"  and {len(found.mismatches) - MOST} more")
     for name in ("mmard", "commit", "cpu", "threads", "python", "versions", "gpus"):
         then, now = (record["environment"].get(name) for record in (found.recorded, found.again))
         if then != now:
             line(out, f"  {name} was {_short(then)}, is {_short(now)}", "quiet")
 
 
-def _first(differ: list[Difference]) -> str:
+def _first(differ: list[Mismatch]) -> str:
     return f"{differ[0].where}, and {len(differ) - 1} more" if len(differ) > 1 else differ[0].where
 
 

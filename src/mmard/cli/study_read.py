@@ -60,34 +60,34 @@ class Source:
         grid, name = choice.grids[0], choice.scale.name
         file = self.records or RECORDS / f"{name}.jsonl"
         found = {} if self.records is not None else collect(self.runs or choice.runs, grid.cells)
-        place = str(self.runs or choice.runs)
+        position = str(self.runs or choice.runs)
         if not found and self.runs is None and (self.records is not None or file.is_file()):
-            found, place = read(file), str(file)
+            found, position = read(file), str(file)
         reading = Reading(grid, found, self.which or choice.scale.which)
         if not reading.any:
             mend = f"mmard study run {self.study} --scale {self.scale}"
             raise Refused(
-                f"study {grid.study.name}", expected="records of its cells", got=f"none in {place}", mend=mend
+                f"study {grid.study.name}", expected="records of its cells", got=f"none in {position}", mend=mend
             )
-        return reading, place
+        return reading, position
 
 
 def print_tables(out: Console, reading: Reading) -> None:
     """All tables of a study, what is missing, and what stands behind the figures."""
-    from mmard.study.reading import gaps
+    from mmard.study.reading import missing_rows
     from mmard.study.sheets import foot
     from mmard.study.tables import tables
 
     for number, sheet in enumerate(tables(reading)):
-        for place, piece in enumerate(for_terminal(sheet, out.width)):
-            if number or place:
+        for position, piece in enumerate(for_terminal(sheet, out.width)):
+            if number or position:
                 out.print()
             put(out, piece)
         if sheet.caption:
             line(out, sheet.caption, "quiet")
     out.print()
     line(out, foot(reading), "quiet")
-    for gap in gaps(reading):
+    for gap in missing_rows(reading):
         line(out, f"missing: {gap}")
 
 
@@ -95,7 +95,7 @@ def show_table(source: Source, form: str | None, out: Path | None) -> None:
     """Print the tables of a study, or write them into a file."""
     form = _format(form, out)
     with busy("reading records"):
-        reading, place = source.read()
+        reading, position = source.read()
     if form == "text" and out is None:
         screen = console()
         study, scale = reading.grid.study, reading.grid.scale
@@ -103,7 +103,7 @@ def show_table(source: Source, form: str | None, out: Path | None) -> None:
         line(screen, study.question)
         screen.print()
         print_tables(screen, reading)
-        line(screen, f"From {place}.", "quiet")
+        line(screen, f"From {position}.", "quiet")
         commands(screen, "the same as a picture", [f"mmard study plot {source.study} --scale {source.scale}"])
         return
     text = written(reading, form)
@@ -116,7 +116,7 @@ def show_table(source: Source, form: str | None, out: Path | None) -> None:
 
 def written(reading: Reading, form: str) -> str:
     """The tables of a study in one of `FORMATS`."""
-    from mmard.study.reading import gaps
+    from mmard.study.reading import missing_rows
     from mmard.study.sheets import as_csv, as_json, foot, latex, markdown
     from mmard.study.tables import tables
 
@@ -129,7 +129,7 @@ def written(reading: Reading, form: str) -> str:
         with screen.capture() as captured:
             print_tables(screen, reading)
         return captured.get()
-    below = " ".join([foot(reading), *(f"Missing: {gap}." for gap in gaps(reading))])
+    below = " ".join([foot(reading), *(f"Missing: {gap}." for gap in missing_rows(reading))])
     sheets = tables(reading)
     return markdown(sheets, below) if form == "markdown" else latex(sheets, below, reading.grid.study.name)
 
@@ -179,7 +179,7 @@ def write_results(
     require(which in ("", *WHICH), "--which", expected=" or ".join(WHICH), got=which)
     if not check:
         need_plots()
-    files = [file for place in records or [RECORDS] for file in _record_files(place)]
+    files = [file for position in records or [RECORDS] for file in _record_files(position)]
     found: dict[str, dict[str, Any]] = {}
     for file in files:
         found = merged(found, read(file)).records
@@ -202,16 +202,16 @@ def write_results(
     line(console(), f"{out}: {plural(len(found), 'record')}, {plural(len(page.pictures), 'picture')} in {folder}")
 
 
-def _record_files(place: Path) -> list[Path]:
+def _record_files(position: Path) -> list[Path]:
     """A file of records, or those of a folder."""
-    if place.is_dir():
-        files = sorted(place.glob("*.jsonl"))
+    if position.is_dir():
+        files = sorted(position.glob("*.jsonl"))
         if files:
             return files
-    elif place.is_file():
-        return [place]
+    elif position.is_file():
+        return [position]
     mend = "mmard study records all --out results/studies/S.jsonl writes one"
-    raise Refused(str(place), expected="a file of records, or a folder with some", got="none", mend=mend)
+    raise Refused(str(position), expected="a file of records, or a folder with some", got="none", mend=mend)
 
 
 def _write(path: Path, text: str) -> None:

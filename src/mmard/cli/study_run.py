@@ -17,10 +17,10 @@ from mmard.errors import unknown
 from mmard.words import duration, plural
 
 if TYPE_CHECKING:
-    from mmard.study.cell import Place
+    from mmard.study.cell import Site
     from mmard.study.grid import Cell, Choice
-    from mmard.study.progress import Expectation, Standing
-    from mmard.study.workers import Wishes
+    from mmard.study.progress import Status, TimeEstimate
+    from mmard.study.workers import JobLimits
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Asked:
 
         return choose(self.names, self.scale, self.only, self.seeds)
 
-    def place(self, choice: Choice) -> Place:
+    def site(self, choice: Choice) -> Site:
         """Where they are."""
-        from mmard.study.cell import Place
+        from mmard.study.cell import Site
 
-        return Place(self.runs or choice.runs, self.data_dir)
+        return Site(self.runs or choice.runs, self.data_dir)
 
     @property
     def words(self) -> str:
@@ -64,7 +64,7 @@ class Asked:
 
 
 def run_studies(
-    asked: Asked, jobs: int | None, device: str, launcher: str, wishes: Wishes | None, dry_run: bool
+    asked: Asked, jobs: int | None, device: str, launcher: str, limits: JobLimits | None, dry_run: bool
 ) -> None:
     """Make what is missing, or say what that would be.
 
@@ -74,59 +74,59 @@ def run_studies(
     """
     screen = console()
     with busy("counting what there is to do"):
-        from mmard.study.progress import standings, wall_seconds
-        from mmard.study.workers import LAUNCHERS, places_for
+        from mmard.study.progress import statuses_of, wall_seconds
+        from mmard.study.workers import LAUNCHERS, sites_for
 
         if launcher not in ("local", *LAUNCHERS):
             raise unknown("launcher", launcher, ("local", *LAUNCHERS))
         choice = asked.choice()
-        place = asked.place(choice)
+        site = asked.site(choice)
         here = launcher == "local"
-        places = places_for(place, list(choice.cells.values()), jobs, device) if here else [place] * (jobs or 1)
-        stood = standings(choice.cells, place)
-        left = {name: cell for name, cell in choice.cells.items() if stood[name].state != "done"}
-        expected, how = _expected(choice, left, stood, places[0]) if left else ({}, "")
-    found = f"{plural(len(choice.cells), 'cell')}, {len(choice.cells) - len(left):,} of them finished, in {place.runs}"
+        sites = sites_for(site, list(choice.cells.values()), jobs, device) if here else [site] * (jobs or 1)
+        statuses = statuses_of(choice.cells, site)
+        left = {name: cell for name, cell in choice.cells.items() if statuses[name].state != "done"}
+        expected, how = _expected(choice, left, statuses, sites[0]) if left else ({}, "")
+    found = f"{plural(len(choice.cells), 'cell')}, {len(choice.cells) - len(left):,} of them finished, in {site.runs}"
     line(screen, f"{found}{'.' if left else '; nothing is left to do.'}")
     if left and any(expected.values()):
-        about = duration(wall_seconds(expected, choice.cells, len(places)))
-        line(screen, f"About {about} with {plural(len(places), 'worker')}, {how}.")
+        about = duration(wall_seconds(expected, choice.cells, len(sites)))
+        line(screen, f"About {about} with {plural(len(sites), 'worker')}, {how}.")
     if dry_run:
-        _by_study(choice, left, expected, len(places), screen)
+        _by_study(choice, left, expected, len(sites), screen)
     if dry_run or not left:
         return
     if launcher != "local":
-        assert wishes is not None
-        _submitted(asked, choice, place, launcher, jobs or 1, wishes, screen)
+        assert limits is not None
+        _submitted(asked, choice, site, launcher, jobs or 1, limits, screen)
     else:
         line(screen, "Ctrl-C saves and stops; the same command goes on.")
-        _made(asked, choice, places, expected, screen)
+        _made(asked, choice, sites, expected, screen)
 
 
-def _made(asked: Asked, choice: Choice, places: list[Place], expected: Mapping[str, float], screen: Console) -> None:
-    from mmard.study.progress import standings
+def _made(asked: Asked, choice: Choice, sites: list[Site], expected: Mapping[str, float], screen: Console) -> None:
+    from mmard.study.progress import statuses_of
     from mmard.study.workers import Work, run_here
 
-    board = Board(places[0], expected, len(places), screen)
+    board = Board(sites[0], expected, len(sites), screen)
     began = time.monotonic()
     try:
         with shown(board) as say:
-            run_here(Work(choice.cells, places[0]), places, say)
+            run_here(Work(choice.cells, sites[0]), sites, say)
     except KeyboardInterrupt:
         complain(f"saved; go on with: mmard study run {asked.words}")
         raise typer.Exit(INTERRUPTED) from None
-    stood = standings(choice.cells, places[0])
+    statuses = statuses_of(choice.cells, sites[0])
     line(screen, f"{plural(len(board.done), 'cell')} made in {duration(time.monotonic() - began)}.")
-    elsewhere = [name for name, each in stood.items() if each.state == "running"]
+    elsewhere = [name for name, each in statuses.items() if each.state == "running"]
     if elsewhere:
         line(screen, f"Another command makes {plural(len(elsewhere), 'cell')}.")
     if len(choice.grids) == 1 and not asked.only:
-        _table(choice, places[0], screen)
+        _table(choice, sites[0], screen)
     tables = [f"mmard study table {name} --scale {asked.scale}{_runs(asked)}" for name in _studies(choice)]
     commands(screen, "next", tables)
     for text in (*(f"{name}: {why}" for name, why in board.failed.items()), *board.lost):
         complain(text)
-    waiting = [name for name, each in stood.items() if each.state in ("missing", "begun")]
+    waiting = [name for name, each in statuses.items() if each.state in ("missing", "begun")]
     if waiting:
         # Students of a teacher that another command trains are no fault of this one.
         without = "their teachers" if board.failed or elsewhere else "a worker"
@@ -135,12 +135,12 @@ def _made(asked: Asked, choice: Choice, places: list[Place], expected: Mapping[s
         raise typer.Exit(1)
 
 
-def _table(choice: Choice, place: Place, screen: Console) -> None:
+def _table(choice: Choice, site: Site, screen: Console) -> None:
     from mmard.cli.study_read import print_tables
     from mmard.study.reading import Reading
     from mmard.study.records import collect
 
-    reading = Reading(choice.grids[0], collect(place.runs, choice.cells), choice.scale.which)
+    reading = Reading(choice.grids[0], collect(site.runs, choice.cells), choice.scale.which)
     if reading.any:
         screen.print()
         print_tables(screen, reading)
@@ -155,11 +155,11 @@ def _studies(choice: Choice) -> list[str]:
 
 
 def _submitted(
-    asked: Asked, choice: Choice, place: Place, launcher: str, jobs: int, wishes: Wishes, screen: Console
+    asked: Asked, choice: Choice, site: Site, launcher: str, jobs: int, limits: JobLimits, screen: Console
 ) -> None:
     from mmard.study.workers import Work, submit
 
-    handles = submit(Work(choice.cells, place), jobs, launcher, wishes)
+    handles = submit(Work(choice.cells, site), jobs, launcher, limits)
     line(screen, f"{plural(jobs, 'job')} submitted: {', '.join(str(each.job_id) for each in handles)}.")
     if launcher == "slurm":
         commands(screen, "next", [f"mmard study status {asked.words}", "squeue --me"])
@@ -180,30 +180,30 @@ def _submitted(
 
 
 # time -----------------------------------------------------------------------------------------------------------------
-def expectation(choice: Choice, stood: Mapping[str, Standing], place: Place) -> Expectation:
-    """How long cells take on the device of this place; on a GPU, only what finished cells tell."""
+def time_estimate(choice: Choice, statuses: Mapping[str, Status], site: Site) -> TimeEstimate:
+    """How long cells take on the device of this site; on a GPU, only what finished cells tell."""
     import torch
 
     from mmard.networks import pick_device
     from mmard.study.cell import splits_of
-    from mmard.study.progress import Expectation
+    from mmard.study.progress import TimeEstimate
 
-    device, first = pick_device(place.device or "auto"), next(iter(choice.cells.values()))
-    torch.set_num_threads(first.settings.threads or place.threads)
+    device, first = pick_device(site.device or "auto"), next(iter(choice.cells.values()))
+    torch.set_num_threads(first.settings.threads or site.threads)
     splits = None
     if device.type == "cpu":
-        splits = splits_of(first, place)
-    records = {name: each.record for name, each in stood.items() if each.record is not None}
-    return Expectation(splits, device, records, choice.cells)
+        splits = splits_of(first, site)
+    records = {name: each.record for name, each in statuses.items() if each.record is not None}
+    return TimeEstimate(splits, device, records, choice.cells)
 
 
 def _expected(
-    choice: Choice, left: Mapping[str, Cell], stood: Mapping[str, Standing], place: Place
+    choice: Choice, left: Mapping[str, Cell], statuses: Mapping[str, Status], site: Site
 ) -> tuple[dict[str, float], str]:
     """Seconds of each cell that is left, and in words whence they are known."""
     from mmard.study.progress import kind, planned_minutes
 
-    known = expectation(choice, stood, place)
+    known = time_estimate(choice, statuses, site)
     minutes = planned_minutes(_studies(choice), choice.scale.minutes)
     if known.splits is None and not known.taken and minutes is not None:
         seeds = max(len(row.cells) for grid in choice.grids for row in grid.rows)

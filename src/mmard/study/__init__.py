@@ -1,19 +1,18 @@
 """Studies: declared grids of runs, made in pieces, and read from records.
 
 Declared
-    declared.py     what a study and a scale are; the shipped ones in declared/
-    grid.py         the cells that follow from the two
-    choosing.py     which cells are meant
+    declared/       TOML files of studies, scales, claims and published figures
+    grid.py         what these files may say, and the cells that follow from a study and a scale
 
 Made
-    place.py        folders, locks, what a cell's folder says of it
-    cell.py         one cell trained; recording.py its record; nearness.py the boundary part of it
-    running.py      one worker; workers.py many here; cluster.py many as jobs
-    standing.py     how far cells are; expecting.py how long they take
+    cell.py         one cell: trained, attacked, recorded
+    workers.py      many cells: processes of this machine, or jobs of a cluster
+    progress.py     how far cells are, and how long they take
     records.py      records in files, and a cell made again from its own
 
 Read
-    summary.py      means, differences, by row; rows.py, slope.py, nearby.py
-    tables.py       tables; charts.py pictures; sheets.py, drawn.py, labels.py their forms
-    claims.py       verdicts; ledger.py RESULTS.md; provenance.py what stands behind it
+    reading.py      means and paired differences by row; trends.py lines through rows
+    hosts.py        tables and plots of variants beside their host; methods.py of methods beside each other
+    tables.py       by which of them a study is read; sheets.py and drawing.py how they are written and drawn
+    claims.py       verdicts on the paper's claims; ledger.py RESULTS.md
 """

@@ -1,7 +1,17 @@
-"""One cell of a study: trained as any run is, attacked, and told in one record.
+"""One cell of a study: trained as any run is, attacked, and described by one record.
 
 The folder RUNS/<cell> is a run folder like another: it is resumed, evaluated and shown by the same commands. Its
-`cell.json` is the record, and that it is there says that nothing is left to do.
+`cell.json` is the record: where it is, nothing is left to do. A record has the settings, every figure, where, when and
+of what they were made, and no path of a machine; docs/studies.md lists its keys, and `records.py` makes the same cell
+again from it.
+
+With `boundary`, the record says how near inputs come to the decision boundaries of the teacher and of the student. The
+numbers are those of `mmard.evaluation.boundary`, on the same images for every cell of a scale:
+
+    own      training images under the attack that the student was trained with, as in the last epoch
+    usual    the same images under the first attack of the scale: what is due to the student and not to its attack
+    plain    the same images as they are
+    test     test images under the first attack of the scale
 """
 
 from __future__ import annotations
@@ -44,18 +54,26 @@ from mmard.run import Run, environment, now
 from mmard.settings import DistillSettings, Settings, differences, teachers_said, weights_said
 from mmard.study.grid import MACHINE, Cell
 
-# place ----------------------------------------------------------------------------------------------------------------
-# Where the cells of a study are: folders, locks, and what a cell's folder says of it.
-
-
 FORMAT = 1
 RECORD = "cell.json"
 ASIDE = ".study"
-"""Folder among the runs for what is no run: locks, failures, jobs."""
+"""Folder among the runs for locks, failures and jobs."""
+DATA_SETTINGS = ("val_share", "split_seed", "limit_train", "on_disk", "image_size")
+SEED, BATCH_SIZE = 0, 250
+"""Of every evaluation of a study."""
+IMAGES, BATCH = 256, 128
+"""Training images, and as many test images, of the boundary part; and how many at a time."""
+NEAREST = 64
+"""Of these, those for which the nearest point with another prediction is looked for, under "own" and "test"."""
+EDGES = [-4.0 + 0.5 * i for i in range(33)]
+"""Of the histograms of margins, the same for every cell; what lies beyond is counted in the outer bins."""
+
+OnProgress = Callable[[str, float], None]
+"""Called with what a cell is at ("training", "attacking") and which share of it is done."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where cells are made, and on what.
 
     Attributes:
@@ -88,7 +106,7 @@ class Place:
         (self.runs / ASIDE).mkdir(parents=True, exist_ok=True)
         return FileLock(self.runs / ASIDE / f"{name}.lock").acquire(timeout=0)
 
-    def held(self, name: str) -> bool:
+    def is_locked(self, name: str) -> bool:
         """Whether some process works on a cell."""
         if not (self.runs / ASIDE / f"{name}.lock").exists():
             return False
@@ -99,26 +117,26 @@ class Place:
             return True
 
 
-def settings_here(cell: Cell, place: Place) -> Settings:
-    """The settings of a cell with the folders, the device and the threads of this place."""
+def settings_here(cell: Cell, site: Site) -> Settings:
+    """The settings of a cell with the folders, the device and the threads of this site."""
     settings = cell.settings
-    here: dict[str, Any] = {"data_dir": place.data_dir or settings.data_dir}
-    here |= {"device": place.device or settings.device, "threads": settings.threads or place.threads}
+    here: dict[str, Any] = {"data_dir": site.data_dir or settings.data_dir}
+    here |= {"device": site.device or settings.device, "threads": settings.threads or site.threads}
     if isinstance(settings, DistillSettings):
         cells = set(cell.teachers.values())
         found = {
-            letter: [str(place.folder(name)) if name in cells else name for name in names]
+            letter: [str(site.folder(name)) if name in cells else name for name in names]
             for letter, names in teachers_said(settings).items()
         }
         each = {letter: names[0] if len(names) == 1 else names for letter, names in found.items()}
         here["teacher"] = each["T"] if isinstance(settings.teacher, str) else each
-        if place.data_dir and settings.teacher_weights is not None:  # given files lie beside the data
-            files = {letter: str(Path(place.data_dir) / file) for letter, file in weights_said(settings).items()}
+        if site.data_dir and settings.teacher_weights is not None:  # given files lie beside the data
+            files = {letter: str(Path(site.data_dir) / file) for letter, file in weights_said(settings).items()}
             here["teacher_weights"] = files["T"] if isinstance(settings.teacher_weights, str) else files
     return settings.model_copy(update=here)
 
 
-def is_whole(cell: Cell, record: Mapping[str, Any] | None) -> bool:
+def is_complete(cell: Cell, record: Mapping[str, Any] | None) -> bool:
     """Whether a record has all that the cell asks for; one that was made for another study may lack something."""
     if record is None or record["format"] != FORMAT:
         return False
@@ -127,9 +145,9 @@ def is_whole(cell: Cell, record: Mapping[str, Any] | None) -> bool:
     return attacked and (record["boundary"] is not None or not cell.boundary)
 
 
-def is_trained(place: Place, name: str) -> bool:
+def is_trained(site: Site, name: str) -> bool:
     """Whether the training of a cell is over, so that it can teach."""
-    folder = place.folder(name)
+    folder = site.folder(name)
     if (folder / RECORD).is_file():
         return True
     if not (folder / "config.json").is_file():
@@ -153,202 +171,79 @@ def refuse_other(run: Run, settings: Settings) -> None:
         raise Refused(str(run.path), expected="the run of this cell", got=got, mend="choose another --runs")
 
 
-# nearness -------------------------------------------------------------------------------------------------------------
-# How near a student's inputs come to the decision boundaries of its teacher and of itself, for a cell's record.
-#
-# The numbers are those of `mmard.evaluation.boundary`, on the same images for every cell of a scale, so that methods
-# can be held beside each other:
-#
-#     own      training images under the attack that the student was trained with, as in the last epoch
-#     usual    the same images under the first attack of the scale: what is due to the student and not to its attack
-#     plain    the same images as they are
-#     test     test images under the first attack of the scale
+# made -----------------------------------------------------------------------------------------------------------------
+def make(cell: Cell, site: Site, progress: OnProgress = lambda stage, share: None) -> dict[str, Any]:
+    """Train a cell from where its folder stands, attack its weights, and write its record. For who holds its lock.
 
-
-IMAGES = 256
-"""Training images, and as many test images."""
-NEAREST = 64
-"""Of these, those for which the nearest point with another prediction is looked for, under "own" and "test"."""
-EDGES = [-4.0 + 0.5 * i for i in range(33)]
-"""Of the histograms of margins, the same for every cell; what lies beyond is counted in the outer bins."""
-BATCH = 128
-
-
-def nearness(
-    student: nn.Module, teacher: Teacher, settings: Settings, splits: Splits, specs: tuple[str, ...], budget: Budget
-) -> dict[str, Any]:
-    """What the boundary part of a record holds.
-
-    Args:
-        student: with the weights of the last epoch, on the device of the teacher.
-        teacher: the robust one.
-        settings: of the student's training, as it was made here.
-        splits: its data.
-        specs: attacks of the scale, of which the first that hands out its examples is made.
-        budget: of the attack.
+    Raises:
+        Refused: if it cannot be trained; `Diverged` if it does not converge.
+        Interrupted: after Ctrl-C while it trains, with the run saved.
     """
-    train = _sampled(splits.train, "train")
-    test = _sampled(splits.test, "test")
-    trial = next(each for each in read(specs, budget, train.num_classes) if isinstance(each, Trial))
-    device = next(student.parameters()).device
-    found: dict[str, Any] = {
-        "teacher": teacher.source,
-        "images": len(train),
-        "test_images": len(test),
-        "attack": trial.label,
-        "nearest_by": f"{METHOD}, on {min(NEAREST, len(train))} images",
-        "edges": EDGES,
-    }
-    own: Tensor | None = None
-    try:
-        made = own_examples(settings, student, teacher, len(train), splits)
-        found["own_attack"] = made.label
-        own = torch.cat([made.attack(x.to(device), y.to(device)).detach().float().cpu() for x, y in _batches(train)])
-    except Refused as refusal:
-        found["left_out"] = str(refusal)
-    inputs = {
-        "own": (own, train.y, NEAREST),
-        "usual": (_attacked(student, train, trial, budget, device), train.y, 0),
-        "plain": (train.x.float() / 255, train.y, 0),
-        "test": (_attacked(student, test, trial, budget, device), test.y, NEAREST),
-    }
-    for name, (x, y, nearest) in inputs.items():
-        found[name] = None if x is None else _said(student, teacher.module, x, y, budget.norm, nearest)
-    return found
+    torch.set_num_threads(cell.settings.threads or site.threads)
+    note_environment()  # before time passes in which the files of this package may change
+    known = site.record(cell.name)
+    if known is not None and is_complete(cell, known):
+        return known
+    settings = settings_here(cell, site)
+    splits = _splits(settings)
+    run = _trained(cell, settings, splits, site, progress)
+    record = recorded(cell, settings, splits, run, known, progress)
+    record = without_paths(record, [site.runs, site.data_dir])
+    json.dumps(record, allow_nan=False)
+    write_json(run.path / RECORD, record)
+    return record
 
 
-def _said(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, norm: str, nearest: int) -> dict[str, Any]:
-    rows = torch.arange(min(nearest, len(x)))
-    both = {
-        who: proximity(model, x, y, norm, rows, batch_size=BATCH)
-        for who, model in (("teacher", teacher), ("student", student))
-    }
-    return {**{who: _short(each) for who, each in both.items()}, "agree": _agreement(student, teacher, x)}
+@lru_cache(maxsize=1)
+def _loaded(data: str, data_dir: str | None, **how: Any) -> Splits:
+    return load(data, data_dir, **how)
 
 
-def _short(found: Proximity) -> dict[str, Any]:
-    values = found.margin.double()
-    spread = {"sd_margin": float(values.std()), "median_margin": float(values.median())}
-    return {**found.record(), **spread, "histogram": counts(values.numpy(), torch.tensor(EDGES).double().numpy())}
+def _splits(settings: Settings) -> Splits:
+    """The data, read once for all cells of a worker that are alike in it."""
+    return _loaded(settings.data, settings.data_dir, **{name: getattr(settings, name) for name in DATA_SETTINGS})
 
 
-def _agreement(student: nn.Module, teacher: nn.Module, x: Tensor) -> float:
-    """Share of inputs on which both say the same class."""
-    device = next(student.parameters()).device
-    same = 0
-    with evaluating(student), evaluating(teacher), torch.no_grad():
-        for first in range(0, len(x), BATCH):
-            at = x[first : first + BATCH].to(device)
-            same += int((student(at).argmax(1) == teacher(at).argmax(1)).sum())
-    return same / len(x)
+def splits_of(cell: Cell, site: Site) -> Splits:
+    """The data of a cell.
 
-
-def _attacked(model: nn.Module, images: ImageSet, trial: Trial, budget: Budget, device: torch.device) -> Tensor:
-    """All images attacked, those too that are misread as they are, as a training attacks them."""
-    made = []
-    with evaluating(model), frozen(model):
-        for number, (x, y) in enumerate(_batches(images)):
-            x, y = x.to(device), y.to(device)
-            generator = seeds.generator(device, 0, "nearness", trial.spec, number)
-            made.append(trial.attack(model, Untargeted(y, trial.loss), x, budget, generator=generator).float().cpu())
-    return torch.cat(made)
-
-
-def _batches(images: ImageSet) -> list[tuple[Tensor, Tensor]]:
-    x = images.x.float() / 255
-    return [(x[i : i + BATCH], images.y[i : i + BATCH]) for i in range(0, len(x), BATCH)]
-
-
-def _sampled(images: ImageSet, split: str) -> ImageSet:
-    """The same images in every cell of the data, whatever its seed; all where there are few."""
-    if len(images) <= IMAGES:
-        return images
-    order = torch.randperm(len(images), generator=seeds.generator("cpu", 0, "nearness", split, len(images)))
-    rows = order[:IMAGES].sort().values
-    return images.take(rows, f"{IMAGES} of {images.origin}")
-
-
-# scrubbing ------------------------------------------------------------------------------------------------------------
-# Records without the paths of the machine that they were made on.
-
-
-def scrubbed(command: str) -> str:
-    """A command line in which every absolute path is its last name alone.
-
-    >>> scrubbed("mmard study run all --runs /home/me/runs/S --data-dir=/data/cifar10 --jobs 2")
-    'mmard study run all --runs S --data-dir=cifar10 --jobs 2'
+    Raises:
+        Refused: if it is not there.
     """
-    words = []
-    for word in shlex.split(command):
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        bare = Path(value).name if value.startswith((os.sep, "~")) else value
-        words.append(option + equals + bare)
-    if words and words[0] == "__main__.py":
-        words[0] = "mmard"
-    return shlex.join(words)
+    return _splits(settings_here(cell, site))
 
 
-def without_paths(value: Any, places: Iterable[str | Path | None]) -> Any:
-    """A JSON value in which no string names one of these folders, the home folder or the working folder.
-
-    >>> without_paths({"got": ["file /data/x/y.bin"]}, ["/data/x"])
-    {'got': ['file x/y.bin']}
-    """
-    named = {str(Path(place)) for place in (*places, Path.cwd(), Path.home()) if place is not None}
-    absolute = {str(Path(each).resolve()) for each in named} | named
-    return _replaced(value, sorted((each for each in absolute if len(Path(each).parts) > 1), key=len, reverse=True))
-
-
-def _replaced(value: Any, places: list[str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _replaced(each, places) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replaced(each, places) for each in value]
-    if isinstance(value, str):
-        for place in places:
-            value = value.replace(place, Path(place).name)
-    return value
-
-
-# verdicts -------------------------------------------------------------------------------------------------------------
-# Which images a network reads rightly, as text in a record: one bit for each image.
+def _trained(cell: Cell, settings: Settings, splits: Splits, site: Site, progress: OnProgress) -> Run:
+    """The run of a cell, trained to its end."""
+    folder = site.folder(cell.name)
+    begun = (folder / "config.json").is_file()
+    if begun:
+        run = Run.open(folder)
+        refuse_other(run, settings)
+        if is_trained(site, cell.name):
+            return run
+    elif folder.is_dir():
+        # What a process leaves that is killed before there is a run.
+        for half in folder.glob(temporaries("config.json")):
+            half.unlink(missing_ok=True)
+    # Data that is handed over is not augmented by its name any more.
+    named = DATA[settings.data].augmentation if settings.augment == "auto" else settings.augment
+    job = prepare(settings.model_copy(update={"augment": named}), data=splits)
+    if not begun:
+        run = Run.create(folder, settings.as_config())
+    steps = job.recipe.epochs * job.batches.steps
+    job.train(run, [lambda event: progress("training", event["step"] / steps)])
+    return run
 
 
-def packed(mask: NDArray[np.bool_]) -> str:
-    """Verdicts (n,) as text.
-
-    >>> packed(np.array([True, False, True])), unpacked(packed(np.array([True, False, True])), 3)
-    ('oA==', array([ True, False,  True]))
-    """
-    return b64encode(np.packbits(mask).tobytes()).decode()
-
-
-def unpacked(text: str, n: int) -> NDArray[np.bool_]:
-    """Verdicts (n,) out of a figure's "right"."""
-    return np.unpackbits(np.frombuffer(b64decode(text), np.uint8), count=n).astype(bool)
-
-
-# recording ------------------------------------------------------------------------------------------------------------
-# The record of a cell: its settings, every figure, and where, when and of what they were made.
-#
-# A record holds no path of a machine, and all that it takes to make the same cell again (`records.py`).
-# docs/studies.md has its keys.
-
-
-SEED, BATCH_SIZE = 0, 250
-"""Of every evaluation of a study."""
-
-Tell = Callable[[str, float], None]
-"""Told what a cell is at ("training", "attacking") and which share of it is done."""
-
-
+# its record -----------------------------------------------------------------------------------------------------------
 def recorded(
     cell: Cell,
     settings: Settings,
     splits: Splits,
     run: Run,
     known: Mapping[str, Any] | None,
-    tell: Tell,
+    progress: OnProgress,
 ) -> dict[str, Any]:
     """The record of a trained cell. Of a record that lacks something, what it has is kept."""
     if run.has_state or known is None:
@@ -359,8 +254,8 @@ def recorded(
     if cell.first:
         kept = splits.test.take(slice(cell.first, None), f"{splits.test.origin}, without the first {cell.first:,}")
         splits = replace(splits, test=kept)
-    tell("attacking", 0.0)
-    measured = _measured(cell, settings, splits.test, run, tell)
+    progress("attacking", 0.0)
+    measured = _measured(cell, settings, splits.test, run, progress)
     boundary = None if known is None else known["boundary"]
     if cell.boundary and boundary is None:
         boundary = _boundary(cell, settings, splits, run)
@@ -391,7 +286,7 @@ def recorded(
     }
 
 
-def _measured(cell: Cell, settings: Settings, images: ImageSet, run: Run, tell: Tell) -> dict[str, Any]:
+def _measured(cell: Cell, settings: Settings, images: ImageSet, run: Run, progress: OnProgress) -> dict[str, Any]:
     """Figures of the last and of the best weights by attack, what looks suspicious about them, and which they are."""
     if cell.images and cell.images < len(images):
         images = images.take(slice(0, cell.images), f"the first {cell.images:,} of {images.origin}")
@@ -434,7 +329,7 @@ def _measured(cell: Cell, settings: Settings, images: ImageSet, run: Run, tell: 
         figures[which]["robust"] = _figure(measured[-1])
         for name, each in (("clean", measured[0]), ("robust", measured[-1])):
             figures[which][name]["right"] = packed(each.mask)
-        tell("attacking", 0.5 if which == "last" else 1.0)
+        progress("attacking", 0.5 if which == "last" else 1.0)
     return {
         "figures": figures,
         "suspicious": checks,
@@ -459,7 +354,7 @@ def _boundary(cell: Cell, settings: Settings, splits: Splits, run: Run) -> dict[
         return {"left_out": "no robust teacher"}
     found.module.to(device)
     teacher = Teacher(found.module, cell.teachers["T"])
-    return nearness(student, teacher, settings, splits, cell.attacks, Budget(settings.eps, settings.norm))
+    return boundary_statistics(student, teacher, settings, splits, cell.attacks, Budget(settings.eps, settings.norm))
 
 
 def _curve(run: Run) -> dict[str, list[float]]:
@@ -481,71 +376,149 @@ def _environment(run: Run) -> dict[str, Any]:
     return {**here, "command": scrubbed(here["command"]), "commits": sorted({str(each["commit"]) for each in sittings})}
 
 
-# cell -----------------------------------------------------------------------------------------------------------------
+# how near its inputs come to decision boundaries ----------------------------------------------------------------------
+def boundary_statistics(
+    student: nn.Module, teacher: Teacher, settings: Settings, splits: Splits, specs: tuple[str, ...], budget: Budget
+) -> dict[str, Any]:
+    """The boundary part of a record.
 
-
-DATA_SETTINGS = ("val_share", "split_seed", "limit_train", "on_disk", "image_size")
-
-
-def make(cell: Cell, place: Place, tell: Tell = lambda stage, share: None) -> dict[str, Any]:
-    """Train a cell from where its folder stands, attack its weights, and write its record. For who holds its lock.
-
-    Raises:
-        Refused: if it cannot be trained; `Diverged` if it does not converge.
-        Interrupted: after Ctrl-C while it trains, with the run saved.
+    Args:
+        student: with the weights of the last epoch, on the device of the teacher.
+        teacher: the robust one.
+        settings: of the student's training, as it was made here.
+        splits: its data.
+        specs: attacks of the scale, of which the first that hands out its examples is made.
+        budget: of the attack.
     """
-    torch.set_num_threads(cell.settings.threads or place.threads)
-    note_environment()  # before time passes in which the files of this package may change
-    known = place.record(cell.name)
-    if known is not None and is_whole(cell, known):
-        return known
-    settings = settings_here(cell, place)
-    splits = _splits(settings)
-    run = _trained(cell, settings, splits, place, tell)
-    record = recorded(cell, settings, splits, run, known, tell)
-    record = without_paths(record, [place.runs, place.data_dir])
-    json.dumps(record, allow_nan=False)
-    write_json(run.path / RECORD, record)
-    return record
+    train = _sampled(splits.train, "train")
+    test = _sampled(splits.test, "test")
+    trial = next(each for each in read(specs, budget, train.num_classes) if isinstance(each, Trial))
+    device = next(student.parameters()).device
+    found: dict[str, Any] = {
+        "teacher": teacher.source,
+        "images": len(train),
+        "test_images": len(test),
+        "attack": trial.label,
+        "nearest_by": f"{METHOD}, on {min(NEAREST, len(train))} images",
+        "edges": EDGES,
+    }
+    own: Tensor | None = None
+    try:
+        made = own_examples(settings, student, teacher, len(train), splits)
+        found["own_attack"] = made.label
+        own = torch.cat([made.attack(x.to(device), y.to(device)).detach().float().cpu() for x, y in _batches(train)])
+    except Refused as refusal:
+        found["left_out"] = str(refusal)
+    inputs = {
+        "own": (own, train.y, NEAREST),
+        "usual": (_attacked(student, train, trial, budget, device), train.y, 0),
+        "plain": (train.x.float() / 255, train.y, 0),
+        "test": (_attacked(student, test, trial, budget, device), test.y, NEAREST),
+    }
+    for name, (x, y, nearest) in inputs.items():
+        found[name] = None if x is None else _both(student, teacher.module, x, y, budget.norm, nearest)
+    return found
 
 
-@lru_cache(maxsize=1)
-def _loaded(data: str, data_dir: str | None, **how: Any) -> Splits:
-    return load(data, data_dir, **how)
+def _both(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, norm: str, nearest: int) -> dict[str, Any]:
+    rows = torch.arange(min(nearest, len(x)))
+    both = {
+        who: proximity(model, x, y, norm, rows, batch_size=BATCH)
+        for who, model in (("teacher", teacher), ("student", student))
+    }
+    return {**{who: _short(each) for who, each in both.items()}, "agree": _agreement(student, teacher, x)}
 
 
-def _splits(settings: Settings) -> Splits:
-    """The data, read once for all cells of a worker that are alike in it."""
-    return _loaded(settings.data, settings.data_dir, **{name: getattr(settings, name) for name in DATA_SETTINGS})
+def _short(found: Proximity) -> dict[str, Any]:
+    values = found.margin.double()
+    spread = {"sd_margin": float(values.std()), "median_margin": float(values.median())}
+    return {**found.record(), **spread, "histogram": counts(values.numpy(), torch.tensor(EDGES).double().numpy())}
 
 
-def splits_of(cell: Cell, place: Place) -> Splits:
-    """The data of a cell.
+def _agreement(student: nn.Module, teacher: nn.Module, x: Tensor) -> float:
+    """Share of inputs on which both say the same class."""
+    device = next(student.parameters()).device
+    same = 0
+    with evaluating(student), evaluating(teacher), torch.no_grad():
+        for first in range(0, len(x), BATCH):
+            at = x[first : first + BATCH].to(device)
+            same += int((student(at).argmax(1) == teacher(at).argmax(1)).sum())
+    return same / len(x)
 
-    Raises:
-        Refused: if it is not there.
+
+def _attacked(model: nn.Module, images: ImageSet, trial: Trial, budget: Budget, device: torch.device) -> Tensor:
+    """All images attacked, those too that are misread as they are, as a training attacks them."""
+    made = []
+    with evaluating(model), frozen(model):
+        for number, (x, y) in enumerate(_batches(images)):
+            x, y = x.to(device), y.to(device)
+            generator = seeds.generator(device, 0, "nearness", trial.spec, number)  # as in every record
+            made.append(trial.attack(model, Untargeted(y, trial.loss), x, budget, generator=generator).float().cpu())
+    return torch.cat(made)
+
+
+def _batches(images: ImageSet) -> list[tuple[Tensor, Tensor]]:
+    x = images.x.float() / 255
+    return [(x[i : i + BATCH], images.y[i : i + BATCH]) for i in range(0, len(x), BATCH)]
+
+
+def _sampled(images: ImageSet, split: str) -> ImageSet:
+    """The same images in every cell of the data, whatever its seed; all where there are few."""
+    if len(images) <= IMAGES:
+        return images
+    order = torch.randperm(len(images), generator=seeds.generator("cpu", 0, "nearness", split, len(images)))
+    rows = order[:IMAGES].sort().values
+    return images.take(rows, f"{IMAGES} of {images.origin}")
+
+
+# verdicts as text, and texts without paths ----------------------------------------------------------------------------
+def packed(mask: NDArray[np.bool_]) -> str:
+    """Verdicts (n,) as text.
+
+    >>> packed(np.array([True, False, True])), unpacked(packed(np.array([True, False, True])), 3)
+    ('oA==', array([ True, False,  True]))
     """
-    return _splits(settings_here(cell, place))
+    return b64encode(np.packbits(mask).tobytes()).decode()
 
 
-def _trained(cell: Cell, settings: Settings, splits: Splits, place: Place, tell: Tell) -> Run:
-    """The run of a cell, trained to its end."""
-    folder = place.folder(cell.name)
-    begun = (folder / "config.json").is_file()
-    if begun:
-        run = Run.open(folder)
-        refuse_other(run, settings)
-        if is_trained(place, cell.name):
-            return run
-    elif folder.is_dir():
-        # What a process leaves that is killed before there is a run.
-        for half in folder.glob(temporaries("config.json")):
-            half.unlink(missing_ok=True)
-    # Data that is handed over is not augmented by its name any more.
-    named = DATA[settings.data].augmentation if settings.augment == "auto" else settings.augment
-    job = prepare(settings.model_copy(update={"augment": named}), data=splits)
-    if not begun:
-        run = Run.create(folder, settings.as_config())
-    steps = job.recipe.epochs * job.batches.steps
-    job.train(run, [lambda event: tell("training", event["step"] / steps)])
-    return run
+def unpacked(text: str, n: int) -> NDArray[np.bool_]:
+    """Verdicts (n,) out of a figure's "right"."""
+    return np.unpackbits(np.frombuffer(b64decode(text), np.uint8), count=n).astype(bool)
+
+
+def scrubbed(command: str) -> str:
+    """A command line in which every absolute path is its last name alone.
+
+    >>> scrubbed("mmard study run all --runs /home/me/runs/S --data-dir=/data/cifar10 --jobs 2")
+    'mmard study run all --runs S --data-dir=cifar10 --jobs 2'
+    """
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        bare = Path(value).name if value.startswith((os.sep, "~")) else value
+        words.append(option + equals + bare)
+    if words and words[0] == "__main__.py":
+        words[0] = "mmard"
+    return shlex.join(words)
+
+
+def without_paths(value: Any, folders: Iterable[str | Path | None]) -> Any:
+    """A JSON value in which no string names one of these folders, the home folder or the working folder.
+
+    >>> without_paths({"got": ["file /data/x/y.bin"]}, ["/data/x"])
+    {'got': ['file x/y.bin']}
+    """
+    named = {str(Path(folder)) for folder in (*folders, Path.cwd(), Path.home()) if folder is not None}
+    absolute = {str(Path(each).resolve()) for each in named} | named
+    return _replaced(value, sorted((each for each in absolute if len(Path(each).parts) > 1), key=len, reverse=True))
+
+
+def _replaced(value: Any, folders: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(each, folders) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, folders) for each in value]
+    if isinstance(value, str):
+        for folder in folders:
+            value = value.replace(folder, Path(folder).name)
+    return value

@@ -26,28 +26,24 @@ from mmard.study.reading import (
     ROBUST,
     Quantity,
     Reading,
-    Taught,
-    above,
     beyond,
     distance,
     host_name,
     hosts_of,
-    lines,
     margin,
     misread,
     pooled,
     row_name,
     row_of,
-    taught,
-    trend,
     variants_of,
 )
 from mmard.study.sheets import number
+from mmard.study.trends import TeacherResult, above_line, by_teacher, trade_off_lines, trend
 from mmard.tables.statistics import Difference, difference
 from mmard.words import plural
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
-Wanted = Literal["more", "less", "not less"]
+Direction = Literal["more", "less", "not less"]
 
 QUANTITIES = {
     "robust": ROBUST,
@@ -80,12 +76,12 @@ class Claim(BaseModel):
     quantity: str = "robust"
     than: str = ""
     plugin: str = ""
-    wanted: Wanted = "more"
+    direction: Direction = "more"
     matters: float = Field(default=0.0, description="The smallest gain worth having, in the unit of the quantity.")
 
 
 @dataclass(frozen=True)
-class Judged:
+class Verdict:
     """A verdict.
 
     Attributes:
@@ -107,7 +103,7 @@ def load_claims() -> tuple[str, tuple[Claim, ...]]:
     return str(found["source"]), tuple(Claim.model_validate(each) for each in found["claims"])
 
 
-def judge(claim: Claim, readings: Mapping[str, Reading]) -> Judged:
+def judge(claim: Claim, readings: Mapping[str, Reading]) -> Verdict:
     """What the records of a scale say of a claim.
 
     Args:
@@ -115,11 +111,11 @@ def judge(claim: Claim, readings: Mapping[str, Reading]) -> Judged:
     """
     reading = readings.get(claim.study)
     if reading is None or not reading.any:
-        return Judged(claim, "", because=f"no record of {claim.study}")
+        return Verdict(claim, "", because=f"no record of {claim.study}")
     return RULES[claim.rule](claim, reading)
 
 
-def decided(low: float, high: float, wanted: Wanted, matters: float) -> str:
+def decided(low: float, high: float, direction: Direction, matters: float) -> str:
     """The verdict of an interval.
 
     >>> decided(0.1, 0.5, "more", 0.2), decided(-0.1, 0.1, "more", 0.2), decided(-0.1, 0.5, "more", 0.2)
@@ -127,41 +123,41 @@ def decided(low: float, high: float, wanted: Wanted, matters: float) -> str:
     >>> decided(-0.1, 0.1, "less", 0.2), decided(-0.1, 0.1, "not less", 0.2), decided(-0.5, -0.3, "not less", 0.2)
     ('does not hold', 'holds', 'does not hold')
     """
-    if wanted == "less":
+    if direction == "less":
         low, high = -high, -low
-    if wanted == "not less":
+    if direction == "not less":
         low, high = low + matters, high + matters
         matters = 0.0
     return HOLDS if low > 0 else FAILS if high < matters else OPEN
 
 
-def _judged(claim: Claim, gap: Difference | None, quantity: Quantity, unit: str, because: str) -> Judged:
+def _judged(claim: Claim, gap: Difference | None, quantity: Quantity, unit: str, because: str) -> Verdict:
     """By a difference and the wider of its two intervals."""
     if gap is None:
-        return Judged(claim, OPEN, because="records are missing")
+        return Verdict(claim, OPEN, because="records are missing")
     text = number(gap.mean, quantity, sign=True)
     if gap.over_seeds is None:
-        return Judged(claim, OPEN, f"{text} {unit}", "one seed of training")
+        return Verdict(claim, OPEN, f"{text} {unit}", "one seed of training")
     reach = max(gap.over_seeds, gap.over_images or 0.0)
     figure = f"{text} ± {reach * quantity.times:.{quantity.digits}f} {unit}"
-    verdict = decided(gap.mean - reach, gap.mean + reach, claim.wanted, claim.matters)
-    return Judged(claim, verdict, figure, f"{because}, {gap.seeds[0]} seeds")
+    verdict = decided(gap.mean - reach, gap.mean + reach, claim.direction, claim.matters)
+    return Verdict(claim, verdict, figure, f"{because}, {gap.seeds[0]} seeds")
 
 
-def _gain(claim: Claim, reading: Reading) -> Judged:
+def _gain(claim: Claim, reading: Reading) -> Verdict:
     quantity = QUANTITIES[claim.quantity]
     rows = [row_of(reading, key, claim.variant) for key in hosts_of(reading)]
     pairs = [(row, reading.reference(row)) for row in rows if row is not None]
     gaps = [gap for row, other in pairs if (gap := reading.gain(row, other, quantity)) is not None]
-    sign = -1 if claim.wanted == "less" else 1
+    sign = -1 if claim.direction == "less" else 1
     better = sum(beyond(gap) and sign * gap.mean > 0 for gap in gaps)
     worse = sum(beyond(gap) and sign * gap.mean < 0 for gap in gaps)
     words = f"mean of {len(pairs)} hosts; beyond noise {better} for it, {worse} against"
     found = _judged(claim, pooled(reading, pairs, quantity), quantity, UNITS[claim.quantity], words)
-    return replace(found, verdict=OPEN) if found.verdict == HOLDS and worse and claim.wanted != "not less" else found
+    return replace(found, verdict=OPEN) if found.verdict == HOLDS and worse and claim.direction != "not less" else found
 
 
-def _farther(claim: Claim, reading: Reading) -> Judged:
+def _farther(claim: Claim, reading: Reading) -> Verdict:
     one, other = QUANTITIES[claim.quantity], QUANTITIES[claim.than]
     rows = [row for key in hosts_of(reading) if (row := row_of(reading, key, variants_of(reading)[0])) is not None]
     sides: list[dict[int, float]] = []
@@ -174,24 +170,24 @@ def _farther(claim: Claim, reading: Reading) -> Judged:
     return _judged(claim, gap, one, UNITS[claim.quantity], f"mean of {len(rows)} hosts")
 
 
-def _each_host(reading: Reading) -> list[tuple[str, list[Taught]]]:
+def _each_host(reading: Reading) -> list[tuple[str, list[TeacherResult]]]:
     pairs = dict.fromkeys((key.host, key.student) for key in hosts_of(reading))
-    return [(host, taught(reading, host, student)) for host, student in pairs]
+    return [(host, by_teacher(reading, host, student)) for host, student in pairs]
 
 
-def _slope(claim: Claim, reading: Reading) -> Judged:
+def _slope(claim: Claim, reading: Reading) -> Verdict:
     (_, teachers), *_ = _each_host(reading)
     found = trend(teachers, claim.variant, variants_of(reading)[0])
     if found is None or found.teachers.half is None:
-        return Judged(claim, OPEN, because="fewer than three robust teachers with records")
+        return Verdict(claim, OPEN, because="fewer than three robust teachers with records")
     line = found.teachers
     half = found.teachers.half
     figure = f"{line.slope:+.2f} ± {half:.2f}".replace("-", "\N{MINUS SIGN}")
-    verdict = decided(line.slope - half, line.slope + half, claim.wanted, claim.matters)
-    return Judged(claim, verdict, figure, f"difference of slopes, {line.n} robust teachers as points")
+    verdict = decided(line.slope - half, line.slope + half, claim.direction, claim.matters)
+    return Verdict(claim, verdict, figure, f"difference of slopes, {line.n} robust teachers as points")
 
 
-def _spread(claim: Claim, reading: Reading) -> Judged:
+def _spread(claim: Claim, reading: Reading) -> Verdict:
     (_, teachers), *_ = _each_host(reading)
     robust = [each for each in teachers if not each.apart]
     sides: list[dict[int, float]] = []
@@ -208,15 +204,15 @@ def _spread(claim: Claim, reading: Reading) -> Judged:
     return _judged(claim, gap, ROBUST, "points", words)
 
 
-def _above(claim: Claim, reading: Reading) -> Judged:
-    found = lines(reading)
+def _above(claim: Claim, reading: Reading) -> Verdict:
+    found = trade_off_lines(reading)
     pairs = [(key, key._replace(host=f"{key.host}+{claim.plugin}")) for key in found]
     pairs = [(host, grown) for host, grown in pairs if grown in hosts_of(reading)]
     if not pairs:
-        return Judged(claim, OPEN, because="records are missing")
+        return Verdict(claim, OPEN, because="records are missing")
     host, grown = pairs[0]
     row = row_of(reading, grown, variants_of(reading)[0])
-    gap = None if row is None else above(reading, row, found[host])
+    gap = None if row is None else above_line(reading, row, found[host])
     words = f"{host_name(reading, grown)} above the line of {host_name(reading, host)}, {len(found[host])} rows"
     ends = [reading.mean(each, CLEAN) for each in (found[host][0], found[host][-1])]
     at = None if row is None else reading.mean(row, CLEAN)
@@ -225,7 +221,7 @@ def _above(claim: Claim, reading: Reading) -> Judged:
     return _judged(claim, gap, ROBUST, "points", words)
 
 
-def _top(claim: Claim, reading: Reading) -> Judged:
+def _top(claim: Claim, reading: Reading) -> Verdict:
     """What was not trained could be better: it keeps open what it could turn around."""
     found = {row: mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
 
@@ -237,7 +233,7 @@ def _top(claim: Claim, reading: Reading) -> Judged:
 
     mine, other = best(True), best(False)
     if mine is None or other is None:
-        return Judged(claim, OPEN, because="records are missing")
+        return Verdict(claim, OPEN, because="records are missing")
     words = f"{row_name(reading, mine)} minus {row_name(reading, other)}, of {len(found)} methods"
     judged = _judged(claim, reading.gain(mine, other, ROBUST), ROBUST, "points", words)
     lacking = [row for row in reading.grid.rows if row not in found or found[row].n < found[row].of]
@@ -247,13 +243,13 @@ def _top(claim: Claim, reading: Reading) -> Judged:
     return replace(judged, verdict=OPEN, because=f"{judged.because}; {plural(len(could), 'row')} not trained whole")
 
 
-def _trained(claim: Claim, reading: Reading) -> Judged:
+def _trained(claim: Claim, reading: Reading) -> Verdict:
     lacking, rows = len(reading.missing()), len(reading.grid.rows)
     figure = f"{rows - lacking} of {rows} rows"
-    return Judged(claim, OPEN if lacking else HOLDS, figure, "hosts with either half exchanged, trained and attacked")
+    return Verdict(claim, OPEN if lacking else HOLDS, figure, "hosts with either half exchanged, trained and attacked")
 
 
-RULES: dict[str, Callable[[Claim, Reading], Judged]] = {
+RULES: dict[str, Callable[[Claim, Reading], Verdict]] = {
     "gain": _gain,
     "farther": _farther,
     "slope": _slope,

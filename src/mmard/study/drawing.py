@@ -88,11 +88,11 @@ def plot(reading: Reading, slug: str, alt: str, draw: Callable[[Canvas], None], 
 
 def panel(made: Canvas, left: float, top: float, width: float, height: float, *, first: bool = False) -> Axes:
     """Axes at a place in CSS pixels from the upper left corner; `first` moves those that are there."""
-    place = (left / made.width, 1 - (top + height) / made.height, width / made.width, height / made.height)
+    bounds = (left / made.width, 1 - (top + height) / made.height, width / made.width, height / made.height)
     if first:
-        made.axes.set_position(place)
+        made.axes.set_position(bounds)
         return made.axes
-    return made.figure.add_axes(place)
+    return made.figure.add_axes(bounds)
 
 
 def words(made: Canvas, x: float, y: float, text: str, *, quiet: bool = False, **more: Any) -> None:
@@ -138,9 +138,9 @@ def dot(
     )  # fmt: skip
 
 
-def in_rows(axes: Axes, names: Sequence[str], places: Sequence[float], bottom: float, *, named: bool = True) -> None:
+def in_rows(axes: Axes, names: Sequence[str], positions: Sequence[float], bottom: float, *, named: bool = True) -> None:
     """Rows from the top down, with a grid for what is read off along x."""
-    axes.set_yticks(list(places), list(names) if named else [""] * len(places))
+    axes.set_yticks(list(positions), list(names) if named else [""] * len(positions))
     axes.tick_params(axis="y", labelcolor=mark("ink"), pad=NAME - 4)
     axes.set_ylim(bottom, -0.7)
     axes.grid(visible=False, axis="y")

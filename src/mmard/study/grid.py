@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,6 +36,10 @@ from mmard.settings import DistillSettings, Settings, TrainSettings, Value
 
 MAIN = "main"
 """The teacher of a study that names none."""
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+"""A part of the names of files and folders, so that none of them lies elsewhere."""
 
 
 class _Declared(BaseModel):
@@ -88,7 +92,7 @@ Reads = Literal["plug-and-play", "boundary", "ablation", "saturation", "benchmar
 class Study(_Declared):
     """A question, and the cells that answer it."""
 
-    name: str
+    name: Name
     title: str
     question: str
     reads: Reads = Field(description="Which page of the results it is read by: the kind of its table and its plot.")
@@ -105,7 +109,7 @@ class Study(_Declared):
 class Scale(_Declared):
     """Where studies are done."""
 
-    name: str
+    name: Name
     title: str
     says: str
     data_says: str
@@ -451,11 +455,11 @@ def choose(studies: Sequence[str | Path], scale: str | Path, only: str = "", see
     """
     where = load_scale(scale)
     require(seeds is None or seeds >= 1, "seeds", expected="at least 1", got=seeds)
-    wanted = list(studies)
-    if ALL in wanted:
-        wanted = [*(where.order or names("studies")), *(each for each in wanted if each != ALL)]
+    chosen = list(studies)
+    if ALL in chosen:
+        chosen = [*(where.order or names("studies")), *(each for each in chosen if each != ALL)]
     few = where.seeds[: seeds or len(where.seeds)]
-    grids = tuple(grid_of(load_study(name, where), where, few) for name in dict.fromkeys(wanted))
+    grids = tuple(grid_of(load_study(name, where), where, few) for name in dict.fromkeys(chosen))
     cells = together(list(grids))
     if only:
         kept = {
@@ -474,13 +478,13 @@ def choose(studies: Sequence[str | Path], scale: str | Path, only: str = "", see
 
 def with_teachers(kept: Iterable[str], cells: dict[str, Cell]) -> dict[str, Cell]:
     """These cells, their teachers, and the teachers of those, in the order that they have."""
-    wanted, asked = set[str](), list(kept)
+    needed, asked = set[str](), list(kept)
     while asked:
         name = asked.pop()
-        if name not in wanted:
-            wanted.add(name)
+        if name not in needed:
+            needed.add(name)
             asked += cells[name].teachers.values()
-    return {name: cell for name, cell in cells.items() if name in wanted}
+    return {name: cell for name, cell in cells.items() if name in needed}
 
 
 def _says(text: str, *where: str) -> bool:

@@ -25,35 +25,31 @@ from mmard.study.drawing import (
 from mmard.study.grid import Row
 from mmard.study.reading import (
     CLEAN,
+    INPUTS,
     ROBUST,
     SECONDS,
-    STATES,
     Host,
     Mean,
     Point,
     Quantity,
     Reading,
-    Slope,
-    Taught,
-    Trend,
     axes_of,
     beyond,
+    boundary_quantities,
     distance,
     half,
     host_name,
     hosts_of,
     margin,
     misread,
-    nearness,
     pooled,
     row_name,
     row_of,
-    taught,
     times_as_long,
-    trend,
     variants_of,
 )
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
+from mmard.study.trends import Slope, TeacherResult, Trend, by_teacher, trend
 
 ROW = 14
 """Height of one variant's line."""
@@ -73,25 +69,25 @@ def plug_and_play_plots(reading: Reading) -> list[Plot]:
     def draw(made: Canvas) -> None:
         level = panel(made, left, top, wide, height, first=True)
         gains = panel(made, left + wide + 26, top, wide, height)
-        for place, host in enumerate(keys):
+        for position, host in enumerate(keys):
             for index, variant in enumerate(variants):
                 row = row_of(reading, host, variant)
                 mean = None if row is None else reading.mean(row, ROBUST)
                 if row is None or mean is None:
                     continue
-                y = place * step + index
+                y = position * step + index
                 dot(level, mean.mean, y, index, reach=mean.interval)
                 gap = reading.gain(row, reading.reference(row), ROBUST)
                 if gap is not None:
                     seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
                     dot(gains, gap.mean, y, index, reach=seeds, thin=images, hollow=not beyond(gap))
-        middles = [place * step + (len(variants) - 1) / 2 for place in range(len(keys))]
+        middles = [position * step + (len(variants) - 1) / 2 for position in range(len(keys))]
         last = step * len(keys) - 1.3
         in_rows(level, names, middles, last)
         in_rows(gains, names, middles, last, named=False)
         for axes in (level, gains):
-            for place in range(1, len(keys)):
-                axes.axhline(place * step - 1, color=mark("grid"), linewidth=1, zorder=0)
+            for position in range(1, len(keys)):
+                axes.axhline(position * step - 1, color=mark("grid"), linewidth=1, zorder=0)
         along(level, level_title(reading))
         along(gains, f"points above {variants[0]}, paired 95 % intervals", zero=True)
         legend(made, [(index, variant, False) for index, variant in enumerate(variants)], left - 4, 14)
@@ -104,7 +100,7 @@ def plug_and_play_plots(reading: Reading) -> list[Plot]:
 def boundary_plots(reading: Reading) -> list[Plot]:
     """From the host, hollow, to its variants, filled, for the teacher's margin and what either network misreads."""
     keys, variants = hosts_of(reading), variants_of(reading)
-    told: tuple[tuple[Quantity, str, bool], ...] = (
+    shown: tuple[tuple[Quantity, str, bool], ...] = (
         (margin("teacher"), "teacher's margin, nats", False),
         (misread("teacher"), "misread by the teacher, %", True),
         (misread("student"), "misread by the student, %", True),
@@ -120,12 +116,12 @@ def boundary_plots(reading: Reading) -> list[Plot]:
     )
 
     def draw(made: Canvas) -> None:
-        for column, (quantity, title, shares) in enumerate(told):
+        for column, (quantity, title, shares) in enumerate(shown):
             axes = panel(made, left + column * (wide + 24), top, wide, height, first=column == 0)
-            for place, host in enumerate(keys):
+            for position, host in enumerate(keys):
                 for lane, variant in enumerate(variants[1:]):
                     row = row_of(reading, host, variant)
-                    _moved(axes, reading, row, quantity, place + (lane - (lanes - 1) / 2) * 0.5, lane + 1)
+                    _moved(axes, reading, row, quantity, position + (lane - (lanes - 1) / 2) * 0.5, lane + 1)
             in_rows(axes, names, range(len(keys)), len(keys) - 0.4, named=column == 0)
             along(axes, title, shares=shares, n=4)
         entries = [(0, variants[0], True), *((k + 1, variant, False) for k, variant in enumerate(variants[1:]))]
@@ -229,14 +225,14 @@ def saturation_plots(reading: Reading) -> list[Plot]:
     """Student against teacher with a line for each variant; teachers that are set apart in a panel of their own."""
     made = []
     pairs = dict.fromkeys((each.host, each.student) for each in hosts_of(reading))
-    for place, (host, student) in enumerate(pairs):
-        teachers = [each for each in taught(reading, host, student) if each.robust is not None and each.students]
+    for position, (host, student) in enumerate(pairs):
+        teachers = [each for each in by_teacher(reading, host, student) if each.robust is not None and each.students]
         if teachers:
-            made.append(_follows(reading, host, student, teachers, "" if place == 0 else student))
+            made.append(_follows(reading, host, student, teachers, "" if position == 0 else student))
     return made
 
 
-def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taught], slug: str) -> Plot:
+def _follows(reading: Reading, host: str, student: str, teachers: Sequence[TeacherResult], slug: str) -> Plot:
     variants = variants_of(reading)
     inside, outside = [t for t in teachers if not t.apart], [t for t in teachers if t.apart]
     left, top, height = 40, 34, 290
@@ -287,7 +283,7 @@ def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Taugh
     return plot(reading, slug, alt, draw, top + height + 56)
 
 
-def _slope_text(variant: str, teachers: Sequence[Taught]) -> str:
+def _slope_text(variant: str, teachers: Sequence[TeacherResult]) -> str:
     found = trend(teachers, variant)
     if found is None:
         return variant
@@ -371,18 +367,18 @@ def _times(reading: Reading, row: Row | None, other: Row | None) -> str:
 def boundary_tables(reading: Reading) -> list[Sheet]:
     """What changes most, then margins, misreadings, entropy and distances of every variant."""
     first = variants_of(reading)[0]
-    told = (margin("teacher"), misread("teacher"), distance("teacher"), misread("student"))
+    shown = (margin("teacher"), misread("teacher"), distance("teacher"), misread("student"))
     lines: list[Cells] = []
     for row in reading.grid.rows:
         reference = reading.reference(row)
         if reference is not None:
-            pairs = ((mean_text(reading.mean(reference, q), q), _change(reading, row, reference, q)) for q in told)
+            pairs = ((mean_text(reading.mean(reference, q), q), _change(reading, row, reference, q)) for q in shown)
             lines.append((row_name(reading, row), *(cell for pair in pairs for cell in pair)))
-    heads = ("", *(head for q in told for head in (q.title, "change")))
-    where = f"On {STATES['own']}; last weights."
+    heads = ("", *(head for q in shown for head in (q.title, "change")))
+    where = f"On {INPUTS['own']}; last weights."
     made = [Sheet(heads, tuple(lines), f"{where} Values of {first}, and what changes. {_WORDS}")]
-    for state, said in STATES.items():
-        quantities = nearness(state)
+    for state, said in INPUTS.items():
+        quantities = boundary_quantities(state)
         rows: list[Cells] = []
         for row in reading.grid.rows:
             reference = reading.reference(row)
@@ -405,7 +401,7 @@ def _change(reading: Reading, row: Row, reference: Row, quantity: Quantity) -> s
 
 
 def ablation_tables(reading: Reading) -> list[Sheet]:
-    """One table for each host: its variants, then the points of every axis with the default in its place."""
+    """One table for each host: its variants, then the points of every axis with the default in its position."""
     made = []
     first = variants_of(reading)[0]
     for key in hosts_of(reading):
@@ -413,10 +409,10 @@ def ablation_tables(reading: Reading) -> list[Sheet]:
         resting = [row for v in variants_of(reading) if (row := row_of(reading, key, v)) is not None]
         rows: list[Cells] = [("", row.variant, *_beside(reading, row, None, host)) for row in resting]
         for axis, points in axes_of(reading, key).items():
-            for place, point in enumerate(points):
+            for position, point in enumerate(points):
                 value = f"{point.value} (default)" if point.default else point.value
                 default = None if point.default else reading.reference(point.row)
-                rows.append((axis if place == 0 else "", value, *_beside(reading, point.row, default, host)))
+                rows.append((axis if position == 0 else "", value, *_beside(reading, point.row, default, host)))
         heads = (host_name(reading, key), "value", "robust %", "minus the default", f"minus {first}", "clean %", "time")
         time = f"Time: of training, as a multiple of {first}'s; medians over seeds."
         made.append(Sheet(heads, tuple(rows), time, words=2))
@@ -440,7 +436,7 @@ def saturation_tables(reading: Reading) -> list[Sheet]:
     variants = variants_of(reading)
     first, added = variants[0], variants[1:]
     for host, student in dict.fromkeys((key.host, key.student) for key in hosts_of(reading)):
-        teachers = taught(reading, host, student)
+        teachers = by_teacher(reading, host, student)
         rows: list[Cells] = []
         for each in sorted(teachers, key=lambda t: t.apart):
             own = [NOTHING if value is None else number(value, ROBUST) for value in (each.robust, each.clean)]
@@ -458,7 +454,7 @@ def saturation_tables(reading: Reading) -> list[Sheet]:
     return made
 
 
-def _roles(teachers: Sequence[Taught]) -> str:
+def _roles(teachers: Sequence[TeacherResult]) -> str:
     return "; ".join(f"{each.role}: {each.title}" for each in teachers) + "."
 
 

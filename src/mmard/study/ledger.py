@@ -19,10 +19,10 @@ from mmard.balls import as_fraction
 from mmard.data import DATA
 from mmard.errors import Refused
 from mmard.files import write_whole
-from mmard.study.claims import Judged, judge, load_claims
+from mmard.study.claims import Verdict, judge, load_claims
 from mmard.study.drawing import drawn_from, stamp
 from mmard.study.grid import Scale, grid_of, load_scale, load_study, names
-from mmard.study.reading import CLEAN, ROBUST, Reading, Record, gaps
+from mmard.study.reading import CLEAN, ROBUST, Reading, Record, missing_rows
 from mmard.study.sheets import NOTHING, Sheet, foot, markdown_sheet, number
 from mmard.study.tables import charts, tables
 from mmard.tables.table import markdown_table, markdown_text
@@ -237,8 +237,8 @@ def _claims(every: Mapping[str, Mapping[str, Reading]]) -> str:
     for claim in claims:
         judged = {name: judge(claim, readings) for name, readings in every.items()}
         rows.append([claim.number, claim.says, *(_verdict(each) for each in judged.values())])
-        told = [f"{name}: {each.because}" for name, each in judged.items() if each.because]
-        reasons.append(f"- {claim.number}: {markdown_text('; '.join(told))}")
+        said = [f"{name}: {each.because}" for name, each in judged.items() if each.because]
+        reasons.append(f"- {claim.number}: {markdown_text('; '.join(said))}")
     return "\n\n".join(
         [
             "## The paper's claims",
@@ -250,7 +250,7 @@ def _claims(every: Mapping[str, Mapping[str, Reading]]) -> str:
     )
 
 
-def _verdict(judged: Judged) -> str:
+def _verdict(judged: Verdict) -> str:
     if not judged.verdict:
         return "not measured"
     return f"**{judged.verdict}**" + (f"<br>{markdown_text(judged.figure)}" if judged.figure else "")
@@ -290,7 +290,7 @@ def _study(reading: Reading, made: Page, pictures: Path, draw: bool) -> str:
     parts += _pictures(reading, made, pictures, draw)
     sheets = tables(reading)
     parts += [markdown_sheet(sheet).strip() for sheet in sheets if sheet.main]
-    lacking = gaps(reading)
+    lacking = missing_rows(reading)
     if lacking:
         named = "; ".join(lacking[:MOST_GAPS]) + (f"; and {len(lacking) - MOST_GAPS} more" * (len(lacking) > MOST_GAPS))
         parts.append(f"Missing: {markdown_text(named)}.")

@@ -36,21 +36,19 @@ from mmard.study.reading import (
     Mean,
     Quantity,
     Reading,
-    above,
     axes_of,
     beyond,
     host_name,
     hosts_of,
-    lines,
     row_name,
     row_of,
     rows_of,
     short,
-    unplugged,
     valued,
     variants_of,
 )
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
+from mmard.study.trends import above_line, trade_off_lines, without_plugin
 from mmard.tables.statistics import Difference
 
 if TYPE_CHECKING:
@@ -78,11 +76,11 @@ def benchmark_tables(reading: Reading) -> list[Sheet]:
         gap = None if row is rows[0] else reading.gain(row, rows[0], ROBUST)
         noise = gap is not None and gap.over_seeds is not None and not beyond(gap)
         found = gap_entry(gap, ROBUST)
-        told = f"{found.text}, noise" if noise and isinstance(found, Entry) else found
+        minus_top = f"{found.text}, noise" if noise and isinstance(found, Entry) else found
         seconds = reading.mean(row, SECONDS)
         each = [mean_text(readings[w].mean(row, q), q) for w in WHICH for q in (CLEAN, ROBUST)]
         time = NOTHING if seconds is None else number(seconds.median, SECONDS)
-        made.append((row_name(reading, row), *each, told, _seeds(reading, row), time))
+        made.append((row_name(reading, row), *each, minus_top, _seeds(reading, row), time))
     figures = (f"{w}: {q.title}" for w in WHICH for q in (CLEAN, ROBUST))
     heads = ("method", *figures, "minus the top", "seeds", "time, s")
     caption = (
@@ -126,7 +124,7 @@ def pareto(reading: Reading) -> list[tuple[Row, float, float]]:
 
 
 @dataclass(frozen=True)
-class Turned:
+class Sensitivity:
     """A hyperparameter of a method, off by a factor to both sides.
 
     Attributes:
@@ -147,7 +145,7 @@ class Turned:
         return min([0.0, *(gap.mean for _, _, gap in self.changes if gap is not None)])
 
 
-def turned(reading: Reading, quantity: Quantity = ROBUST) -> list[Turned]:
+def sensitivities(reading: Reading, quantity: Quantity = ROBUST) -> list[Sensitivity]:
     """Every hyperparameter of the study, those of one method together."""
     found = []
     for key in hosts_of(reading):
@@ -162,25 +160,25 @@ def turned(reading: Reading, quantity: Quantity = ROBUST) -> list[Turned]:
                 for p in points
                 if not p.default
             )
-            found.append(Turned(host_name(reading, key), axis, default, changes))
+            found.append(Sensitivity(host_name(reading, key), axis, default, changes))
     return found
 
 
 def trade_off_tables(reading: Reading) -> list[Sheet]:
     """Clean and robust accuracy along every line, and what a row has above the other lines."""
-    found = lines(reading)
+    found = trade_off_lines(reading)
     heads = ("method", CLEAN.title, ROBUST.title, *(f"above the line of {host_name(reading, key)}" for key in found))
     rows: list[tuple[str | Entry, ...]] = []
     for key in hosts_of(reading):
         for row in found.get(key, rows_of(reading, key)):
             means = [mean_text(reading.mean(row, quantity), quantity) for quantity in (CLEAN, ROBUST)]
-            gaps = [gap_entry(above(reading, row, line), ROBUST) for line in found.values()]
+            gaps = [gap_entry(above_line(reading, row, line), ROBUST) for line in found.values()]
             rows.append((valued(reading, row), *means, *gaps))
     caption = (
         "Above a line: robust accuracy minus that of the line at the same clean accuracy, in points, paired by seed; a"
         " line is straight between its rows, and beyond its ends as at the nearer one."
     )
-    plugged = [(row, other) for row in reading.grid.rows if (other := unplugged(reading, row)) is not None]
+    plugged = [(row, other) for row in reading.grid.rows if (other := without_plugin(reading, row)) is not None]
     gains = tuple(
         (valued(reading, row), *(gap_entry(reading.gain(row, other, q), q) for q in (CLEAN, ROBUST)))
         for row, other in plugged
@@ -191,7 +189,7 @@ def trade_off_tables(reading: Reading) -> list[Sheet]:
 
 def sensitivity_tables(reading: Reading) -> list[Sheet]:
     """What each hyperparameter costs, and the worst of each method."""
-    every = turned(reading)
+    every = sensitivities(reading)
     labels = list(dict.fromkeys(label for each in every for label, _, _ in each.changes))
     rows: list[tuple[str | Entry, ...]] = []
     for each in every:
@@ -357,7 +355,7 @@ def _seconds_axis(axes: object, seconds: list[float]) -> None:
 
 def sensitivity_plots(reading: Reading) -> list[Plot]:
     """What each hyperparameter changes when it is off to either side, the most costly method last."""
-    every = [each for each in turned(reading) if any(gap is not None for _, _, gap in each.changes)]
+    every = [each for each in sensitivities(reading) if any(gap is not None for _, _, gap in each.changes)]
     if not every:
         return []
     order = dict.fromkeys(each.host for each in every)
@@ -385,7 +383,7 @@ def sensitivity_plots(reading: Reading) -> list[Plot]:
     return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
-def _name(each: Turned) -> str:
+def _name(each: Sensitivity) -> str:
     """A hyperparameter with its method, which its own name may say already."""
     owner = each.axis.split(".")[0]
     return f"{each.axis} = {each.default}" if owner == each.host else f"{each.host}: {each.axis} = {each.default}"
@@ -410,7 +408,7 @@ TRADE_LETTER_HEIGHT = 13.0
 
 def trade_off_plots(reading: Reading) -> list[Plot]:
     """Every row where it stands, those of one method joined."""
-    found = lines(reading)
+    found = trade_off_lines(reading)
     if not found:
         return []
     hosts = hosts_of(reading)
@@ -424,10 +422,10 @@ def trade_off_plots(reading: Reading) -> list[Plot]:
         shown: list[tuple[int, str, bool]] = []
         for index, host in enumerate(hosts):
             rows = found.get(host, rows_of(reading, host))
-            places = {row: place for row in rows if (place := _place(reading, row)) is not None}
-            at = {row: (clean.mean, robust.mean) for row, (clean, robust) in places.items()}
+            accuracies = {row: position for row in rows if (position := _place(reading, row)) is not None}
+            at = {row: (clean.mean, robust.mean) for row, (clean, robust) in accuracies.items()}
             axes.plot(*zip(*at.values(), strict=True), color=mark(series(index)), linewidth=1, zorder=1)
-            for row, (clean, robust) in places.items():
+            for row, (clean, robust) in accuracies.items():
                 dot(axes, *at[row], index, thin=around(clean.mean, clean.deviation))
                 dot(axes, *at[row], index, thin=around(robust.mean, robust.deviation), upright=True)
                 said[at[row]] = _value(reading, row) if len(at) > 1 else host_name(reading, host)

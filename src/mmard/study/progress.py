@@ -24,7 +24,7 @@ from mmard.networks import new_network
 from mmard.plan import Passes, count_passes
 from mmard.run import Run
 from mmard.settings import DistillSettings, Settings
-from mmard.study.cell import Place, is_whole
+from mmard.study.cell import Site, is_complete
 from mmard.study.grid import Cell
 from mmard.study.workers import failure
 
@@ -38,7 +38,7 @@ TIMED_SECONDS = 0.1
 
 
 @dataclass
-class Expectation:
+class TimeEstimate:
     """Seconds of cells, trained and attacked.
 
     Args:
@@ -203,7 +203,7 @@ STATES = ("done", "running", "begun", "failed", "missing")
 
 
 @dataclass(frozen=True)
-class Standing:
+class Status:
     """How far one cell is.
 
     Attributes:
@@ -220,27 +220,27 @@ class Standing:
     why: str = ""
 
 
-def standing(cell: Cell, place: Place) -> Standing:
+def status_of(cell: Cell, site: Site) -> Status:
     """How far a cell is."""
-    record = place.record(cell.name)
-    if record is not None and is_whole(cell, record):
-        return Standing("done", 1.0, record)
-    share = _share(cell, place)
-    if place.held(cell.name):
-        return Standing("running", share)
-    failed = failure(place, cell.name)
+    record = site.record(cell.name)
+    if record is not None and is_complete(cell, record):
+        return Status("done", 1.0, record)
+    share = _share(cell, site)
+    if site.is_locked(cell.name):
+        return Status("running", share)
+    failed = failure(site, cell.name)
     if failed is not None:
-        return Standing("failed", share, why=failed["error"])
-    return Standing("begun" if (place.folder(cell.name) / "config.json").is_file() else "missing", share)
+        return Status("failed", share, why=failed["error"])
+    return Status("begun" if (site.folder(cell.name) / "config.json").is_file() else "missing", share)
 
 
-def standings(cells: Mapping[str, Cell], place: Place) -> dict[str, Standing]:
+def statuses_of(cells: Mapping[str, Cell], site: Site) -> dict[str, Status]:
     """How far each of some cells is."""
-    return {name: standing(cell, place) for name, cell in cells.items()}
+    return {name: status_of(cell, site) for name, cell in cells.items()}
 
 
-def _share(cell: Cell, place: Place) -> float:
-    folder = place.folder(cell.name)
+def _share(cell: Cell, site: Site) -> float:
+    folder = site.folder(cell.name)
     if not (folder / "config.json").is_file():
         return 0.0
     epochs = [event["epoch"] for event in Run.open(folder).log() if event["kind"] == "epoch"]

@@ -19,7 +19,7 @@ from typing import Any
 from mmard.errors import Refused, unknown
 from mmard.files import read_json, write_whole
 from mmard.settings import DistillSettings, TrainSettings
-from mmard.study.cell import FORMAT, RECORD, Place, Tell, make
+from mmard.study.cell import FORMAT, RECORD, OnProgress, Site, make
 from mmard.study.grid import Cell, added
 
 Record = dict[str, Any]
@@ -86,7 +86,7 @@ def _sorted(records: Mapping[str, Record]) -> dict[str, Record]:
 
 @dataclass(frozen=True)
 class Merged:
-    """Records of two places.
+    """Records of two sites.
 
     Attributes:
         records: of both; of a cell that is in both, the one that holds more, or else the later one.
@@ -109,7 +109,7 @@ def merged(old: Mapping[str, Record], new: Mapping[str, Record]) -> Merged:
             continue
         # A part that one of them lacks is no contradiction.
         both = [key for key in held if held[key] is not None and record.get(key) is not None]
-        if differences({key: held[key] for key in both}, {key: record[key] for key in both}):
+        if mismatches({key: held[key] for key in both}, {key: record[key] for key in both}):
             changed.append(name)
             later = record["environment"]["written"] >= held["environment"]["written"]
             records[name] = record if later else held
@@ -124,7 +124,7 @@ def _filled(record: Record) -> int:
 
 # again ----------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """A part of two records that is not the same.
 
     Attributes:
@@ -137,16 +137,16 @@ class Difference:
     again: Any
 
 
-def differences(recorded: Any, again: Any, where: str = "") -> list[Difference]:
+def mismatches(recorded: Any, again: Any, where: str = "") -> list[Mismatch]:
     """What two records of a cell say that is not the same to the bit; times and machines do not count.
 
-    >>> differences({"seconds": 1, "figures": {"n": 5}}, {"seconds": 2, "figures": {"n": 6}})
-    [Difference(where='figures.n', recorded=5, again=6)]
+    >>> mismatches({"seconds": 1, "figures": {"n": 5}}, {"seconds": 2, "figures": {"n": 6}})
+    [Mismatch(where='figures.n', recorded=5, again=6)]
     """
     if isinstance(recorded, dict) and isinstance(again, dict):
         keys = [key for key in {**recorded, **again} if key not in NOT_REPEATED]
-        return [d for key in keys for d in differences(recorded.get(key), again.get(key), f"{where}.{key}".strip("."))]
-    return [] if recorded == again else [Difference(where, recorded, again)]
+        return [d for key in keys for d in mismatches(recorded.get(key), again.get(key), f"{where}.{key}".strip("."))]
+    return [] if recorded == again else [Mismatch(where, recorded, again)]
 
 
 def cell_of(record: Record) -> Cell:
@@ -180,29 +180,31 @@ class Repeated:
 
     Attributes:
         recorded, again: the two records.
-        differences: what is not the same.
+        mismatches: what is not the same.
         teachers: the same of its teachers, by cell; where those differ, the cell cannot be the same.
     """
 
     recorded: Record
     again: Record
-    differences: list[Difference]
-    teachers: dict[str, list[Difference]] = field(default_factory=dict)
+    mismatches: list[Mismatch]
+    teachers: dict[str, list[Mismatch]] = field(default_factory=dict)
 
     @property
     def same(self) -> bool:
         """Whether every figure and all weights are the same to the bit."""
-        return not self.differences
+        return not self.mismatches
 
 
-def repeat(name: str, records: Mapping[str, Record], place: Place, tell: Tell = lambda stage, share: None) -> Repeated:
-    """Train and measure a recorded cell again; its teachers first, unless they are at that place already.
+def repeat(
+    name: str, records: Mapping[str, Record], site: Site, progress: OnProgress = lambda stage, share: None
+) -> Repeated:
+    """Train and measure a recorded cell again; its teachers first, unless they are there already.
 
     Args:
         name: of the cell.
         records: that hold it and its teachers.
-        place: a folder where the cell was not made yet. Cells take as many threads as they took then.
-        tell: told how far the cell is.
+        site: a folder where the cell was not made yet. Cells take as many threads as they took then.
+        progress: called with how far the cell is.
 
     Raises:
         Refused: for a cell without a record, or a folder that holds the very run that the record is of.
@@ -213,14 +215,14 @@ def repeat(name: str, records: Mapping[str, Record], place: Place, tell: Tell = 
     made: dict[str, Record] = {}
     for each in (*reversed(_teachers(name, records)), name):
         recorded = records[each]
-        held = place.record(each)
+        held = site.record(each)
         if each == name and held is not None and held["environment"] == recorded["environment"]:
             mend = "choose another --runs"
-            raise Refused(str(place.runs), expected="a folder where this cell was not made", got=each, mend=mend)
-        with place.lock(each):
-            here = replace(place, threads=recorded["environment"]["threads"])
-            made[each] = make(cell_of(recorded), here, tell)
-    compared = {each: differences(records[each], again) for each, again in made.items()}
+            raise Refused(str(site.runs), expected="a folder where this cell was not made", got=each, mend=mend)
+        with site.lock(each):
+            here = replace(site, threads=recorded["environment"]["threads"])
+            made[each] = make(cell_of(recorded), here, progress)
+    compared = {each: mismatches(records[each], again) for each, again in made.items()}
     return Repeated(records[name], made[name], compared.pop(name), compared)
 
 

@@ -155,9 +155,9 @@ def _marked(cell: str | Entry) -> str:
 def latex(sheets: Sequence[Sheet], below: str, name: str) -> str:
     """Tables in LaTeX, which need the package booktabs and nothing else."""
     parts = ["% Needs \\usepackage{booktabs}."]
-    for place, sheet in enumerate(sheets):
+    for position, sheet in enumerate(sheets):
         body = [[_typeset(cell) for cell in row] for row in sheet.rows]
-        label = f"tab:{name}-{place + 1}"
+        label = f"tab:{name}-{position + 1}"
         caption = f"{sheet.caption} {below}".strip().replace(MINUS, "-")
         parts.append(latex_table(sheet.heads, body, caption, label, sheet.words))
     return "\n".join(parts) + "\n"

@@ -1,9 +1,18 @@
-"""Workers of this machine: spawned processes, one for each GPU or share of the cores."""
+"""Workers that make the cells of studies: spawned processes of this machine, or jobs of a cluster.
+
+    run_here(work, sites, report)    one spawned worker for each site: a GPU, or a share of the cores
+    submit(work, jobs, ...)          jobs of a scheduler, by submitit (the extra "cluster")
+
+Each worker takes the first cell that is neither finished nor locked and whose teachers are trained, makes it, and looks
+again (`take_part`). The lock is a file in the runs folder, so that workers of one command, of several, and of several
+machines with one file system share the work without speaking to each other; one that dies loses nothing that was saved.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 import traceback
@@ -22,27 +31,19 @@ from mmard.errors import Refused, needs_extra, require, unknown
 from mmard.files import read_json, write_json
 from mmard.networks import pick_device
 from mmard.run import now
-from mmard.study.cell import ASIDE, Place, is_trained, is_whole, make
+from mmard.study.cell import ASIDE, Site, is_complete, is_trained, make
 from mmard.study.grid import Cell
-
-# running --------------------------------------------------------------------------------------------------------------
-# Many cells: workers that each take what is open, until nothing is.
-#
-# A worker goes through the cells in their order, takes the first that is neither finished nor taken and whose teachers
-# are trained, and goes through them again. What is taken is held by a lock in the runs folder, so workers of one
-# command, of two, and of several machines with one file system share the work without speaking to each other; one that
-# dies loses nothing that was saved. Nothing here plans: on a cluster its own scheduler starts the workers
-# (`cluster.py`).
-
 
 POLL_SECONDS = 1.0
 """Time between looks at what others hold."""
-TELL_SECONDS = 0.5
+REPORT_SECONDS = 0.5
+LAUNCHERS = {"slurm": "slurm", "submitit-local": "local"}
+"""What a launcher is called here, and by submitit."""
 
 
-class Told(NamedTuple):
-    """What a worker says: that it is "ready"; that a cell "began", is "training" or "attacking" with a share of it
-    done, is "done", "failed" or "interrupted". Of a worker that died at no cell it is said that it is "lost"."""
+class Message(NamedTuple):
+    """What a worker reports: that it is "ready"; that a cell "began", is "training" or "attacking" with a share of it
+    done, is "done", "failed" or "interrupted". Of a worker that died at no cell it is reported that it is "lost"."""
 
     worker: int
     kind: str
@@ -52,50 +53,45 @@ class Told(NamedTuple):
     text: str = ""
 
 
-Say = Callable[[Told], None]
-
-
-def new_session() -> str:
-    """A name for one call of a command: what failed in it is not tried again in it."""
-    return uuid4().hex
+Report = Callable[[Message], None]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the workers of one call share.
+    """What the workers of one command share.
 
     Attributes:
         cells: by name, each after its teachers.
-        place: where.
-        session: of `new_session`.
+        site: where they are made.
+        session: of one command; what failed in it is not tried again in it.
     """
 
     cells: Mapping[str, Cell]
-    place: Place
-    session: str = field(default_factory=new_session)
+    site: Site
+    session: str = field(default_factory=lambda: uuid4().hex)
 
 
 # failures -------------------------------------------------------------------------------------------------------------
-def failure_file(place: Place, name: str) -> Path:
-    """Where it is told why a cell failed the last time."""
-    return place.runs / ASIDE / f"{name}.failed.json"
+def failure_file(site: Site, name: str) -> Path:
+    """Why a cell failed the last time."""
+    return site.runs / ASIDE / f"{name}.failed.json"
 
 
-def failure(place: Place, name: str) -> dict[str, Any] | None:
+def failure(site: Site, name: str) -> dict[str, Any] | None:
     """Why a cell failed the last time; None if it did not."""
-    file = failure_file(place, name)
+    file = failure_file(site, name)
     return read_json(file) if file.is_file() else None
 
 
-def note_failure(work: Work, name: str, text: str, trace: str = "") -> None:
-    """Tell the other workers, and whoever asks later."""
-    file = failure_file(work.place, name)
+def write_failure(work: Work, name: str, text: str, trace: str = "") -> None:
+    """Note a failure for the other workers, and for whoever asks later."""
+    file = failure_file(work.site, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"cell": name, "session": work.session, "error": text, "traceback": trace, "written": now()})
 
 
 # one worker -----------------------------------------------------------------------------------------------------------
-def take_part(work: Work, say: Say, worker: int = 0) -> None:
+def take_part(work: Work, report: Report, worker: int = 0) -> None:
     """Make cells until none is left that this process could make.
 
     Raises:
@@ -109,16 +105,15 @@ def take_part(work: Work, say: Say, worker: int = 0) -> None:
         elif found is None:
             if sure:
                 return
-            # Who asks whether a cell is held holds it for a moment.
+            # A process that asks whether a cell is locked locks it for a moment: look twice.
             sure = True
             time.sleep(0.1)
         else:
             sure = False
-            cell = left[found]
-            # Between the look and the lock another process may have taken it, or finished it.
-            with suppress(Timeout), work.place.lock(found):
-                if not is_whole(cell, work.place.record(found)):
-                    _make(work, cell, say, worker)
+            # Between the look and the lock another process may have taken the cell, or finished it.
+            with suppress(Timeout), work.site.lock(found):
+                if not is_complete(left[found], work.site.record(found)):
+                    _make(work, left[found], report, worker)
 
 
 def _next(work: Work, left: dict[str, Cell]) -> str | None:
@@ -128,59 +123,56 @@ def _next(work: Work, left: dict[str, Cell]) -> str | None:
     """
     waiting = False
     for name, cell in list(left.items()):
-        if is_whole(cell, work.place.record(name)) or _lost(work, cell):
+        if is_complete(cell, work.site.record(name)) or _failed(work, cell):
             del left[name]
-        elif all(is_trained(work.place, teacher) for teacher in cell.teachers.values()):
-            if not work.place.held(name):
-                return name
-        else:
+        elif not all(is_trained(work.site, teacher) for teacher in cell.teachers.values()):
             waiting = True
+        elif not work.site.is_locked(name):
+            return name
     return "wait" if waiting else None
 
 
-def _lost(work: Work, cell: Cell) -> bool:
+def _failed(work: Work, cell: Cell) -> bool:
     """Whether a cell, or a teacher that it needs, has failed in this session."""
-    why = failure(work.place, cell.name)
+    why = failure(work.site, cell.name)
     if why is not None and why["session"] == work.session:
         return True
-    teachers = [name for name in cell.teachers.values() if name in work.cells and not is_trained(work.place, name)]
-    return any(_lost(work, work.cells[name]) for name in teachers)
+    teachers = [name for name in cell.teachers.values() if name in work.cells and not is_trained(work.site, name)]
+    return any(_failed(work, work.cells[name]) for name in teachers)
 
 
-def _make(work: Work, cell: Cell, say: Say, worker: int) -> None:
+def _make(work: Work, cell: Cell, report: Report, worker: int) -> None:
     from mmard.training.fit import Interrupted
 
-    began = told = time.monotonic()
-    say(Told(worker, "began", cell.name))
+    began = last = time.monotonic()
+    report(Message(worker, "began", cell.name))
 
-    def tell(stage: str, share: float) -> None:
-        nonlocal told
-        if time.monotonic() - told >= TELL_SECONDS:
-            told = time.monotonic()
-            say(Told(worker, stage, cell.name, share, told - began))
+    def progress(stage: str, share: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            report(Message(worker, stage, cell.name, share, last - began))
 
     try:
-        make(cell, work.place, tell)
+        make(cell, work.site, progress)
     except (Interrupted, KeyboardInterrupt):
-        say(Told(worker, "interrupted", cell.name))
+        report(Message(worker, "interrupted", cell.name))
         raise
     except Exception as error:  # a cell that fails, by whatever fault, does not stop the others
         text = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-        note_failure(work, cell.name, text, "" if isinstance(error, Refused) else traceback.format_exc())
-        say(Told(worker, "failed", cell.name, text=text, seconds=time.monotonic() - began))
+        write_failure(work, cell.name, text, "" if isinstance(error, Refused) else traceback.format_exc())
+        report(Message(worker, "failed", cell.name, text=text, seconds=time.monotonic() - began))
         return
-    failure_file(work.place, cell.name).unlink(missing_ok=True)
-    say(Told(worker, "done", cell.name, 1.0, time.monotonic() - began))
+    failure_file(work.site, cell.name).unlink(missing_ok=True)
+    report(Message(worker, "done", cell.name, 1.0, time.monotonic() - began))
 
 
-# workers --------------------------------------------------------------------------------------------------------------
-
-
-def places_for(place: Place, cells: Sequence[Cell], jobs: int | None, device: str) -> list[Place]:
-    """A place for each worker: a GPU each in turn, or a share of the cores.
+# processes of this machine --------------------------------------------------------------------------------------------
+def sites_for(site: Site, cells: Sequence[Cell], jobs: int | None, device: str) -> list[Site]:
+    """A site for each worker: a GPU each in turn, or a share of the cores.
 
     Args:
-        place: the folders.
+        site: the folders.
         cells: that will be made.
         jobs: workers; as many as the GPUs or the cores allow if None.
         device: "cpu", "cuda", one GPU ("cuda:1"), or "auto" for GPUs where there are any.
@@ -194,103 +186,105 @@ def places_for(place: Place, cells: Sequence[Cell], jobs: int | None, device: st
     kind = pick_device(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if kind.type == "cpu":
-        # A cell that says how many threads it takes decides how many have room.
-        said = max((cell.settings.threads for cell in cells), default=0)
-        jobs = jobs or (max(1, cores // said) if said else 1)
-        return [replace(place, device="cpu", threads=max(1, cores // jobs))] * jobs
+        # The thread count that cells ask for decides how many have room.
+        threads = max((cell.settings.threads for cell in cells), default=0)
+        jobs = jobs or (max(1, cores // threads) if threads else 1)
+        return [replace(site, device="cpu", threads=max(1, cores // jobs))] * jobs
     gpus = [kind.index] if kind.index is not None else list(range(torch.cuda.device_count()))
     jobs = jobs or len(gpus)
-    return [replace(place, device=f"cuda:{gpus[i % len(gpus)]}", threads=max(1, cores // jobs)) for i in range(jobs)]
+    return [replace(site, device=f"cuda:{gpus[i % len(gpus)]}", threads=max(1, cores // jobs)) for i in range(jobs)]
 
 
 @dataclass
 class _Worker:
+    """A process, the end of a pipe that its messages come from, and the cell that it is at."""
+
     process: Any
-    ears: Connection
+    messages: Connection
     number: int
     at: str = ""
-    hears: bool = False
+    ready: bool = False
 
 
-def run_here(work: Work, places: Sequence[Place], say: Say) -> None:
-    """So many spawned workers at once, one for each place.
+def run_here(work: Work, sites: Sequence[Site], report: Report) -> None:
+    """Make cells in spawned processes, one for each site.
 
-    A worker that dies (for lack of memory, say) fails the cell it was at, and another takes its place; one that dies
+    A worker that dies (for lack of memory, perhaps) fails the cell it was at, and another takes its turn; one that dies
     at none is "lost", and the others go on without it.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when every worker has saved what it was at.
     """
     context = multiprocessing.get_context("spawn")
-    (work.place.runs / ASIDE).mkdir(parents=True, exist_ok=True)
+    (work.site.runs / ASIDE).mkdir(parents=True, exist_ok=True)
 
     def start(number: int) -> _Worker:
-        ears, mouth = context.Pipe(duplex=False)
-        given = replace(work, place=places[number])
-        with _deaf():
-            process = context.Process(target=_worker, args=(mouth, given, number), daemon=True)
+        messages, sender = context.Pipe(duplex=False)
+        # A process that is being started does not take Ctrl-C until it is ready.
+        with _handled(signal.SIGINT, signal.SIG_IGN):
+            own = replace(work, site=sites[number])
+            process = context.Process(target=_worker, args=(sender, own, number), daemon=True)
             process.start()
-        mouth.close()
-        return _Worker(process, ears, number)
+        sender.close()
+        return _Worker(process, messages, number)
 
-    with _terminated_as_interrupted():
+    with _handled(signal.SIGTERM, _interrupt):
         workers: list[_Worker] = []
         try:
-            workers += [start(number) for number in range(len(places))]
+            workers += [start(number) for number in range(len(sites))]
             while workers:
-                for gone in _heard(workers, say):
-                    workers.remove(gone)
-                    if gone.process.exitcode == 0:
+                for ended in _receive(workers, report):
+                    workers.remove(ended)
+                    if ended.process.exitcode == 0:
                         continue
-                    text = f"its process ended with {_ending(gone.process.exitcode)}"
-                    say(Told(gone.number, "failed" if gone.at else "lost", gone.at, text=text))
-                    if gone.at:
-                        note_failure(work, gone.at, text)
-                        workers.append(start(gone.number))
+                    text = f"its process ended with {_ending(ended.process.exitcode)}"
+                    report(Message(ended.number, "failed" if ended.at else "lost", ended.at, text=text))
+                    if ended.at:
+                        write_failure(work, ended.at, text)
+                        workers.append(start(ended.number))
         except KeyboardInterrupt:
-            _stop(workers, say)
+            _stop(workers, report)
             raise
         finally:
             for each in workers:
                 each.process.kill()
 
 
-def _heard(workers: Sequence[_Worker], say: Say) -> list[_Worker]:
-    """Pass on what workers say; those that have ended."""
-    by_ears = {worker.ears: worker for worker in workers}
-    gone = []
-    for ears in wait(list(by_ears), timeout=1.0):
-        worker = by_ears[ears]  # type: ignore[index]
+def _receive(workers: Sequence[_Worker], report: Report) -> list[_Worker]:
+    """Pass on the messages of workers; those that have ended."""
+    by_pipe = {worker.messages: worker for worker in workers}
+    ended = []
+    for pipe in wait(list(by_pipe), timeout=1.0):
+        worker = by_pipe[pipe]  # type: ignore[index]
         try:
-            told = Told(*worker.ears.recv())
+            message = Message(*worker.messages.recv())
         except EOFError:
             worker.process.join()
-            gone.append(worker)
+            ended.append(worker)
             continue
-        worker.hears = True
-        if told.kind == "ready":
-            continue
-        worker.at = told.cell if told.kind in ("began", "training", "attacking") else ""
-        say(told)
-    return gone
+        worker.ready = True
+        if message.kind != "ready":
+            worker.at = message.cell if message.kind in ("began", "training", "attacking") else ""
+            report(message)
+    return ended
 
 
-def _stop(workers: list[_Worker], say: Say) -> None:
+def _stop(workers: list[_Worker], report: Report) -> None:
     """Ask every worker to save and end, and wait until they have."""
     asked = set[int]()
     while workers:
         for each in workers:
-            # One that is not ready has begun nothing, and would not hear.
-            if not each.hears and not each.ears.poll():
+            # One that is not ready has begun nothing, and does not take signals.
+            if not each.ready and not each.messages.poll():
                 each.process.kill()
-            elif each.hears and each.number not in asked and each.process.is_alive():
+            elif each.ready and each.number not in asked and each.process.is_alive():
                 asked.add(each.number)
                 os.kill(each.process.pid, signal.SIGINT)
-        for gone in _heard(workers, say):
-            workers.remove(gone)
+        for ended in _receive(workers, report):
+            workers.remove(ended)
 
 
-def _worker(mouth: Connection, work: Work, number: int) -> None:
+def _worker(sender: Connection, work: Work, number: int) -> None:
     """What a spawned process does."""
     from mmard.training.fit import Interrupted
 
@@ -299,21 +293,21 @@ def _worker(mouth: Connection, work: Work, number: int) -> None:
         os.setpgrp()
     alone = False
 
-    def say(told: Told) -> None:
+    def report(message: Message) -> None:
         nonlocal alone
         if alone:
             return
         try:
-            mouth.send(tuple(told))
+            sender.send(tuple(message))
         except OSError:
-            # Whoever listened is gone: save and end, as on Ctrl-C.
+            # The command has ended: save and end, as on Ctrl-C.
             alone = True
             os.kill(os.getpid(), signal.SIGINT)
 
     with suppress(Interrupted, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        say(Told(number, "ready", ""))
-        take_part(work, say, number)
+        report(Message(number, "ready", ""))
+        take_part(work, report, number)
 
 
 def _ending(code: int) -> str:
@@ -321,52 +315,27 @@ def _ending(code: int) -> str:
     return f"status {code}" if code >= 0 else f"signal {-code}{killed}"
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """A process that is started inside does not hear Ctrl-C until it says so."""
-    try:
-        kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not in the main thread, where signals are nobody's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, kept)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+def _handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """A signal handled in another way for a while; in a thread, which gets no signals, nothing changes."""
     try:
-        kept = signal.signal(signal.SIGTERM, interrupt)
+        before = signal.signal(number, handler)
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, kept)
+        signal.signal(number, before)
 
 
-# cluster --------------------------------------------------------------------------------------------------------------
-# Workers as jobs of a cluster, by submitit (the extra "cluster"), whose scheduler decides when and where they run.
-#
-# A job is one worker of `running.take_part`: it makes cell after cell until none is left that it could make. As many
-# jobs as are submitted share the cells through the runs folder, which all of them must see. One whose time is over is
-# queued again, and goes on from what was saved.
-
-
-LAUNCHERS = {"slurm": "slurm", "submitit-local": "local"}
-"""What a launcher is called here, and by submitit."""
-
-
+# jobs of a cluster ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Wishes:
+class JobLimits:
     """What is asked of the scheduler for each job.
 
     Attributes:
@@ -382,8 +351,8 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a job does; submitit calls it, and asks it what to queue again when its time is over."""
+class ClusterJob:
+    """One worker as a job; submitit calls it, and asks it what to queue again when its time is over."""
 
     work: Work
 
@@ -393,17 +362,17 @@ class Part:
 
         from mmard.training.fit import Interrupted
 
-        torch.set_num_threads(self.work.place.threads)
+        torch.set_num_threads(self.work.site.threads)
         made = {"done": 0, "failed": 0}
 
-        def say(told: Told) -> None:
-            if told.kind in ("began", "done", "failed"):
-                print(f"{told.kind} {told.cell} {told.text}".rstrip(), flush=True)
-            if told.kind in made:
-                made[told.kind] += 1
+        def report(message: Message) -> None:
+            if message.kind in ("began", "done", "failed"):
+                print(f"{message.kind} {message.cell} {message.text}".rstrip(), flush=True)
+            if message.kind in made:
+                made[message.kind] += 1
 
         try:
-            take_part(self.work, say)
+            take_part(self.work, report)
         except Interrupted:
             raise KeyboardInterrupt from None
         return made
@@ -415,11 +384,11 @@ class Part:
         return DelayedSubmission(self)
 
 
-def submit(work: Work, jobs: int, launcher: str, wishes: Wishes) -> Sequence[Any]:
-    """Submit so many jobs that share the work; submitit's handles of them.
+def submit(work: Work, jobs: int, launcher: str, limits: JobLimits) -> Sequence[Any]:
+    """Submit jobs that share the work; submitit's handles of them.
 
     Raises:
-        Refused: for a launcher that is none, where submitit is not installed, or where there is no such scheduler.
+        Refused: for an unknown launcher, where submitit is not installed, or where there is no such scheduler.
     """
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, ("local", *LAUNCHERS))
@@ -428,34 +397,24 @@ def submit(work: Work, jobs: int, launcher: str, wishes: Wishes) -> Sequence[Any
         from submitit import AutoExecutor
     except ImportError:
         raise needs_extra("submitit", "cluster", f"launcher {launcher}") from None
-    kind = LAUNCHERS[launcher]
-    place = work.place
-    data_dir = None if place.data_dir is None else str(Path(place.data_dir).resolve())
-    place = replace(place, runs=place.runs.resolve(), data_dir=data_dir, threads=wishes.cpus)
-    folder = place.runs / ASIDE / "jobs"
-    folder.mkdir(parents=True, exist_ok=True)
-    _refuse_absent(kind)
-    executor = AutoExecutor(folder=folder, cluster=kind)
-    asked: dict[str, Any] = {"timeout_min": wishes.minutes, "cpus_per_task": wishes.cpus, "name": "mmard"}
-    if wishes.gpus:
-        asked["gpus_per_node"] = wishes.gpus
-    if wishes.partition:
-        asked["slurm_partition"] = wishes.partition
-    executor.update_parameters(**asked)
-    part = Part(replace(work, place=place))
-    with executor.batch():
-        handles = [executor.submit(part) for _ in range(jobs)]
-    return handles
-
-
-def _refuse_absent(kind: str) -> None:
-    """Refuse SLURM where there is none; submitit would fail with an error of its own."""
-    from shutil import which
-
+    # submitit would fail with an error of its own.
     require(
-        kind != "slurm" or which("srun") is not None,
+        launcher != "slurm" or shutil.which("srun") is not None,
         "launcher slurm",
         expected="a machine that submits to SLURM",
         got="no srun here",
         mend="--launcher local uses the cores and GPUs of this machine",
     )
+    site = work.site
+    data_dir = None if site.data_dir is None else str(Path(site.data_dir).resolve())
+    site = replace(site, runs=site.runs.resolve(), data_dir=data_dir, threads=limits.cpus)
+    folder = site.runs / ASIDE / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = AutoExecutor(folder=folder, cluster=LAUNCHERS[launcher])
+    asked: dict[str, Any] = {"timeout_min": limits.minutes, "cpus_per_task": limits.cpus, "name": "mmard"}
+    asked |= {"gpus_per_node": limits.gpus} if limits.gpus else {}
+    asked |= {"slurm_partition": limits.partition} if limits.partition else {}
+    executor.update_parameters(**asked)
+    job = ClusterJob(replace(work, site=site))
+    with executor.batch():
+        return [executor.submit(job) for _ in range(jobs)]
