@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from mmard.attacks import PGD
 from mmard.attacks.apgd import APGD
 from mmard.balls import Budget
 from mmard.batch import Batch, Terms
-from mmard.data import load
+from mmard.data import Splits, load
 from mmard.errors import Refused
 from mmard.method import Method, halves
 from mmard.methods import METHODS, adaad, ard, compose, igdm, mmard, pgd_at, rslad, trades
@@ -211,10 +212,83 @@ def test_a_run_goes_on_where_it_stopped(given: bool) -> None:
 
 def test_a_run_that_goes_on_keeps_its_settings() -> None:
     train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", **QUICK)
-    found = train("cnn-8", data=picture_splits(), out="run", resume=True, budget=0.3, epochs=9, method="trades")
+    found = train("cnn-8", data=picture_splits(), out="run", resume=True, budget=0.3, method="trades")
     assert found.job.method.name == "pgd_at"
     assert (found.job.recipe.epochs, found.job.step.budget) == (2, BUDGET)
     assert found.position.finished
+
+
+def test_a_run_is_lengthened_by_name_and_by_nothing_else() -> None:
+    train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", **QUICK)
+    state = Run.open("run").load_state()
+    with pytest.raises(Refused, match="run, --epochs: expected more than its 2, got 1"):
+        train("cnn-4", data=picture_splits(), out="run", resume=True, epochs=1)
+    found = train("cnn-4", data=picture_splits(), out="run", resume=True, epochs=4)
+    assert (found.position.epoch, found.run.config["epochs"]) == (4, 4)
+    notes = [event["text"] for event in found.run.log() if event["kind"] == "note"]
+    assert notes == ["4 epochs instead of 2: after epoch 2 as a run of 4 has it, lr 0.0536"]
+    assert [event["epoch"] for event in found.run.log() if event["kind"] == "epoch"] == [1, 2, 3, 4]
+    # An edit by hand is no such name.
+    found.run.save_state(*state)
+    with pytest.raises(
+        Refused, match="setting epochs 4 where it was 2; a run is lengthened by --resume RUN --epochs N"
+    ):
+        train("cnn-4", data=picture_splits(), out="run", resume=True)
+
+
+def other_splits() -> Splits:
+    splits = picture_splits()
+    return replace(splits, train=replace(splits.train, y=splits.train.y.flip(0)))
+
+
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    "teacher": ({"teacher": matcher(picture_set(40, 5))}, r"teacher T \w{12} where it was \w{12}; put it back"),
+    "data": ({"data": other_splits()}, r"training images \w{12} where it was \w{12}"),
+    "settings": ({"lr": 0.2, "val_attack": "pgd-1"}, "setting lr 0.2 where it was 0.1; setting val_attack pgd-1"),
+    "parameters": ({"params": {"rslad.alpha": 0.5}}, "setting rslad.alpha 0.5 where it was 0.8"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), CHANGED.values(), ids=CHANGED)
+def test_a_run_does_not_go_on_where_its_ground_has_moved(change: dict[str, Any], says: str) -> None:
+    def go(data: Splits, teacher: nn.Module, **more: Any) -> Trained:
+        return distill(net(), teacher, data=data, method="rslad", out="run", **more)
+
+    given: dict[str, Any] = {"data": picture_splits(), "teacher": matcher()}
+    with pytest.raises(Interrupted):
+        go(**given, budget=BUDGET, observers=[stopping(2)], **QUICK)
+    config = Run.open("run").config
+    edited = {k: v for k, v in change.items() if k not in given}
+    edited["params"] = config["params"] | edited.get("params", {})
+    Run.open("run").write_config(config | edited)
+    with pytest.raises(Refused, match=f"run: expected what this run began with, got {says}"):
+        go(**{**given, **{k: v for k, v in change.items() if k in given}}, resume=True)
+    Run.open("run").write_config(config | {"save_seconds": 5.0, "data_dir": "elsewhere", "threads": 1})
+    assert go(**given, resume=True).position.finished
+
+
+def test_a_run_from_before_it_said_what_it_was_made_from_goes_on_with_a_note() -> None:
+    with pytest.raises(Interrupted):
+        train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", observers=[stopping(2)], **QUICK)
+    run = Run.open("run")
+    tensors, facts = run.load_state()
+    del facts["made_from"]
+    run.save_state(tensors, facts)
+    run.write_config(run.config | {"lr": 0.2})
+    assert train("cnn-4", data=picture_splits(), out="run", resume=True).position.finished
+    assert ["not compared" in event["text"] for event in run.log() if event["kind"] == "note"] == [True]
+    assert "made_from" in run.load_state()[1]
+
+
+def test_a_finished_run_without_its_state_is_not_trained_again() -> None:
+    done = train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", **QUICK)
+    before = done.run.weights_file("last").read_bytes()
+    (done.run.path / "state.safetensors").unlink()
+    for epochs in (2, 4):
+        with pytest.raises(Refused, match=r"got its weights alone, state\.safetensors is gone"):
+            train("cnn-4", data=picture_splits(), out="run", resume=True, epochs=epochs)
+    assert done.run.weights_file("last").read_bytes() == before
+    assert done.run.config["epochs"] == 2
 
 
 def test_what_cannot_go_on_is_refused() -> None:

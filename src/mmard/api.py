@@ -28,7 +28,7 @@ from mmard.methods import compose
 from mmard.networks import GIVEN, load_network
 from mmard.run import Event, Run
 from mmard.settings import DistillSettings, Settings, TrainSettings
-from mmard.training.checkpoint import Position
+from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
 
 Observer = Callable[[Event], None]
@@ -81,7 +81,7 @@ def train(
         budget: radius as a number or a fraction ("8/255") in the setting `norm`, or a `Budget`; the setting `eps` if
             not given.
         out: folder of the run; runs/<date>-<method>-<network>-<seed> if not given.
-        resume: go on with the run in `out`, whose settings then hold.
+        resume: go on with the run in `out`, whose settings then hold; with more `epochs` than it has it is lengthened.
         observers: called with every event of the log.
         settings: any setting of `TrainSettings`, under its name.
 
@@ -189,6 +189,8 @@ def _go(
         if out is None:
             raise Refused("resume", expected="the folder of a run as `out`", got="none")
         run = Run.open(out)
+        if int(said.get("epochs", run.config["epochs"])) != run.config["epochs"]:
+            lengthen(run, int(said["epochs"]))
         settings = kind.resolve(run.config)
     else:
         settings = kind.resolve(said)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from mmard.engine.twin import Engine, Record, lay_out, refuse_without_bf16
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import accuracies
 from mmard.evaluation.findings import OwnExamples, Teacher
+from mmard.files import weights_hash
 from mmard.method import Method
 from mmard.methods import compose, every_parameter
 from mmard.models import check_logits
@@ -123,6 +125,12 @@ def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
+MOVABLE = {
+    *("teacher", "teacher_weights", "teacher_which", "teacher_table", "fill_table", "data_dir", "on_disk", "device"),
+    *("threads", "save_seconds", "attack_chunk", "tensorboard"),
+}
+"""Settings that may be others when a run is resumed: where things lie, and how they are kept. Of teachers and data the
+hashes count."""
 
 
 @dataclass
@@ -141,6 +149,17 @@ class Job:
     notes: list[str] = field(default_factory=list)
     others: dict[str, dict[str, Any]] = field(default_factory=dict)
     tables: Tables = NO_TABLES
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        """What a resumed run must find as it was: hashes of teachers and data, and the settings that decide results."""
+        config = self.settings.as_config()
+        said = {**config, **config["params"]}
+        found = {f"setting {name}": value for name, value in said.items() if name not in (*MOVABLE, "params")}
+        found |= {f"teacher {letter}": weights_hash(self.step.nets[letter]) for letter in self.method.teachers}
+        if self.splits is not None:
+            found["training images"] = self.splits.train.fingerprint()
+        return found | {"validation images": self.validation.fingerprint()}
 
     @property
     def teacher_source(self) -> str:
@@ -172,6 +191,7 @@ class Job:
         return chosen(self.step.twins, x, run, self.step.ranks)
 
     def _fit(self, run: Run, observers: Sequence[Callable[[Event], None]]) -> Position:
+        made_from = self.made_from  # before a step changes a teacher that is tuned
         self.choose_engine(run)
         if isinstance(self.settings, DistillSettings) and self.settings.fill_table:
             rank, size = (0, 1) if self.step.ranks is None else (self.step.ranks.rank, self.step.ranks.size)
@@ -188,6 +208,7 @@ class Job:
             save_seconds=self.settings.save_seconds,
             tables=self.tables,
             accumulate=self.settings.accumulate,
+            made_from=made_from,
         )
 
 

@@ -190,6 +190,10 @@ class Run:
             loaded.setdefault("engine", "plain")  # a run from before there was this setting
         return loaded
 
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Put other settings in the place of those that made this run; who calls this says why in the log."""
+        write_json(self.path / "config.json", dict(config))
+
     def note_environment(self) -> None:
         """Add this process to environment.json."""
         file = self.path / "environment.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,13 +80,22 @@ def test_a_run_keeps_its_parameters_when_a_default_moves(
 
 
 def test_resume_takes_no_other_setting(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for extra in (("--epochs", "3"), ("--out", "n"), ("--config", "s/config.json"), ("--param", "mmard.guide=1")):
+    for extra in (("--lr", "0.3"), ("--out", "n"), ("--config", "s/config.json"), ("--param", "mmard.guide=1")):
         done = Typed(capsys, "distill", "--resume", "s", *extra)
         assert done.status == 2
         assert done.err == (
-            f"mmard: --resume: expected no other setting, got {extra[0]}; "
+            f"mmard: --resume: expected no other setting than --epochs, which lengthens the run, got {extra[0]}; "
             "a run resumes with the settings it began with\n"
         )
+
+
+def test_a_finished_run_is_lengthened(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("s", "longer")
+    done = Typed(capsys, "distill", "--resume", "longer", "--epochs", "2")
+    assert (done.status, "longer, --epochs: expected more than its 2, got 2" in done.err) == (2, True)
+    assert Typed(capsys, "distill", "--resume", "longer", "--epochs", "3").status == 0
+    assert Run.open("longer").config["epochs"] == 3
+    assert [e["epoch"] for e in Run.open("longer").log() if e["kind"] == "epoch"] == [1, 2, 3]
 
 
 def test_resume_works_with_the_command_that_began(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

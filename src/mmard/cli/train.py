@@ -14,7 +14,7 @@ from rich.text import Text
 from mmard.cli.app import Page, app
 from mmard.cli.options import COMMANDS, Said, command_of, next_commands, option, position_of, with_file, with_settings
 from mmard.cli.screen import INTERRUPTED, Watch, busy, commands, complain, console, line, put, rich_table, watching
-from mmard.errors import Refused
+from mmard.errors import Refused, require
 from mmard.settings import DistillSettings, Settings, TrainSettings
 from mmard.words import duration, percent, plural
 
@@ -145,6 +145,8 @@ def train_or_distill(
         _refuse_beside_resume(flags, out, config)
         run = opened(resume, kind)
         with _joined(kind.resolve(run.config)) as ranks:
+            if "epochs" in flags:
+                _lengthen(run, kind.resolve(run.config | {"epochs": flags["epochs"]}).epochs, dry_run, ranks)
             _go_on(run, kind, dry_run, quiet, ranks)
         return
     said = with_file(kind, config, flags)
@@ -195,16 +197,27 @@ def _created(out: Path, settings: Settings, ranks: Ranks | None) -> Run:
 
 
 def _refuse_beside_resume(flags: Said, out: Path | None, config: Path | None) -> None:
-    others = [f"--{name.replace('_', '-')}" if name != "params" else "--param" for name in flags]
+    others = [f"--{name.replace('_', '-')}" if name != "params" else "--param" for name in flags if name != "epochs"]
     others += ["--out"] if out is not None else []
     others += ["--config"] if config is not None else []
     if others:
         raise Refused(
             "--resume",
-            expected="no other setting",
+            expected="no other setting than --epochs, which lengthens the run",
             got=", ".join(others),
             mend="a run resumes with the settings it began with",
         )
+
+
+def _lengthen(run: Run, epochs: int, dry_run: bool, ranks: Ranks | None) -> None:
+    """Give the run more epochs; the first process writes it down for all."""
+    from mmard.training.checkpoint import lengthen
+
+    require(not dry_run, "--resume with --epochs", expected="no --dry-run", got="one", mend="it writes the new length")
+    if ranks is None or ranks.first:
+        lengthen(run, epochs)
+    if ranks is not None:
+        ranks.wait()
 
 
 def opened(path: Path, kind: type[Settings]) -> Run:

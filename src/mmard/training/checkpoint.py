@@ -1,17 +1,21 @@
 """Where a training stands, as tensors and JSON: from it the rest of the run is the same to the bit.
 
-No random state is among it, because every draw is addressed by seed and position (see `mmard.seeds`).
+No random state is among it, because every draw is addressed by seed and position (see `mmard.seeds`). What the run was
+made from goes with it, as hashes and settings, so that it is not gone on with on other ground.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmard.errors import Refused
+from mmard.errors import Refused, require
+from mmard.run import Run
+from mmard.training.recipe import Recipe
 
 
 @dataclass
@@ -91,3 +95,71 @@ def unpack(
             state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return Position(**{"cpu_seconds": None, **facts["position"]})
+
+
+# what a run was made from ---------------------------------------------------------------------------------------------
+def refuse_changed(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run whose teacher, data or settings are no longer those that it began with.
+
+    What only one of the two says, as after an update of mmard, is no difference.
+
+    Raises:
+        Refused: naming all that changed.
+    """
+    changed = [name for name in then if name in now and then[name] != now[name]]
+    if not changed:
+        return
+    told = [f"{name} {_short(now[name])} where it was {_short(then[name])}" for name in changed]
+    epochs = changed == ["setting epochs"]
+    mend = (
+        "a run is lengthened by --resume RUN --epochs N" if epochs else "put it back, or begin another run with --out"
+    )
+    raise Refused(where, expected="what this run began with", got="; ".join(told), mend=mend)
+
+
+def _short(value: Any) -> str:
+    """A value as messages have it; of a hash its beginning."""
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def lengthen(run: Run, epochs: int) -> None:
+    """Give a run more epochs than it began with; it is trained on when it is resumed.
+
+    From where it stands, the learning rate and all that follows the share of the run are those of a run of the new
+    length, milestones in whole epochs staying where they are. What comes out is therefore not a run of that length.
+
+    Raises:
+        Refused: for a number that is not above the present one, or a run whose state is gone.
+    """
+    with run.lock():
+        config = run.config
+        before = int(config["epochs"])
+        require(epochs > before, f"{run.path}, --epochs", expected=f"more than its {before}", got=epochs)
+        refuse_without_state(run)
+        old, new = (
+            Recipe(**{k: config[k] for k in Recipe.__dataclass_fields__} | {"epochs": n}) for n in (before, epochs)
+        )
+        if run.has_state:
+            tensors, facts = run.load_state()
+            position = facts["position"]
+            facts["made_from"] = {**facts.get("made_from", {}), "setting epochs": epochs}
+            run.save_state(tensors, {**facts, "position": {**position, "finished": False}})
+            at = position["epoch"]
+            here = {name: position[name] for name in ("step", "epoch", "epoch_step", "seconds")}
+            rates = f"{new.lr_at(at, 0, 1):.3g}" + (f" where it was {old.lr_at(at, 0, 1):.3g}" if at < before else "")
+            text = f"{epochs} epochs instead of {before}: after epoch {at} as a run of {epochs} has it, lr {rates}"
+            run.append({"kind": "note", **here, "text": text})
+        run.write_config({**config, "epochs": epochs})
+
+
+def refuse_without_state(run: Run) -> None:
+    """Refuse to train a run anew whose weights are there and whose state is not.
+
+    Raises:
+        Refused: so.
+    """
+    if not run.has_state and run.weights_file("last").is_file():
+        got = "its weights alone, state.safetensors is gone"
+        mend = "evaluate it as it is, or train another with --out"
+        raise Refused(str(run.path), expected="a run that can be gone on with", got=got, mend=mend)

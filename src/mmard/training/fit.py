@@ -23,7 +23,7 @@ from mmard.errors import Refused, needs_extra
 from mmard.method import Method
 from mmard.modes import kept_random_state
 from mmard.run import Event, Run
-from mmard.training.checkpoint import Position, pack, unpack
+from mmard.training.checkpoint import Position, pack, refuse_changed, refuse_without_state, unpack
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
 from mmard.training.ranks import Ranks, refuse_other_number, told_if_lost
@@ -188,6 +188,7 @@ def fit(
     save_seconds: float = 60.0,
     tables: Tables = NO_TABLES,
     accumulate: int = 1,
+    made_from: Mapping[str, Any] | None = None,
 ) -> Position:
     """Train until the recipe's last epoch, from where the run folder stands.
 
@@ -204,11 +205,13 @@ def fit(
         save_seconds: time between saves of the state; one is made at the end and on Ctrl-C in any case.
         tables: predictions of teachers that need not be made again.
         accumulate: micro-batches that a batch is descended in.
+        made_from: what a resumed run must find as it was, by name: hashes of teachers and data, settings.
 
     Returns:
         The final counters, among them which epoch was best on validation.
 
     Raises:
+        Refused: if the run was made from something else, or its state is gone.
         Diverged: at the first loss that is not finite; the last save stays.
         Interrupted: after Ctrl-C, when the step is finished and the run saved.
     """
@@ -218,7 +221,7 @@ def fit(
         kept_random_state(p for net in step.nets.values() for p in net.parameters()),
     ):
         training = _Training(step, batches, recipe, run, validate, facts, others or {}, observers)
-        training.accumulate = accumulate
+        training.accumulate, training.made_from = accumulate, dict(made_from or {})
         training.resume()
         saved = time.monotonic()
         while training.at.epoch < recipe.epochs:
@@ -263,6 +266,7 @@ class _Training:
         self.average = Average(self.student, recipe) if recipe.average != "none" else None
         self.optimizer = optimizer_of(step, recipe)
         self.accumulate = 1
+        self.made_from: dict[str, Any] = {}
         step.listen(lambda text: self.tell({"kind": "note", "text": text}))
         self.began = self.logged = time.monotonic()
         self.cpu_began = time.process_time()
@@ -283,6 +287,7 @@ class _Training:
         self.run.sweep()
         if self.ranks is not None:
             self.ranks.wait()  # until the first process has swept, and before it writes
+        refuse_without_state(self.run)
         if not self.run.has_state:
             if self.run.log_file.exists():
                 # A process that died before its first save: its beginning is told anew.
@@ -292,6 +297,7 @@ class _Training:
             return
         tensors, facts = self.run.load_state()
         refuse_other_number(str(self.run.path), facts.get("ranks", 1), self._size)
+        refuse_changed(str(self.run.path), facts.get("made_from", {}), self.made_from)
         self.at = unpack(tensors, facts, self.modules(), self.optimizer, str(self.run.path))
         self.step.count = self.at.step
         if isinstance(self.step.ascent, Chunks) and self.at.attack_chunk:
@@ -302,6 +308,10 @@ class _Training:
         self.run.rewind_log(self.at.step, self.at.epoch)
         self.run.note_environment()
         self.tell({"kind": "resume"})
+        if self.made_from and "made_from" not in facts:
+            self.tell(
+                {"kind": "note", "text": "teachers, data and settings are not compared: the state says nothing of them"}
+            )
 
     def save(self) -> None:
         """Write the state, unless a weight has ceased to be a number: the save before stays the good one."""
@@ -311,7 +321,7 @@ class _Training:
         self.at.attack_chunk = self.step.ascent.size if isinstance(self.step.ascent, Chunks) else 0
         tensors, facts = pack(self.modules(), self.optimizer, self.at)
         averaged = self.average.count if self.average is not None else 0
-        self.run.save_state(tensors, {**facts, "averaged": averaged, "ranks": self._size})
+        self.run.save_state(tensors, {**facts, "averaged": averaged, "ranks": self._size, "made_from": self.made_from})
 
     def _count_time(self) -> None:
         self.at.seconds += time.monotonic() - self.began
