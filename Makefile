@@ -23,7 +23,8 @@ pip = PIP_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet --disable-pip-
       || { grep -v '^WARNING: Location .* is ignored' $(VENV)/pip.log >&2; exit 1; }
 
 # One thread for each test process: the arrays are tiny, and threads of several processes only wait for each other.
-pytest = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+# Bytecode is kept, whatever the caller's shell says: without it every launched process compiles everything again.
+pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help demo venv dev test test-slow test-gpu lint fix docs clean
@@ -40,10 +41,10 @@ venv: $(CORE)  ## install the package into .venv, without running anything
 dev: $(DEV)  ## the same with what tests and lint need
 
 test: $(DEV)  ## the test suite, without the tests marked slow or gpu
-	@$(pytest) -n $(WORKERS) -m "not slow and not gpu" $(ARGS)
+	@$(pytest) -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(DEV)  ## the tests marked slow
-	@$(pytest) -n $(WORKERS) -m "slow and not gpu" $(ARGS)
+	@$(pytest) -n $(WORKERS) --dist loadfile -m "slow and not gpu" $(ARGS)
 
 test-gpu: $(DEV)  ## the tests marked gpu, which need a CUDA device
 	@$(pytest) -n 0 -m gpu $(ARGS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from nets import ATTACK, BUDGET, CASES, Jittered, build, case_id, conv, images, labels, some_of
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ def gradient(
     return outcome, [p.grad for p in student.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("case", ALONE, ids=case_id)
+@over("case", ALONE, ids=case_id)
 def test_micro_batches_have_the_gradient_of_the_batch(case: Any) -> None:
     method = build(*case)
     outcome, whole = gradient(method, 1)

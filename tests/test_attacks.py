@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from laws import over
 from nets import conv, generator, images, labels, linear, state
 from torch import Tensor, nn
 
@@ -16,9 +17,9 @@ from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
 from mmard.ops import ce, margin
 
-LOSSES = pytest.mark.parametrize("loss", [ce, margin], ids=["ce", "margin"])
-BATCHES = pytest.mark.parametrize("n", [1, 3, 8])
-SHAPES = pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 3, 3)], ids=lambda shape: f"rank{len(shape)}")
+LOSSES = over("loss", [ce, margin], ids=["ce", "margin"])
+BATCHES = over("n", [1, 3, 8])
+SHAPES = over("shape", [(12,), (3, 4), (2, 3, 3)], ids=lambda shape: f"rank{len(shape)}")
 EPS = {"linf": 8 / 255, "l2": 0.2, "l1": 0.09}
 CONV_NORMS = [Budget(EPS[norm], norm) for norm in NORMS]
 
@@ -73,8 +74,8 @@ def on_faces(x: Tensor) -> Tensor:
 @SHAPES
 @BATCHES
 @LOSSES
-@pytest.mark.parametrize("boxed", [False, True])
-@pytest.mark.parametrize("start", ["gaussian", "uniform", "none"])
+@over("boxed", [False, True])
+@over("start", ["gaussian", "uniform", "none"])
 def test_pgd_reaches_the_worst_case_of_a_linear_model_linf(
     shape: tuple[int, ...], n: int, loss: Callable[[Tensor, Tensor], Tensor], boxed: bool, start: str
 ) -> None:
@@ -90,7 +91,7 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model_linf(
 @SHAPES
 @BATCHES
 @LOSSES
-@pytest.mark.parametrize("start", ["gaussian", "uniform", "none"])
+@over("start", ["gaussian", "uniform", "none"])
 def test_pgd_reaches_the_worst_case_of_a_linear_model_l2(
     shape: tuple[int, ...], n: int, loss: Callable[[Tensor, Tensor], Tensor], start: str
 ) -> None:
@@ -121,8 +122,8 @@ def test_pgd_comes_near_the_worst_case_l2_where_the_box_cuts_the_ball(shape: tup
 @SHAPES
 @BATCHES
 @LOSSES
-@pytest.mark.parametrize("boxed", [False, True])
-@pytest.mark.parametrize("start", ["gaussian", "uniform", "none"])
+@over("boxed", [False, True])
+@over("start", ["gaussian", "uniform", "none"])
 def test_pgd_reaches_the_worst_case_of_a_linear_model_l1(
     shape: tuple[int, ...], n: int, loss: Callable[[Tensor, Tensor], Tensor], boxed: bool, start: str
 ) -> None:
@@ -136,7 +137,7 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model_l1(
 
 
 @BATCHES
-@pytest.mark.parametrize("classes", [2, 5])
+@over("classes", [2, 5])
 def test_fgsm_is_the_closed_form(n: int, classes: int) -> None:
     model, x, y, eps = linear((2, 3, 3), classes), on_faces(images(n)), labels(n, classes=classes), EPS["linf"]
     x_adv = fgsm(Budget(eps))(model, Untargeted(y, ce), x, Budget(eps))
@@ -295,9 +296,9 @@ def test_an_iterate_whose_prediction_is_a_nan_is_kept(restarts: int) -> None:
     assert objective.fooled(model(x_adv)).all()
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("start", ["uniform", "none"])
-@pytest.mark.parametrize("restarts", [1, 2])
+@over("norm", NORMS)
+@over("start", ["uniform", "none"])
+@over("restarts", [1, 2])
 def test_without_a_gradient_the_attack_stays_where_it_starts(norm: str, start: str, restarts: int) -> None:
     x, budget = images(3), Budget(0.05, norm)
     model = linear((2, 3, 3))
@@ -320,8 +321,8 @@ def test_of_a_tie_the_first_class_is_predicted_and_what_is_not_finite_is_misread
 # --- every attack by its spelling ---
 
 SPELLINGS = ("fgsm", "pgd-3", "pgd-3x2", "cw-3", "cw-4x3", "pgd-2@0.01")
-ALL_ATTACKS = pytest.mark.parametrize("spec", SPELLINGS)
-ALL_BUDGETS = pytest.mark.parametrize("budget", CONV_NORMS, ids=str)
+ALL_ATTACKS = over("spec", SPELLINGS)
+ALL_BUDGETS = over("budget", CONV_NORMS, ids=str)
 
 
 def test_the_common_tests_meet_every_kind_of_attack() -> None:
@@ -387,7 +388,7 @@ def test_an_attack_works_where_gradients_are_switched_off(spec: str, budget: Bud
 
 
 @ALL_BUDGETS
-@pytest.mark.parametrize("loss", [ce, margin])
+@over("loss", [ce, margin])
 def test_no_sample_of_an_attack_depends_on_its_neighbours(budget: Budget, loss: Callable[..., Tensor]) -> None:
     model, x, y = conv().eval(), images(6), labels(6)
     attack = PGD(5, budget.eps / 4, "none")
@@ -396,7 +397,7 @@ def test_no_sample_of_an_attack_depends_on_its_neighbours(budget: Budget, loss: 
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@over("dtype", [torch.float32, torch.bfloat16])
 @ALL_BUDGETS
 def test_an_attack_keeps_the_kind_of_its_numbers(budget: Budget, dtype: torch.dtype) -> None:
     model, x, y = conv().eval().to(dtype), images(4).to(dtype), labels(4)
@@ -424,7 +425,7 @@ def test_a_spelling_is_read(spec: str, label: str, attack: PGD) -> None:
     assert t.loss is (margin if "cw" in spec else ce)
 
 
-@pytest.mark.parametrize(
+@over(
     ("spec", "words"),
     [
         ("pdg-20", "did you mean 'pgd'"),

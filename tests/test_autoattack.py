@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from laws import over
 from reference_autoattack import CLASSES, STANDARD, Scene, in_double, reference_masks, scene_images, scene_labels
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from mmard.evaluation import journal
 from mmard.evaluation.evaluate import Measured, auto_attack
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "autoattack.json").read_text())
-CASES = pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"{c['norm']}-{c['eps']}")
+CASES = over("case", GOLDEN["cases"], ids=lambda c: f"{c['norm']}-{c['eps']}")
 LESS = {key: GOLDEN["effort"][key] for key in ("steps", "queries", "targets")}
 BATCH = GOLDEN["effort"]["batch_size"]
 
@@ -60,7 +61,7 @@ def test_together_as_the_authors_code(case: dict[str, object]) -> None:
 
 
 @CASES
-@pytest.mark.parametrize("name", STANDARD)
+@over("name", STANDARD)
 def test_alone_as_the_authors_code(case: dict[str, object], name: str) -> None:
     budget = Budget(case["eps"], case["norm"])
     results = attacked(budget, shortened(standard(budget, CLASSES), **LESS).only(name))

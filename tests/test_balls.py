@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from nets import generator
 from torch import Tensor
 
@@ -225,8 +226,8 @@ def test_no_step_of_the_same_length_rises_more_than_the_steepest(seed: int, norm
     torch.testing.assert_close(rise, dual)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("norm", NORMS)
+@over("dtype", DTYPES, ids=str)
+@over("norm", NORMS)
 def test_the_steepest_step_of_nothing_is_nothing(norm: str, dtype: torch.dtype) -> None:
     gradient = torch.zeros(3, 2, 2, dtype=dtype)
     gradient[1] = 1

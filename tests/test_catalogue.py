@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from laws import over
 from nets import (
     BUDGET,
     NONE,
@@ -33,7 +34,7 @@ from mmard.methods.mmard import MEASURES
 # --- the catalogue ---
 
 
-@pytest.mark.parametrize("name", METHODS)
+@over("name", METHODS)
 def test_a_method_bears_the_name_that_finds_it(name: str) -> None:
     method = build(name)
     assert method.name == name
@@ -43,7 +44,7 @@ def test_a_method_bears_the_name_that_finds_it(name: str) -> None:
     assert (method.inner is None) == (name in NONE)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@over("spec", SPECS)
 def test_a_composed_method_bears_its_whole_name_and_all_its_sources(spec: str) -> None:
     method = build(spec)
     assert method.name == spec
@@ -51,7 +52,7 @@ def test_a_composed_method_bears_its_whole_name_and_all_its_sources(spec: str) -
     assert ("IGDM" in method.source, "MMARD" in method.source) == ("igdm" in spec, "mmard" in spec)
 
 
-@pytest.mark.parametrize("name", [*METHODS, *PLUGINS])
+@over("name", [*METHODS, *PLUGINS])
 def test_the_parameters_of_a_method_are_those_of_its_function_without_the_host(name: str) -> None:
     found = parameters(name)
     make = METHODS.get(name) or PLUGINS[name]
@@ -71,7 +72,7 @@ def test_blanks_in_a_name_do_not_matter(spec: str) -> None:
     assert build(spec, {"mmard.guide": 0.0}).name == "rslad+mmard"
 
 
-@pytest.mark.parametrize(
+@over(
     ("spec", "words"),
     [
         ("rlsad", "did you mean 'rslad'"),
@@ -105,7 +106,7 @@ def test_a_plug_in_that_is_named_twice_is_refused(spec: str) -> None:
         build(spec)
 
 
-@pytest.mark.parametrize(
+@over(
     ("spec", "params", "words"),
     [
         ("rslad", {"rslad.alhpa": 0.5}, "did you mean 'rslad.alpha'"),
@@ -241,8 +242,8 @@ def test_the_measures_that_are_offered_can_be_built_and_tell_whether_they_couple
 # --- halves and compose ---
 
 
-@pytest.mark.parametrize("inner", [name for name in METHODS if name not in NONE])
-@pytest.mark.parametrize("outer", METHODS)
+@over("inner", [name for name in METHODS if name not in NONE])
+@over("outer", METHODS)
 def test_any_attack_goes_with_any_loss(inner: str, outer: str) -> None:
     if inner == "peeraid" != outer:
         with pytest.raises(Refused, match="an outer method that trains the network P"):

@@ -18,6 +18,7 @@ import suspects
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from suspects import honest
 from torch import Tensor, nn
 
@@ -73,7 +74,7 @@ TRICKS: list[tuple[type[suspects.Around], set[str], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("trick", "at_once", "by_attack"), TRICKS, ids=[trick.__name__ for trick, _, _ in TRICKS])
+@over(("trick", "at_once", "by_attack"), TRICKS, ids=[trick.__name__ for trick, _, _ in TRICKS])
 def test_a_known_trick_raises_its_marks_and_no_other(
     trick: type[suspects.Around], at_once: set[str], by_attack: set[str]
 ) -> None:
@@ -83,8 +84,8 @@ def test_a_known_trick_raises_its_marks_and_no_other(
     assert marks(thorough(model, images, BUDGET, known=known, first=SAMPLE)) == by_attack
 
 
-@pytest.mark.parametrize("budget", [BUDGET, Budget(1.0, "l2"), Budget(4.0, "l1")], ids=str)
-@pytest.mark.parametrize(
+@over("budget", [BUDGET, Budget(1.0, "l2"), Budget(4.0, "l1")], ids=str)
+@over(
     ("kind", "seed", "eps"),
     [("linear", 0, 0.0), ("conv", 0, 0.0), ("conv", 1, 0.1), ("mlp", 0, 0.0), ("mlp", 1, 0.15)],
 )
@@ -242,7 +243,7 @@ FIGURES = [
 IDS = [f"{weaker.score.attack}-{stronger.score.attack}" for _, weaker, stronger in FIGURES]
 
 
-@pytest.mark.parametrize(("check", "few", "many"), FIGURES, ids=IDS)
+@over(("check", "few", "many"), FIGURES, ids=IDS)
 def test_figures_the_wrong_way_round_are_marked(check: str, few: Measured, many: Measured) -> None:
     found = by_name(compared([few, many]))[check]
     assert found.suspicious
@@ -259,7 +260,7 @@ def test_figures_the_wrong_way_round_are_marked(check: str, few: Measured, many:
     assert [by_name(compared(other))[check].verdict for other in others] == ["skipped"] * len(others)
 
 
-@pytest.mark.parametrize(("check", "few", "many"), FIGURES, ids=IDS)
+@over(("check", "few", "many"), FIGURES, ids=IDS)
 def test_figures_the_right_way_round_pass(check: str, few: Measured, many: Measured) -> None:
     turned = [replace(m, mask=other.mask, score=replace(m.score, correct=int(other.mask.sum()))) for m, other in
               ((few, many), (many, few))]  # fmt: skip

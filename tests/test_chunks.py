@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from nets import ATTACK, BUDGET, CASES, VARIANTS, Jittered, build, case_id, conv, images, labels, same, some_of, state
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ def run(method: Method, ascent: Any = plain, n: int = 5, attack: Any = ATTACK, *
 # --- the same climb ---
 
 
-@pytest.mark.parametrize("case", ATTACKING, ids=case_id)
+@over("case", ATTACKING, ids=case_id)
 def test_slices_climb_as_the_batch_does(case: Any) -> None:
     whole, whole_gradient = run(build(*case))
     for size in (1, 3):

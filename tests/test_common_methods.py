@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
+from laws import over
 from nets import (
     CASES,
     COUPLED_HOSTS,
@@ -35,7 +35,7 @@ from mmard.methods import METHODS
 from mmard.methods.mmard import EDGES
 from mmard.training.fit import LOGGED, Validation
 
-EVERY = pytest.mark.parametrize(("spec", "params"), CASES, ids=map(case_id, CASES))
+EVERY = over(("spec", "params"), CASES, ids=map(case_id, CASES))
 
 LABEL_TERMS = {
     ("pgd_at", "adv"),
@@ -89,7 +89,7 @@ def test_terms_are_one_finite_number_for_each_sample(spec: str, params: Params) 
 
 
 @EVERY
-@pytest.mark.parametrize("progress", [0.01, 1.0])
+@over("progress", [0.01, 1.0])
 def test_the_declared_forwards_are_read_and_nothing_else(spec: str, params: Params, progress: float) -> None:
     method, b = made(spec, params), batch_of(logits(4), labels(4), progress)
     method.outer(b)
@@ -247,8 +247,8 @@ def test_a_formula_does_not_write_into_what_it_reads(spec: str, params: Params) 
 
 
 @EVERY
-@pytest.mark.parametrize("teacher", ["always wrong", "always right", "one class only"])
-@pytest.mark.parametrize("n", [1, 5])
+@over("teacher", ["always wrong", "always right", "one class only"])
+@over("n", [1, 5])
 def test_terms_and_gradients_are_finite_on_awkward_batches(spec: str, params: Params, teacher: str, n: int) -> None:
     method, views, y = made(spec, params), logits(n, spread=20.0), labels(n)
     answer = {"always wrong": (y + 1) % 3, "always right": y, "one class only": torch.zeros_like(y)}[teacher]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
+from laws import over
 from nets import (
     ATTACK,
     BUDGET,
@@ -34,7 +34,7 @@ from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.method import Method
 
-EVERY = pytest.mark.parametrize(("spec", "params"), CASES, ids=map(case_id, CASES))
+EVERY = over(("spec", "params"), CASES, ids=map(case_id, CASES))
 
 
 def weights_of(student: nn.Module) -> nn.Module:
@@ -181,7 +181,7 @@ def step_at(method: Method, count: int) -> Any:
     return step
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@over("spec", SPECS)
 def test_twenty_steps_lower_the_loss(spec: str) -> None:
     student, x, y = conv(), images(12), labels(12)
     method = build(spec, {"ciard.push": 0.0} if "ciard" in spec else {})  # what is pushed away has no floor

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from pydantic import ValidationError
 
 from mmard.errors import Refused
@@ -125,7 +126,7 @@ def test_the_host_is_the_method_under_the_plug_ins() -> None:
 
 
 # refusals -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
+@over(
     ("kind", "said", "words"),
     [
         (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytest
 import torch
+from laws import over
 from nets import (
     Params,
     build,
@@ -109,7 +109,7 @@ COSTS: tuple[tuple[str, Params, tuple[int, int, int], tuple[int, int, int]], ...
 )
 
 
-@pytest.mark.parametrize(
+@over(
     ("spec", "params", "of_student", "of_teacher"), COSTS, ids=[case_id((spec, params)) for spec, params, _, _ in COSTS]
 )
 def test_a_step_costs_what_it_must_and_no_pass_more(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import rank
 import torch
+from laws import over
 from nets import PAIRED, PLUGGED
 
 from mmard.errors import Refused
@@ -72,7 +73,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, to
     return [torch.load(out / f"{number}.pt", weights_only=True) for number in range(2)]
 
 
-@pytest.mark.parametrize("spec", specs())
+@over("spec", specs())
 def test_two_processes_equal_one(two, spec):
     alone = rank.taken(spec, None)
     for each in two:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from nets import (
     ATTACK,
     BUDGET,
@@ -67,7 +68,7 @@ def both(make: Any, x: Tensor, y: Tensor, **settings: Any) -> tuple[Step, Step]:
     return steps
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
+@over("case", CASES, ids=case_id)
 def test_every_method_trains_the_same(case: tuple[str, Params]) -> None:
     def make(engine: Engine) -> Step:
         return step_of(build(*case), conv(), engine=engine)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from little import CLASSES, SHAPE, matcher, net, picture_set, same, state
 from torch import Tensor, nn
 
@@ -64,9 +65,9 @@ def linear(seed: int = 0) -> nn.Sequential:
 
 
 # against closed forms -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("eps", [0.005, 0.02, 0.05])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("spec", ["fgsm", "pgd-20", "cw-20"])
+@over("eps", [0.005, 0.02, 0.05])
+@over("norm", ["linf", "l2"])
+@over("spec", ["fgsm", "pgd-20", "cw-20"])
 def test_a_linear_model_falls_where_its_margin_says(eps: float, norm: str, spec: str) -> None:
     """It survives exactly where the margin exceeds eps times the dual norm of the difference of its weights."""
     model, images, budget = linear(), grey_set(), Budget(eps, norm)

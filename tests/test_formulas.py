@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from nets import CASES, Params, batch_of, build, case_id, gradients, labels, logits, loss_of
 from papers import NP_INNERS, ORACLES, Array, Views, arrays_of, np_drift, np_gradient, np_loss
 
@@ -17,7 +17,7 @@ EXTRA: tuple[tuple[str, Params], ...] = (
     ("adaad+igdm+mmard", {"adaad.scale": 0.1, "mmard.measure": "match"}),
     ("kd+mmard", {"mmard.measure": "mi", "mmard.beta": 0.5}),
 )
-WRITTEN = pytest.mark.parametrize(("spec", "params"), [*CASES, *EXTRA], ids=map(case_id, [*CASES, *EXTRA]))
+WRITTEN = over(("spec", "params"), [*CASES, *EXTRA], ids=map(case_id, [*CASES, *EXTRA]))
 
 
 def np_params(params: Params) -> Params:
@@ -29,7 +29,7 @@ def np_params(params: Params) -> Params:
 
 
 @WRITTEN
-@pytest.mark.parametrize("progress", [0.2, 0.7])
+@over("progress", [0.2, 0.7])
 def test_the_gradient_of_every_loss_is_that_of_the_paper(spec: str, params: Params, progress: float) -> None:
     views, y = logits(4, seed=7), labels(4, seed=7)
     loss = loss_of(build(spec, params), views, y, progress)
@@ -61,8 +61,8 @@ def test_every_loss_is_that_of_the_paper(
     np.testing.assert_allclose(loss_of(build(spec, params), views, y, progress).item(), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("host", NP_INNERS)
-@pytest.mark.parametrize(
+@over("host", NP_INNERS)
+@over(
     ("plugin", "weight", "bounded", "drift"),
     [("", 0.0, False, "kl"), ("+mmard", 0.3, False, "kl"), ("+mmard", 2.0, True, "kl"), ("+mmard", 0.5, False, "ce")],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from nets import Logits, batch_of, build, gradients, loss_of
 
 from mmard.method import Method
@@ -36,7 +37,7 @@ def remembering(method: Method, memory: dict[str, Any]) -> Method:
     return method
 
 
-@pytest.mark.parametrize("row", GOLDEN["losses"], ids=lambda row: row["id"])
+@over("row", GOLDEN["losses"], ids=lambda row: row["id"])
 def test_the_loss_and_its_gradients_are_the_recorded_ones(row: dict[str, Any]) -> None:
     views = golden_logits()
     method = remembering(build(row["method"], row["params"]), row.get("memory", {}))
@@ -84,7 +85,7 @@ def test_ard_tends_to_the_recorded_limit_as_its_temperature_grows() -> None:
 INNERS = [(method, row) for row in GOLDEN["inner"] for method in row["methods"]]
 
 
-@pytest.mark.parametrize(("name", "row"), INNERS, ids=[f"{m}: {row['id']}" for m, row in INNERS])
+@over(("name", "row"), INNERS, ids=[f"{m}: {row['id']}" for m, row in INNERS])
 def test_the_attack_climbs_along_the_recorded_gradients(name: str, row: dict[str, Any]) -> None:
     inner, views = build(name).inner, golden_logits()
     assert inner is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from nets import ATTACK, BUDGET, CASES, build, case_id, conv, images, labels, some_of
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ EPOCHS = [(5, 0), (5, 1), (5, 2), (3, 3), (5, 4), (5, 5), (5, 6), (3, 7)]
 """Two epochs whose last batch is smaller."""
 
 
-@pytest.mark.parametrize("case", ATTACKING, ids=case_id)
+@over("case", ATTACKING, ids=case_id)
 def test_played_steps_are_the_plain_ones_to_the_bit(case: Any) -> None:
     graphs = Graphs(Rerun())
     some = [(5, 0), (5, 1), (3, 2), (5, 3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from laws import over
 from nets import (
     BUDGET,
     NONE,
@@ -76,11 +77,11 @@ def path(x: Tensor, n: int) -> list[Tensor]:
     return [(x + 0.02 * torch.randn(x.shape, generator=g, dtype=x.dtype)).clamp(0, 1) for _ in range(n)]
 
 
-HOSTS = pytest.mark.parametrize("host", [name for name in METHODS if name not in NONE])
+HOSTS = over("host", [name for name in METHODS if name not in NONE])
 
 
 @HOSTS
-@pytest.mark.parametrize("bounded", [False, True])
+@over("bounded", [False, True])
 def test_guidance_at_x_pulls_the_same_way_at_every_iterate(host: str, bounded: bool) -> None:
     student, x, y, iterates = conv().eval(), images(4), labels(4), path(images(4), 3)
     own = {"mmard.guide": 0.7, "mmard.drift": "ce", "mmard.teacher_every": 0, "mmard.bounded": bounded}
@@ -105,7 +106,7 @@ def test_a_drift_out_of_the_own_class_is_not_climbed_by_making_the_teacher_surer
 
 
 @HOSTS
-@pytest.mark.parametrize("guide", [0.0, 0.7])
+@over("guide", [0.0, 0.7])
 def test_the_student_is_driven_out_of_the_teachers_class_too(host: str, guide: float) -> None:
     student, x, y, iterates = conv().eval(), images(4), labels(4), path(images(4), 2)
     guided = {"mmard.guide": guide, "mmard.drift": "ce", "mmard.teacher_every": 0}
@@ -124,7 +125,7 @@ def test_the_student_is_driven_out_of_the_teachers_class_too(host: str, guide: f
 
 
 @HOSTS
-@pytest.mark.parametrize("bounded", [False, True])
+@over("bounded", [False, True])
 def test_guidance_adds_the_gradient_through_the_teacher(host: str, bounded: bool) -> None:
     student, x, y = conv().eval(), images(4), labels(4)
     guided = build(f"{host}+mmard", {"mmard.guide": 0.7, "mmard.bounded": bounded})
@@ -140,9 +141,9 @@ def test_guidance_adds_the_gradient_through_the_teacher(host: str, bounded: bool
     torch.testing.assert_close(grown[1], alone[1] + 0.7 * slope, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("host", ["rslad", "adaad", "kd"])
-@pytest.mark.parametrize("every", [2, 3])
-@pytest.mark.parametrize("bounded", [False, True])
+@over("host", ["rslad", "adaad", "kd"])
+@over("every", [2, 3])
+@over("bounded", [False, True])
 def test_between_refreshes_the_drift_is_its_first_order_model(host: str, every: int, bounded: bool) -> None:
     student, x, y = conv().eval(), images(4), labels(4)
     iterates = path(x, 5)

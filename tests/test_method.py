@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from nets import (
     CLASSES,
     SPECS,
@@ -171,7 +172,7 @@ def test_with_view_leaves_other_trained_networks_alone() -> None:
     assert host.with_view("x").forwards == {"S": ("x_adv", "x"), "P": ("x", "x_adv")}
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if "+" in spec])
+@over("spec", [spec for spec in SPECS if "+" in spec])
 def test_a_plug_in_keeps_the_order_of_its_host_and_is_quiet_about_the_rest(spec: str) -> None:
     plain, grown = build(spec.split("+")[0]), build(spec)
     own = plain.forwards["S"]

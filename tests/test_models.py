@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import over
 from safetensors.torch import load, save
 from settled import images, settle
 from torch import fx, nn
@@ -64,7 +65,7 @@ def test_the_battery_covers_every_row_of_the_table() -> None:
     assert {re.sub(r"(-\d+)+(?=-|$)", "", name) for name in ROWS} == set(MODELS)
 
 
-@pytest.mark.parametrize(("name", "shape", "num_classes"), BATTERY, ids=lambda v: str(v).replace(" ", ""))
+@over(("name", "shape", "num_classes"), BATTERY, ids=lambda v: str(v).replace(" ", ""))
 def test_battery(name: str, shape: tuple[int, int, int], num_classes: int) -> None:
     net = settle(build(name, num_classes=num_classes, image_shape=shape, seed=3), shape)
     check_logits(net, shape, num_classes, name)
@@ -98,7 +99,7 @@ def test_battery(name: str, shape: tuple[int, int, int], num_classes: int) -> No
     assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("name", sorted(GOLDEN))
+@over("name", sorted(GOLDEN))
 def test_parameter_count_is_the_published_one(name: str) -> None:
     with torch.device("meta"):
         assert parameter_count(build(name, num_classes=10, image_shape=(3, 32, 32))) == GOLDEN[name]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from laws import over
 from settled import images
 
 from mmard.errors import Refused
@@ -76,7 +77,7 @@ def test_a_function_of_somebody_elses_code_makes_a_network(strangers: None, func
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(
+@over(
     ("name", "words"),
     [
         ("no_such_package.part:f", "got No module named 'no_such_package'; is its folder on PYTHONPATH?"),

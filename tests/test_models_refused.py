@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from torch import Tensor, nn
 
 from mmard.errors import Refused
@@ -29,7 +30,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@over("name", REFUSED)
 def test_a_wrong_name_is_refused_with_the_right_one(name: str) -> None:
     with pytest.raises(Refused, match=re.escape(REFUSED[name])):
         build(name, num_classes=10, image_shape=(3, 32, 32))

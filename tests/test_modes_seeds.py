@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from nets import buffers, conv, images, same
 from torch import nn
 
@@ -110,7 +111,7 @@ def test_a_layer_that_sleeps_goes_on_sleeping_in_a_quiet_forward() -> None:
         assert torch.equal(model(x), expected)
 
 
-@pytest.mark.parametrize(
+@over(
     "layer",
     [
         nn.BatchNorm2d(2),
@@ -122,7 +123,7 @@ def test_a_layer_that_sleeps_goes_on_sleeping_in_a_quiet_forward() -> None:
     ],
     ids=["batch", "cumulative", "plain", "untracked", "instance", "instance-tracked"],
 )
-@pytest.mark.parametrize("training", [True, False])
+@over("training", [True, False])
 def test_every_normalisation_gives_the_same_output_quietly_and_moves_nothing(layer: nn.Module, training: bool) -> None:
     layer = layer.double().train(training)
     x = images(4)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from laws import over
 from nets import (
     BUDGET,
     NONE,
@@ -70,7 +71,7 @@ BY_CLASSES: dict[str, Params] = {
 difference of logits."""
 
 
-@pytest.mark.parametrize("name", METHODS)
+@over("name", METHODS)
 def test_1_no_loss_is_divided_by_the_number_of_classes(name: str) -> None:
     """Ten times as many classes, and nobody believes in the new ones: a mean over classes would fall to a tenth."""
     params = BY_CLASSES.get(name, {})
@@ -82,7 +83,7 @@ def test_1_no_loss_is_divided_by_the_number_of_classes(name: str) -> None:
 # --- 2. Step size and radius swapped or doubled ---
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKING if name != "trades"])
+@over("name", [name for name in ATTACKING if name != "trades"])
 def test_2_one_step_moves_every_pixel_by_the_step_size(name: str) -> None:
     x = images(4)
     x_adv = step_of(name, conv(), attack=PGD(1, 2 / 255, "none")).run(x, labels(4)).batch.adv.value
@@ -139,7 +140,7 @@ def test_3_the_teacher_says_the_same_before_and_after_training() -> None:
     assert all(torch.equal(weights[name], value) for name, value in teacher.state_dict().items())
 
 
-@pytest.mark.parametrize("spec", [*(name for name in METHODS if "T" in build(name).nets), "rslad+igdm+mmard"])
+@over("spec", [*(name for name in METHODS if "T" in build(name).nets), "rslad+igdm+mmard"])
 def test_3_a_teacher_that_was_left_in_train_mode_teaches_as_in_eval_mode(spec: str) -> None:
     x, y = images(6), labels(6)
     asleep, awake = (step_of(spec, conv(), conv(seed=4).train(mode)).run(x, y).loss for mode in (False, True))
@@ -204,7 +205,7 @@ def test_4_the_teacher_is_differentiated_in_the_attack_and_constant_in_the_loss(
     assert not torch.equal(step_of(method, conv(), Cut()).run(x, y).batch.adv.value, b.adv.value)
 
 
-@pytest.mark.parametrize("name", [n for n in ATTACKING if n not in ("adaad", "adaiad", "dgad", "saad")])
+@over("name", [n for n in ATTACKING if n not in ("adaad", "adaiad", "dgad", "saad")])
 def test_4_no_other_attack_depends_on_the_teachers_slope(name: str) -> None:
     teacher, x, y = conv(seed=4).eval(), images(4), labels(4)
 
@@ -240,8 +241,8 @@ def test_5_a_great_temperature_compares_centred_logits(name: str) -> None:
     assert loss(build(name, {f"{name}.tau": 1e3}), views, y).item() == pytest.approx(limit.item(), rel=0.01)
 
 
-@pytest.mark.parametrize("name", TEMPERED)
-@pytest.mark.parametrize("tau", [1.0, 5.0, 30.0])
+@over("name", TEMPERED)
+@over("tau", [1.0, 5.0, 30.0])
 def test_5_both_sides_are_tempered_so_the_best_student_is_the_teacher_at_any_temperature(name: str, tau: float) -> None:
     views, y = logits(6), labels(6)
     for point in ("x", "x_adv"):
@@ -256,7 +257,7 @@ def test_5_both_sides_are_tempered_so_the_best_student_is_the_teacher_at_any_tem
 # --- 6. In-place arithmetic and shared memory ---
 
 
-@pytest.mark.parametrize("name", METHODS)
+@over("name", METHODS)
 def test_6_nothing_that_a_step_is_given_or_hands_back_is_changed_behind_ones_back(name: str) -> None:
     x, y = images(4), labels(4)
     kept = x.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from laws import over
 from nets import (
     CASES,
     Jittered,
@@ -46,8 +47,8 @@ def test_7_gradient_matching_ramps_to_its_full_weight_in_the_last_epoch_of_any_r
     torch.testing.assert_close(doubled, 2 * last)
 
 
-@pytest.mark.parametrize("name", ["iad_i", "adaiad"])
-@pytest.mark.parametrize("epochs", [10, 20, 30, 100, 200, 300])
+@over("name", ["iad_i", "adaiad"])
+@over("epochs", [10, 20, 30, 100, 200, 300])
 def test_7_introspection_begins_after_three_tenths_of_the_run(name: str, epochs: int) -> None:
     """After 60 epochs of 200, that is in the one that a program counting from 0 calls 60."""
     shares = weight_of("self", name, {}, epochs)
@@ -92,7 +93,7 @@ VIEWS: dict[str, tuple[Params, set[str], set[str], set[str], set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("spec", VIEWS)
+@over("spec", VIEWS)
 def test_8_each_formula_reads_the_views_of_its_paper(spec: str) -> None:
     params, outer_s, outer_t, inner_s, inner_t = VIEWS[spec]
     method, views, y = build(spec, params), logits(4), labels(4)
@@ -159,7 +160,7 @@ PAIRS: dict[tuple[str, str], tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "term"), PAIRS)
+@over(("name", "term"), PAIRS)
 def test_8_each_distillation_term_vanishes_where_its_own_target_is_met(name: str, term: str) -> None:
     """It is enough that this one student view equals this one teacher view; all others are noise."""
     target, learner = PAIRS[name, term]
@@ -181,7 +182,7 @@ def test_8_labels_are_taught_on_the_view_of_the_paper(name: str, view: str) -> N
     torch.testing.assert_close(term, -weight * views[view].log_softmax(1).gather(1, y[:, None])[:, 0])
 
 
-@pytest.mark.parametrize("spec", [name for name in METHODS if "T" in build(name).nets])
+@over("spec", [name for name in METHODS if "T" in build(name).nets])
 def test_8_another_teacher_gives_another_gradient(spec: str) -> None:
     x, y, found = images(4), labels(4), []
     for seed in (4, 5):
@@ -196,7 +197,7 @@ def test_8_another_teacher_gives_another_gradient(spec: str) -> None:
 UNCOUPLED = [case for case in CASES if not build(*case).couples_batch]
 
 
-@pytest.mark.parametrize(("spec", "params"), UNCOUPLED, ids=map(case_id, UNCOUPLED))
+@over(("spec", "params"), UNCOUPLED, ids=map(case_id, UNCOUPLED))
 def test_9_two_shards_of_unequal_size_give_the_loss_of_the_whole(spec: str, params: Params) -> None:
     """A nominal batch size in a denominator would show in the small one."""
     x, y = images(7), labels(7)
@@ -207,7 +208,7 @@ def test_9_two_shards_of_unequal_size_give_the_loss_of_the_whole(spec: str, para
     torch.testing.assert_close(whole, (5 * large + 2 * small) / 7, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(("spec", "params"), CASES, ids=map(case_id, CASES))
+@over(("spec", "params"), CASES, ids=map(case_id, CASES))
 def test_9_a_batch_of_one_is_a_batch(spec: str, params: Params) -> None:
     student = conv()
     loss_of_one, terms = step_of(build(spec, params), student)(images(1), labels(1))

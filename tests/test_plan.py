@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from nets import NONE
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ def test_a_rarely_asked_teacher_costs_less() -> None:
     assert counted == passes(3, 0, 2, 0)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@over("spec", SPECS)
 def test_every_method_can_be_counted(spec: str) -> None:
     method = build(spec)
     counted = count_passes(method, 3)

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from laws import over
 from nets import (
     NONE,
     PAIRED,
@@ -95,19 +96,19 @@ def with_hosts(plugins: tuple[tuple[str, Params], ...]) -> list[tuple[str, str, 
     ]
 
 
-@pytest.mark.parametrize(("host", "plugin", "params"), with_hosts(OFF))
+@over(("host", "plugin", "params"), with_hosts(OFF))
 def test_a_plug_in_with_weight_zero_is_the_host_to_the_bit(host: str, plugin: str, params: Params) -> None:
     assert_same(twenty_steps(host + plugin, {**EARLY.get(host, {}), **params}, 1.0), host_alone(host, 1.0))
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@over("pair", PAIRS)
 def test_two_plug_ins_with_weight_zero_are_the_host_to_the_bit_in_either_order(pair: str) -> None:
     for host in PAIRED:
         params = {name: value for name, value in NOTHING.items() if name.split(".")[0] in pair.split("+")}
         assert_same(twenty_steps(host + pair, params, 1.0), host_alone(host, 1.0))
 
 
-@pytest.mark.parametrize(("host", "plugin", "params"), with_hosts(EVALUATED))
+@over(("host", "plugin", "params"), with_hosts(EVALUATED))
 def test_a_plug_in_that_is_computed_with_weight_zero_is_the_host_to_the_bit(
     host: str, plugin: str, params: Params
 ) -> None:
@@ -126,8 +127,8 @@ def test_the_twenty_steps_can_tell_a_difference() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(guided[1], expected[1], strict=True))
 
 
-@pytest.mark.parametrize("host", [name for name in METHODS if name not in NONE])
-@pytest.mark.parametrize("plugin", ["igdm", "mmard"])
+@over("host", [name for name in METHODS if name not in NONE])
+@over("plugin", ["igdm", "mmard"])
 def test_the_gradient_is_that_of_the_host_plus_the_weight_times_that_of_the_module(host: str, plugin: str) -> None:
     """Through the weights of a network with BatchNorm. The attack is the same, so the two can be compared."""
     unit = {f"{host}.scale": 0.1} if host in ("ard", "iad_i", "rslad", "adaad", "adaiad") else {}

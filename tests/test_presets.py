@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from nets import NONE, batch_of, labels, logits
 
 from mmard.job import recipe_of
@@ -45,7 +46,7 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 # schedules ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("row", GOLDEN, ids=name_of)
+@over("row", GOLDEN, ids=name_of)
 def test_the_schedule_is_that_of_the_released_code(row: dict[str, Any]) -> None:
     settings = settled(row["method"], row["preset"], row["data"])
     recipe = recipe_of(settings)
@@ -78,7 +79,7 @@ def test_every_preset_of_every_method_is_in_the_table() -> None:
     assert on <= {(row["preset"], row["method"], row["data"]) for row in GOLDEN}
 
 
-@pytest.mark.parametrize("row", GOLDEN, ids=name_of)
+@over("row", GOLDEN, ids=name_of)
 def test_a_shorter_run_keeps_its_drops_by_share(row: dict[str, Any]) -> None:
     recipe = recipe_of(settled(row["method"], row["preset"], row["data"], epochs=20))
     assert recipe.epochs == 20
@@ -97,7 +98,7 @@ def test_a_shorter_run_keeps_its_drops_by_share(row: dict[str, Any]) -> None:
     assert recipe.lr_at(0, 0, 1) == recipe.lr
 
 
-@pytest.mark.parametrize("row", GOLDEN, ids=name_of)
+@over("row", GOLDEN, ids=name_of)
 def test_saying_the_length_that_it_has_changes_nothing(row: dict[str, Any]) -> None:
     implicit = recipe_of(settled(row["method"], row["preset"], row["data"]))
     explicit = recipe_of(settled(row["method"], row["preset"], row["data"], epochs=row["epochs"]))
@@ -135,7 +136,7 @@ def test_ramps_are_whole_in_the_last_epoch(epochs: int) -> None:
 
 
 # scales ---------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
+@over(
     ("method", "data", "ratio"),
     [
         ("rslad", "cifar10", 0.1),

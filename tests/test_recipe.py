@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 
 from mmard.errors import Refused
 from mmard.training.recipe import SCHEDULES, Recipe
@@ -116,7 +117,7 @@ def test_lr_is_reached_and_the_schedules_end_where_they_say(case: tuple[Recipe, 
         assert set(found) == {recipe.lr}
 
 
-@pytest.mark.parametrize(
+@over(
     ("values", "words"),
     [
         ({"schedule": "steps"}, "did you mean 'step'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from laws import over
 from nets import generator, images
 from reference_autoattack import Scene, scene_images
 from torch import Tensor, nn
@@ -182,8 +183,8 @@ def test_the_side_follows_the_schedule_of_the_paper() -> None:
     assert {q: Square().side(q, x) for q in at} == at
 
 
-@pytest.mark.parametrize("norm", ["l2", "l1"])
-@pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13])
+@over("norm", ["l2", "l1"])
+@over("side", [1, 2, 3, 5, 8, 13])
 def test_pyramids(side: int, norm: str) -> None:
     lying, standing = (pyramids(side, turned, norm, torch.float64) for turned in (False, True))
     assert float((lying**2).sum() if norm == "l2" else lying.abs().sum()) == pytest.approx(1, abs=1e-12)

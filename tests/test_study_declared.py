@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 
 import mmard
 from mmard.errors import Refused
@@ -21,14 +22,14 @@ PACKAGE = Path(mmard.__file__).parent
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]
 
 
-@pytest.mark.parametrize("scale", ["S", "M", "L"])
-@pytest.mark.parametrize("study", names("studies"))
+@over("scale", ["S", "M", "L"])
+@over("study", names("studies"))
 def test_every_study_can_be_done_at_every_scale(study: str, scale: str) -> None:
     at = load_scale(scale)
     assert grid_of(load_study(study, at), at).rows
 
 
-@pytest.mark.parametrize(("study", "scale"), SHIPPED)
+@over(("study", "scale"), SHIPPED)
 def test_every_cell_of_what_is_shipped_can_be_built_and_comes_after_its_teachers(study: str, scale: str) -> None:
     where = load_scale(scale)
     grid = grid_of(load_study(study, where), where)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from torch import Tensor, nn
 
 import mmard
@@ -89,7 +90,7 @@ FAMILIES = {
 """One network of each set of keys, and a small one of the same keys."""
 
 
-@pytest.mark.parametrize(("wanted", "held"), [*permutations(FAMILIES, 2)])
+@over(("wanted", "held"), [*permutations(FAMILIES, 2)])
 def test_the_file_of_every_other_family_is_refused_with_its_own_name(wanted: str, held: str, little: None) -> None:
     teacher = find(OF_NETWORK[wanted])[0]
     with torch.device("meta"):  # keys and shapes are all that is looked at

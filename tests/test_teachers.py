@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import over
 from torch import Tensor, nn
 
 import mmard
@@ -152,7 +153,7 @@ COUNTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted({t.network for t in teachers()}))
+@over("name", sorted({t.network for t in teachers()}))
 def test_every_network_of_the_table_builds_in_its_published_size(name: str) -> None:
     with torch.device("meta"):
         net = build(name, num_classes=10, image_shape=(3, 32, 32))
@@ -166,8 +167,8 @@ FAMILIES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "module.1."])
-@pytest.mark.parametrize("name", FAMILIES)
+@over("prefix", ["", "module.", "module.1."])
+@over("name", FAMILIES)
 def test_a_state_dict_is_recognised(name: str, prefix: str) -> None:
     with torch.device("meta"):
         state = build(name, num_classes=17, image_shape=(3, 32, 32)).state_dict()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from laws import over
 from nets import Logits, batch_of, build, gradients, labels, logits
 from papers import Views, arrays_of, np_triangle
 from torch import Tensor
@@ -26,8 +27,8 @@ def edges(measure: str, views: Logits, **params: Any) -> dict[str, Tensor]:
     return {name: 3 * terms[name] for name in TRIANGLE}
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize(("n", "classes"), [(1, 3), (2, 2), (6, 3), (9, 10)])
+@over("measure", MEASURES)
+@over(("n", "classes"), [(1, 3), (2, 2), (6, 3), (9, 10)])
 def test_each_edge_is_what_numpy_says(measure: str, n: int, classes: int) -> None:
     views = logits(n, 5, classes)
     expected = np_triangle(Views(arrays_of(views), labels(n).numpy(), 1.0), measure)
@@ -37,8 +38,8 @@ def test_each_edge_is_what_numpy_says(measure: str, n: int, classes: int) -> Non
         np.testing.assert_allclose(found[name].mean().item(), value, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("name", TRIANGLE)
+@over("measure", MEASURES)
+@over("name", TRIANGLE)
 def test_an_edge_depends_on_its_two_corners_alone(measure: str, name: str) -> None:
     corners = {
         "tri_nat_adv": {"S.x", "S.x_adv"},

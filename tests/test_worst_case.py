@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
+from laws import over
 from nets import generator, images
 from test_fab import way_by_bisection
 from torch import Tensor, nn
@@ -57,9 +57,9 @@ def distances(model: Two, x: Tensor, y: Tensor, norm: str) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("batch", [1, 3, 8])
+@over("norm", NORMS)
+@over("name", ATTACKS)
+@over("batch", [1, 3, 8])
 def test_who_falls_is_known(name: str, norm: str, batch: int) -> None:
     model, x = Two(), images(24, seed=3, shape=SHAPE)
     y = model(x).argmax(1)
