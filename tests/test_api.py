@@ -30,12 +30,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mmard as package
-from mmard.api import Trained, distill, evaluate, train, training_step
+from mmard.api import Trained, check, distill, evaluate, examine, train, training_step
 from mmard.attacks import PGD
 from mmard.attacks.apgd import APGD
 from mmard.balls import Budget
 from mmard.batch import Batch, Terms
-from mmard.data import Splits, load
+from mmard.data import ImageSet, Splits, load
 from mmard.errors import Refused
 from mmard.method import Method, halves
 from mmard.methods import METHODS, adaad, ard, compose, igdm, mmard, pgd_at, rslad, trades
@@ -412,3 +412,128 @@ def test_every_method_can_be_trained_by_name(name: str) -> None:
     assert np.isfinite([value for key, value in epoch.items() if key not in ("kind", "best")]).all()
     assert Run.open("run").load_weights("best")[1]["num_classes"] == CLASSES
     assert isinstance(found.network(), nn.Module)
+
+
+# every entry ----------------------------------------------------------------------------------------------------------
+class Around(nn.Module):
+    """A network whose logits go through a function."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.net, self.change = net(), change
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.change(self.net(x))
+
+
+ENTRIES: dict[str, Any] = {
+    "evaluate": lambda m, images: evaluate(m, images, "fgsm", budget=BUDGET),
+    "evaluate, made on it": lambda m, images: evaluate(matcher(), images, "fgsm", budget=BUDGET, made_on=m),
+    "check": lambda m, images: check(m, images, budget=BUDGET),
+    "examine": lambda m, images: examine(m, images, "fgsm", budget=BUDGET, also="classes"),
+    "train": lambda m, images: train(m, data=(images, images), budget=BUDGET, **QUICK),
+    "distill": lambda m, images: distill(net(), m, data=(images, images), budget=BUDGET, **QUICK),
+    "training_step": lambda m, images: training_step(m, matcher(), budget=BUDGET)(images.x[:8] / 255, images.y[:8]),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_probes_its_network(entry: str) -> None:
+    for change, words in (
+        (lambda z: (z, z), "return the logits alone"),
+        (lambda z: z[:, :, None].squeeze(), "for one image; keep the first axis"),
+        (lambda z: z[:, :1], "expected logits"),
+        (lambda z: z.double(), "float32 logits"),
+    ):
+        with pytest.raises(Refused, match=words):
+            ENTRIES[entry](Around(change), picture_set(24))
+    with torch.inference_mode():
+        made = net()
+    with pytest.raises(Refused, match=r"made outside torch\.inference_mode"):
+        ENTRIES[entry](made, picture_set(24))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_decides_nothing(mode: Any, tmp_path: Path) -> None:
+    x, y = picture_set(24).x.float() / 255, picture_set(24).y
+    first, _ = training_step(net(), matcher(), budget=BUDGET)(x, y)
+    figures = [s.correct for s in evaluate(matcher(), picture_set(24), "pgd-3", budget=BUDGET)]
+    signs = [(f.check, f.verdict) for f in check(matcher(), picture_set(24), budget=BUDGET)]
+    student, step = net(), training_step(net(), matcher(), budget=BUDGET)
+    with mode():
+        images = ImageSet(picture_set(24).x.clone(), picture_set(24).y.clone(), tuple("abc"), "made there")
+        assert [s.correct for s in evaluate(matcher_outside, images, "pgd-3", budget=BUDGET)] == figures
+        assert [(f.check, f.verdict) for f in check(matcher_outside, images, budget=BUDGET)] == signs
+        loss, _ = step(x.clone(), y.clone())
+        done = train(student, data=(images, images), budget=BUDGET, out=tmp_path / "r", **QUICK)
+    loss.backward()
+    assert torch.equal(loss.detach(), first.detach())
+    assert done.position.finished
+
+
+matcher_outside = matcher()
+
+
+def test_sets_loaders_and_tensors_are_the_same_images(tmp_path: Path) -> None:
+    images = picture_set(30, 4)
+    pair = (images.x.float() / 255, images.y)
+    forms: list[Any] = [images, pair, (images.x, images.y.int()), DataLoader(TensorDataset(*pair), batch_size=7)]
+    figures = [[s.correct for s in evaluate(matcher(), form, "fgsm", budget=BUDGET)] for form in forms]
+    assert figures == figures[:1] * 4
+    one = train(net(), data=(images, pair), budget=BUDGET, out=str(tmp_path / "a"), **QUICK)
+    assert one.position.finished
+    # The last class has no image here, and the network an output for it.
+    first = images.y < 2
+    assert [s.n for s in evaluate(matcher(), (pair[0][first], pair[1][first]), "fgsm", budget=BUDGET)] == [20, 20]
+    with pytest.raises(Refused, match=r"images: expected images in \[0, 1\].*max 25\d"):
+        evaluate(matcher(), (pair[0] * 255, pair[1]), "fgsm", budget=BUDGET)
+    with pytest.raises(Refused, match=r"network: expected logits \(B, 4\)"):
+        evaluate(matcher(), (pair[0], pair[1] + 1), "fgsm", budget=BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, batch_size=0), "batch_size: .*got 0"),
+        (lambda: evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, batch_size=True), "batch_size: .*got True"),
+        (lambda: evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, processes=-1), "processes: .*1 or more"),
+        (lambda: evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, seed=0.5), "seed: expected a whole number"),
+        (lambda: evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, engine="quick"), "engine 'quick'"),
+        (lambda: check(matcher(), picture_set(9), budget=BUDGET, batch_size=-1), "batch_size: .*got -1"),
+        (lambda: examine(matcher(), picture_set(9), "fgsm", budget=BUDGET, batch_size=0), "batch_size"),
+        (lambda: evaluate(nn.Linear, picture_set(9), "fgsm", budget=BUDGET), "got a type; make one: it is a class"),
+        (lambda: train(None, data="digits"), "model: expected a module, a name or a path, got a NoneType"),
+        (lambda: train("cnn-4", data="digits", method=pgd_at), r"method: expected a name or a Method.*call it"),
+        (lambda: distill("cnn-4", [net()], data="digits"), "teacher T: expected a module.*got a list"),
+        (lambda: training_step(net(), matcher(), budget=BUDGET, steps=0), "steps: expected a whole number, 1 or more"),
+        (lambda: training_step(net(), "runs/t", budget=BUDGET), "network T: expected a module, got a str"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused_in_one_line(call: Any, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("y", "progress", "words"),
+    [
+        (torch.tensor([0, 1, 2, 3]), 1.0, "labels in 0..2, of 3 classes, got label 3 at image 3"),
+        (torch.tensor([0, 1, -100, 2]), 1.0, "label -100 at image 2"),
+        (torch.tensor([0, 1, 2, 0]), 1.5, r"progress in \[0, 1\], got 1.5"),
+        (torch.tensor([0, 1, 2, 0]), float("nan"), r"progress in \[0, 1\]"),
+    ],
+)
+def test_a_step_of_ones_own_knows_the_classes(y: torch.Tensor, progress: float, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        training_step(net(), method="pgd_at", budget=0.1)(torch.rand(4, 1, 4, 4), y, progress)
+
+
+def test_an_evaluation_keeps_its_records_if_told_to(tmp_path: Path) -> None:
+    evaluate(matcher(), picture_set(9), "fgsm,pgd-2", budget=BUDGET, out=str(tmp_path / "kept"))
+    records = Run(tmp_path / "kept").score_records()
+    assert sorted(r["attack"] for r in records) == ["clean", "fgsm", "pgd-2", "worst_of_fgsm,pgd-2"]
+    evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, made_on=net(), out=tmp_path / "kept")
+    assert len(Run(tmp_path / "kept").score_records()) > len(records)
+    (tmp_path / "file").touch()
+    with pytest.raises(Refused, match=r"out .*file: expected a folder to write to"):
+        evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, out=tmp_path / "file")

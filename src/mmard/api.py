@@ -1,18 +1,29 @@
-"""Training from Python: by names or with objects of your own, whole or a step for a loop of your own."""
+"""The Python side of the command line: training, whole or a step at a time, and judging networks.
+
+    trained = train("cnn-32", data="digits", method="trades")
+    result = distill("cnn-4", trained.run.path, data="digits", method="rslad+mmard")
+    scores = evaluate(result.network(), result.splits.test, ["pgd-20", "cw-30"], budget=0.15)
+
+The same settings under the same names, with objects where names will not do. Networks are probed, images and labels
+looked at, and numbers checked before any work begins. A caller under `torch.no_grad` or `torch.inference_mode` gets
+the same results: gradients are recorded inside in any case.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmard.balls import Budget, radius
+from mmard.batch import Terms
 from mmard.data import ImageSet, Splits
+from mmard.data.batches import Labelled, as_image_set
 from mmard.engine.twin import Engine
-from mmard.errors import Refused
+from mmard.errors import Refused, require
 from mmard.evaluation import checks
 from mmard.evaluation.columns import spelled
 from mmard.evaluation.examine import Keeper
@@ -25,13 +36,18 @@ from mmard.files import load_into
 from mmard.job import Job, Loaders, default_out, pair_of, prepare
 from mmard.method import Method
 from mmard.methods import compose
+from mmard.models import check_logits
+from mmard.modes import gradients
 from mmard.networks import GIVEN, load_network
 from mmard.run import Event, Run
 from mmard.settings import DistillSettings, Settings, TrainSettings
 from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
 
+__all__ = ["Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"]
+
 Observer = Callable[[Event], None]
+AnyNetwork = nn.Module | str | Path
 
 
 @dataclass
@@ -60,6 +76,7 @@ class Trained:
         return self.job.student.eval()
 
 
+@gradients()
 def train(
     model: str | nn.Module,
     *,
@@ -76,7 +93,8 @@ def train(
     Args:
         model: a name of `mmard.models.names()`, "package.module:function", or a module of your own that takes images
             (B, C, H, W) in [0, 1] and returns logits.
-        data: a name of `mmard.data.DATA` (with `data_dir=...`), `Splits`, or your own loaders (training, validation).
+        data: a name of `mmard.data.DATA` (with `data_dir=...`), `Splits`, or your own images to train on and to
+            validate on, each a DataLoader, an `ImageSet` or a tuple of two tensors.
         method: a name, plug-ins included, or a `Method`.
         budget: radius as a number or a fraction ("8/255") in the setting `norm`, or a `Budget`; the setting `eps` if
             not given.
@@ -90,10 +108,11 @@ def train(
         Interrupted: after Ctrl-C, with the run saved.
     """
     network = model if isinstance(model, nn.Module) else None
-    said = {**settings, "model": _label(model)}
+    said = {**settings, "model": _label(model, "model")}
     return _go(TrainSettings, said, data, method, budget, out, resume, observers, student=network)
 
 
+@gradients()
 def distill(
     student: str | nn.Module,
     teacher: str | Path | nn.Module | Mapping[str, str | Path | nn.Module | Sequence[str | Path]],
@@ -123,11 +142,16 @@ def distill(
     own = student if isinstance(student, nn.Module) else None
     by_letter = teacher if isinstance(teacher, Mapping) else {"T": teacher}
     modules = {letter: each for letter, each in by_letter.items() if isinstance(each, nn.Module)}
-    labels = {letter: _labels(each) for letter, each in by_letter.items()}
-    said = {**settings, "student": _label(student), "teacher": labels if isinstance(teacher, Mapping) else labels["T"]}
+    labels = {letter: _labels(each, f"teacher {letter}") for letter, each in by_letter.items()}
+    said = {
+        **settings,
+        "student": _label(student, "student"),
+        "teacher": labels if isinstance(teacher, Mapping) else labels["T"],
+    }
     return _go(DistillSettings, said, data, method, budget, out, resume, observers, student=own, teacher=modules)
 
 
+@gradients()
 def training_step(
     student: nn.Module,
     teacher: nn.Module | Mapping[str, nn.Module] | None = None,
@@ -144,7 +168,7 @@ def training_step(
     """One step for a loop of your own: `loss, terms = step(x, y)`, then you call backward and the optimiser.
 
     Args:
-        student: in the mode that you train it in; takes images in [0, 1].
+        student: in the mode that you train it in; takes images in [0, 1]. All networks are probed at the first call.
         teacher: left as it is; None for methods without one, a mapping by letter for methods with several.
         peer: trained beside the student, for methods that train one.
         method: a name, plug-ins included, or a `Method`.
@@ -153,15 +177,35 @@ def training_step(
         seed: of the attack's random starts.
         engine: what the attack calls: "fast", twins of the networks, or "plain", the networks themselves.
         precision: of the twins: "fp32", "bf16" or "auto".
+
+    Raises:
+        Refused: for anything wrong; by the step itself for networks that do not fit its first batch, and for any batch
+            whose images or labels are not what they must be.
     """
-    made = method if isinstance(method, Method) else compose(method)
+    _whole(1, steps=steps)
+    _whole(None, seed=seed)
+    made = compose(method) if isinstance(method, str) else _method(method)
     ball = Budget.of(budget)
     step = None if step_size is None else radius(step_size)
-    nets = {"S": student, **({"T": teacher} if isinstance(teacher, nn.Module) else teacher or {})}
+    nets = {"S": student, **({"T": teacher} if not isinstance(teacher, Mapping | None) else teacher or {})}
     if peer is not None:
         nets["P"] = peer
+    for letter, net in nets.items():
+        require(isinstance(net, nn.Module), f"network {letter}", expected="a module", got=f"a {type(net).__name__}")
     attack = made.attack(ball, steps, step, made.start)
-    return Step(made, nets, attack, ball, seed, engine=Engine(engine, precision))
+    return _OwnLoop(made, nets, attack, ball, seed, engine=Engine(engine, precision))
+
+
+class _OwnLoop(Step):
+    """A step whose networks are probed with the shape of the first batch."""
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float = 1.0) -> tuple[Tensor, Terms]:
+        if self.classes is None and isinstance(x, Tensor) and x.ndim == 4:
+            classes, (_, c, h, w) = None, x.shape
+            for letter, net in self.nets.items():
+                classes = check_logits(net, (c, h, w), classes, f"network {letter}", trained=letter in self.trained)
+            self.classes = classes
+        return super().__call__(x, y, progress)
 
 
 def _go(
@@ -176,6 +220,8 @@ def _go(
     student: nn.Module | None,
     teacher: Mapping[str, nn.Module] | None = None,
 ) -> Trained:
+    if not isinstance(method, str):
+        method = _method(method)
     said["data"] = data if isinstance(data, str) else f"{GIVEN}{type(data).__name__}"
     if budget is not None:
         ball = {"eps": budget.eps, "norm": budget.norm} if isinstance(budget, Budget) else {"eps": radius(budget)}
@@ -209,27 +255,89 @@ def _go(
     return Trained(run, job.train(run, observers), job)
 
 
-def _labels(networks: str | Path | nn.Module | Sequence[str | Path]) -> str | list[str]:
-    if isinstance(networks, str | Path | nn.Module):
-        return _label(networks)
-    return [str(each) for each in networks]
+def _method(method: object) -> Method:
+    mend = "call it, as in mmard.rslad()" if callable(method) and not isinstance(method, Method) else ""
+    require(
+        isinstance(method, Method), "method", expected="a name or a Method", got=f"a {type(method).__name__}", mend=mend
+    )
+    assert isinstance(method, Method)
+    return method
 
 
-def _label(network: str | Path | nn.Module) -> str:
+def _labels(networks: AnyNetwork | Sequence[str | Path], who: str) -> str | list[str]:
+    if isinstance(networks, list | tuple) and networks and all(isinstance(each, str | Path) for each in networks):
+        return [str(each) for each in networks]
+    return _label(networks, who)
+
+
+def _label(network: object, who: str) -> str:
+    if not isinstance(network, str | Path | nn.Module):
+        mend = "make one: it is a class" if isinstance(network, type) else ""
+        raise Refused(who, expected="a module, a name or a path", got=f"a {type(network).__name__}", mend=mend)
     return f"{GIVEN}{type(network).__name__}" if isinstance(network, nn.Module) else str(network)
 
 
-# judging --------------------------------------------------------------------------------------------------------------
-# Judging networks from Python: accuracies under attacks, suspicion checks, what lies behind the figures.
+def _whole(least: int | None, **numbers: object) -> None:
+    """Refuse what is no whole number, or too small."""
+    for name, value in numbers.items():
+        holds = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+        expected = "a whole number" if least is None else f"a whole number, {least} or more"
+        require(holds, name, expected=expected, got=repr(value))
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A network that was probed on images, a line on its weights, and its run if it has one."""
+
+    module: nn.Module
+    images: ImageSet
+    which: str
+    run: Run | None
+
+
+def _judged(model: AnyNetwork, data: Labelled, which: str = "best", who: str = "network") -> _Judged:
+    images = as_image_set(data, "images")
+    _label(model, who)
+    run = None
+    if isinstance(model, nn.Module):
+        module, which = model, "given"
+    else:
+        run = Run.open(model) if Path(model).is_dir() else None
+        classes = images.num_classes if isinstance(data, ImageSet) else None
+        shape: dict[str, Any] = {"num_classes": classes, "image_shape": images.image_shape}
+        found = load_network(str(model), **shape, which=which, who=who)
+        module, which = found.module, which if run is not None else found.source
+    if not isinstance(data, ImageSet):
+        # Classes were counted by their labels, and the last ones may have no image.
+        outputs = check_logits(module, images.image_shape, None, who)
+        if outputs > images.num_classes:
+            images = replace(images, classes=tuple(map(str, range(outputs))))
+    check_logits(module, images.image_shape, images.num_classes, who)
+    return _Judged(module, images, which, run)
+
+
+def _keeper(out: str | Path | None) -> Keeper:
+    if out is None:
+        return Keeper(None)
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"out {out}", expected="a folder to write to", got=error.strerror or str(error)) from error
+    return Keeper(Run(folder))
+
+
+@gradients()
 def evaluate(
-    model: nn.Module | str | Path,
-    images: ImageSet,
+    model: AnyNetwork,
+    images: Labelled,
     attacks: str | Sequence[str],
     *,
     budget: Budget | str | float,
-    made_on: nn.Module | str | Path | None = None,
+    made_on: AnyNetwork | None = None,
+    which: str = "best",
+    split: str | None = None,
+    out: str | Path | None = None,
     seed: int = 0,
     batch_size: int = 250,
     processes: int = 1,
@@ -241,50 +349,48 @@ def evaluate(
         model: a module that takes images in [0, 1], a run folder, a file of weights that mmard wrote, or an ONNX file,
             which has no gradient: "square" alone, or anything with `made_on`. A run folder keeps the verdicts of
             AutoAttack so far; the same call made again goes on from there.
-        images: e.g. `load("digits").test`.
+        images: e.g. `load("digits").test`, a DataLoader, or a tuple of images and labels.
         attacks: short spellings, e.g. ["pgd-20", "cw-30"] or "pgd-20,cw-30"; "aa" is AutoAttack, "usual" a group of
             columns (`mmard attacks`).
         budget: radius as a number or a fraction, or a `Budget`.
         made_on: another network, on which the attacks are made: a figure of transfer.
+        which: "best" or "last" weights of a run folder.
+        split: what the images are, for the records; their origin if not given.
+        out: a folder to keep the records in, each as soon as it is known. It may be the run's own.
         seed, batch_size: what random starts depend on.
         processes: how many share the work; a script that asks for more than one must hide its calls behind
             `if __name__ == "__main__":`, as spawned processes import it.
         engine: what the attacks ask: "fast", a twin of the network (docs/engine.md), or "plain", the network itself,
             which gives every verdict in any case. Attacks made on another network ask that network itself.
+
+    Raises:
+        Refused: for anything wrong, before the first attack.
     """
-    folder = None
-    wanted: dict[str, Any] = {"num_classes": images.num_classes, "image_shape": images.image_shape}
-    if not isinstance(model, nn.Module):
-        folder = Run.open(model).autoattack if Path(model).is_dir() else None
-        model = load_network(str(model), **wanted).module
-    specs = spelled(attacks, Budget.of(budget))
+    _whole(1, batch_size=batch_size, processes=processes)
+    _whole(None, seed=seed)
+    Engine(engine)
+    ball = Budget.of(budget)
+    specs = spelled(attacks, ball)
+    net = _judged(model, images, which)
+    keep = _keeper(out)
+    how: dict[str, Any] = {"split": split or net.images.origin, "which": net.which, "seed": seed}
+    how["batch_size"] = batch_size
     if made_on is not None:
-        if isinstance(made_on, nn.Module):
-            source = Source(made_on, f"{GIVEN}{type(made_on).__name__}")
-        else:
-            found = load_network(str(made_on), **wanted, who="source")
-            source = Source(found.module, found.source)
-        every: dict[str, Any] = {"split": images.origin, "which": "given", "seed": seed, "batch_size": batch_size}
-        return [m.score for m in measure_transfer(model, source, images, specs, Budget.of(budget), **every)]
-    measured = measure(
-        model,
-        images,
-        specs,
-        Budget.of(budget),
-        split=images.origin,
-        which="given",
-        seed=seed,
-        batch_size=batch_size,
-        folder=folder,
-        processes=processes,
-        engine=engine,
-    )
-    return [m.score for m in measured]
+        other = _judged(made_on, net.images, who="source")
+        name = _label(made_on, "source") if other.which == "given" else Path(str(made_on)).name
+        for measured in measure_transfer(net.module, Source(other.module, name), net.images, specs, ball, **how):
+            keep.score(measured)
+    else:
+        how |= {"folder": net.run.autoattack if net.run else None, "processes": processes, "engine": engine}
+        found = measure(net.module, net.images, specs, ball, **how, finished=keep.score)
+        keep.measured = found
+    return [m.score for m in keep.measured]
 
 
+@gradients()
 def check(
-    model: nn.Module | str | Path,
-    images: ImageSet,
+    model: AnyNetwork,
+    images: Labelled,
     *,
     budget: Budget | str | float,
     thorough: bool = False,
@@ -300,14 +406,16 @@ def check(
 
     Returns:
         One finding for each check of docs/checks.md that was made or had to be skipped.
+
+    Raises:
+        Refused: for anything wrong, before the first check. `examine(..., also="checks", out=...)` keeps records.
     """
-    if not isinstance(model, nn.Module):
-        model = load_network(str(model), num_classes=images.num_classes, image_shape=images.image_shape).module
-    ball = Budget.of(budget)
-    known = checks.cheap(model, images, ball, seed=seed, batch_size=batch_size)
-    if not thorough:
-        return known
-    return [*known, *checks.thorough(model, images, ball, known=known, seed=seed, batch_size=batch_size)]
+    _whole(1, batch_size=batch_size)
+    _whole(None, seed=seed)
+    ball, net = Budget.of(budget), _judged(model, images)
+    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+    known = checks.cheap(net.module, net.images, ball, **how)
+    return [*known, *checks.thorough(net.module, net.images, ball, known=known, **how)] if thorough else known
 
 
 @dataclass(frozen=True)
@@ -325,14 +433,15 @@ class Examined:
     left_out: tuple[str, ...]
 
 
+@gradients()
 def examine(
-    model: nn.Module | str | Path,
-    images: ImageSet,
+    model: AnyNetwork,
+    images: Labelled,
     attacks: str | Sequence[str],
     *,
     budget: Budget | str | float,
     also: str | Sequence[str] = "all",
-    teacher: nn.Module | str | Path | None = None,
+    teacher: AnyNetwork | None = None,
     which: str = "best",
     split: str | None = None,
     out: str | Path | None = None,
@@ -355,48 +464,30 @@ def examine(
     Raises:
         Refused: for anything wrong, before the first attack.
     """
-    ball, run = Budget.of(budget), None
-    if isinstance(model, nn.Module):
-        network, source = model, "given"
-    else:
-        run = Run.open(model) if Path(model).is_dir() else None
-        found = load_network(str(model), num_classes=images.num_classes, image_shape=images.image_shape, which=which)
-        network, source = found.module, which if run is not None else found.source
+    _whole(1, batch_size=batch_size, processes=processes)
+    _whole(None, seed=seed)
+    Engine(engine)
+    ball = Budget.of(budget)
     names, everything = read_also(also)
     specs = spelled(attacks, ball)
-    pair = pair_of(run, network, images, teacher, names, must="boundary" in names and not everything)
-    look = wanted(
-        names, network, specs, ball, images.num_classes, teacher=pair.teacher, own=pair.own, everything=everything
-    )
-    keep = Keeper(None if out is None else Run(Path(out)))
+    net = _judged(model, images, which)
+    pair = pair_of(net.run, net.module, net.images, teacher, names, must="boundary" in names and not everything)
+    asked: dict[str, Any] = {"teacher": pair.teacher, "own": pair.own, "everything": everything}
+    look = wanted(names, net.module, specs, ball, net.images.num_classes, **asked)
+    keep = _keeper(out)
     examined = _examine(
-        network,
-        images,
+        net.module,
+        net.images,
         specs,
         ball,
         look,
         keep,
-        split=images.origin if split is None else split,
-        which=source,
+        split=split or net.images.origin,
+        which=net.which,
         seed=seed,
         batch_size=batch_size,
-        folder=run.autoattack if run is not None else None,
+        folder=net.run.autoattack if net.run else None,
         processes=processes,
         engine=engine,
     )
     return Examined([m.score for m in examined], keep.found, (*look.left_out, *pair.notes))
-
-
-# api ------------------------------------------------------------------------------------------------------------------
-# The Python side of the command line.
-#
-#     trained = train("cnn-32", data="digits", method="trades")
-#     result = distill("cnn-4", trained.run.path, data="digits", method="rslad+mmard")
-#     scores = evaluate(result.network(), result.splits.test, ["pgd-20", "cw-30"], budget=0.15)
-#
-# The same settings under the same names, with objects where names will not do.
-#
-#     training.py    train, distill, training_step      judging.py     evaluate, check, examine
-
-
-__all__ = ["Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"]

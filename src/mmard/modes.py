@@ -12,6 +12,13 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @contextmanager
+def gradients() -> Iterator[None]:
+    """Gradients are recorded inside, whatever `torch.no_grad` or `torch.inference_mode` the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Every submodule in eval mode inside; every submodule's own flag restored outside.
 

@@ -71,12 +71,12 @@ def network_facts(name: str, module: nn.Module, images: ImageSet) -> dict[str, A
 
 
 def load_network(
-    spec: str,
+    spec: str | Path,
     *,
     num_classes: int | None = None,
     image_shape: tuple[int, ...] | None = None,
     which: str = "best",
-    weights: str | None = None,
+    weights: str | Path | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     who: str = "network",
@@ -98,6 +98,7 @@ def load_network(
     Raises:
         Refused: if nothing is there, or it was trained for other classes or images, or the weights do not fit.
     """
+    spec, weights = str(spec), None if weights is None else str(weights)
     path = Path(spec)
     if weights is None and (mean is not None or std is not None):
         mend = "what a run, a file or a function brings has its normalisation inside"
@@ -148,7 +149,7 @@ def refuse_nowhere(spec: str, who: str = "network") -> None:
 
 
 def load_teacher(
-    specs: str | Sequence[str],
+    specs: str | Path | Sequence[str | Path],
     *,
     num_classes: int | None = None,
     image_shape: tuple[int, ...] | None = None,
@@ -168,7 +169,7 @@ def load_teacher(
         Refused: if one of them cannot be had.
     """
     wanted: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape, "which": which, "who": "teacher"}
-    specs = (specs,) if isinstance(specs, str) else specs
+    specs = (specs,) if isinstance(specs, str | Path) else specs
     if len(specs) == 1:
         return load_network(specs[0], weights=None if weights is None else str(weights), **wanted)
     if weights is not None:

@@ -47,6 +47,10 @@ class ImageSet:
     on_disk: bool = False
 
     def __post_init__(self) -> None:
+        with torch.inference_mode(False):  # tensors made under it could not be saved for a backward
+            for name in ("x", "y"):
+                if getattr(self, name).is_inference():
+                    object.__setattr__(self, name, getattr(self, name).clone())
         x, y = self.x, self.y
         if x.dtype != torch.uint8 or x.ndim != 4 or 0 in x.shape[1:]:
             raise Refused(self.origin, expected="images uint8 (N, C, H, W)", got=f"{x.dtype} {tuple(x.shape)}")

@@ -22,6 +22,7 @@ from torch import nn
 
 from mmard.attacks import Trial
 from mmard.balls import Budget
+from mmard.data.batches import Labelled, as_image_set
 from mmard.data.image_set import ImageSet
 from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused, needs_extra
@@ -29,8 +30,8 @@ from mmard.evaluation.evaluate import Measured, Progress
 from mmard.evaluation.score import wilson
 from mmard.evaluation.transfer import Source, transfer
 from mmard.files import FACTS, weights_hash, write_whole
-from mmard.models import cause
-from mmard.modes import evaluating
+from mmard.models import cause, check_logits
+from mmard.modes import evaluating, gradients
 
 OPSET = 20
 """Of the standard operators. onnxruntime reads it since 1.17."""
@@ -70,9 +71,10 @@ class Parity:
         return wilson(self.correct_exported, self.n)
 
 
+@gradients()
 def export_onnx(
     module: nn.Module,
-    path: Path,
+    path: str | Path,
     image_shape: tuple[int, int, int],
     *,
     facts: Mapping[str, Any] | None = None,
@@ -90,6 +92,7 @@ def export_onnx(
     Raises:
         Refused: if the packages of the extra `onnx` are missing, or the network cannot be exported.
     """
+    path = Path(path)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise needs_extra(package, "onnx", f"export to {path.name}")
@@ -131,14 +134,26 @@ def export_onnx(
     write_whole(path, lambda temporary: onnx.save(model, str(temporary)))
 
 
+@gradients()
 def export_checked(
-    module: nn.Module, path: Path, images: ImageSet, *, facts: Mapping[str, Any] | None = None, opset: int = OPSET
+    module: nn.Module,
+    path: str | Path,
+    images: Labelled,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    opset: int = OPSET,
 ) -> Parity:
     """As `export_onnx`, but only a file that does what the network does on these images gets its name.
+
+    Args:
+        images: a set, a DataLoader, or a tuple of images and labels.
 
     Raises:
         Refused: as `export_onnx`; and if a predicted class differs, or a logit by more than rounding.
     """
+    path, images = Path(path), as_image_set(images, "images")
+    if not getattr(module, "black_box", False):
+        check_logits(module, images.image_shape, None, f"export to {path.name}")
     whole: list[Parity] = []
 
     def write(temporary: Path) -> None:

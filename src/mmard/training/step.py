@@ -23,7 +23,7 @@ from mmard import seeds
 from mmard.attacks import Attack
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point, Terms
-from mmard.data.batches import check_images
+from mmard.data.batches import check_images, check_labels
 from mmard.engine.ascent import (
     Ascent,
     Climber,
@@ -40,7 +40,7 @@ from mmard.engine.ascent import (
 from mmard.engine.twin import PLAIN, Engine, Twins
 from mmard.errors import Refused, require
 from mmard.method import Method
-from mmard.modes import evaluating, frozen, kept_random_state, kept_state, quiet_statistics
+from mmard.modes import evaluating, frozen, gradients, kept_random_state, kept_state, quiet_statistics
 from mmard.training.ranks import Ranks
 
 # ahead ----------------------------------------------------------------------------------------------------------------
@@ -209,6 +209,7 @@ class Step:
 
     Attributes:
         count: number of steps taken, which addresses the random start of the next.
+        classes: what labels are held against by a call; None where that is not known.
 
     Raises:
         Refused: if a network that the method reads is missing, or the attack's step jumps across the budget's ball.
@@ -250,6 +251,7 @@ class Step:
         # What ties the images of a batch together in the attack can only be run the plain way.
         self.ascent = plain if why_whole(method) else ascent
         self.count = 0
+        self.classes: int | None = None
         self.twins = Twins(engine, self.nets, self.trained, self._as_they_are())
         self._moved = Moved()
         self.ranks = ranks
@@ -284,24 +286,18 @@ class Step:
             progress: 1-based epoch divided by the number of epochs; ramps and late terms read it.
 
         Raises:
-            Refused: for images that are not float or not in [0, 1], and for labels that are not integers or none of the
-                network's classes.
+            Refused: for images that are not float or not in [0, 1], labels that are not integers or not of a class, and
+                a batch on another device than the networks.
         """
-        y = _checked_labels(x, y)
-        try:
-            outcome = self.run(x, y, progress)
-        except (IndexError, RuntimeError):
-            self._refuse_labels_beyond(x, y)
-            raise
+        where = "training step"
+        check_images(x, where)
+        check_labels(y, len(x), self.classes, where)
+        require(0 <= progress <= 1, where, expected="progress in [0, 1]", got=progress)
+        with gradients():
+            # Cloned where it was made under inference_mode, as such tensors cannot be saved for a backward.
+            x, y = (each.clone() if each.is_inference() else each for each in (x, y))
+            outcome = self.run(x, y.to(x.device, torch.int64), progress)
         return outcome.loss, outcome.terms
-
-    def _refuse_labels_beyond(self, x: Tensor, y: Tensor) -> None:
-        """Refuse labels for which the student has no output; asked when a step has failed."""
-        with evaluating(self.nets["S"]), torch.no_grad():
-            classes = self.nets["S"](x[:1].clone()).shape[1]
-        mend = "do labels begin at 0?" if y.amax() == classes else ""
-        got = f"label {int(y.amax())}"
-        require(bool(y.amax() < classes), "training step", expected=f"labels below {classes}", got=got, mend=mend)
 
     def run(self, x: Tensor, y: Tensor, progress: float = 1.0, known: Mapping[str, Tensor] | None = None) -> Outcome:
         """Like calling, and hands back the batch with its predictions as well.
@@ -456,17 +452,6 @@ class Step:
                 tuned[f"{letter}_tuned"].put(point, logits)
                 batch.nets[letter].put(point, logits.detach())
         return batch
-
-
-def _checked_labels(x: Tensor, y: Tensor) -> Tensor:
-    """The labels (B,) as int64 beside their images; refuses either if it is wrong by itself."""
-    where = "training step"
-    check_images(x, where)
-    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-    got = f"{y.dtype} {tuple(y.shape)}"
-    require(whole and y.shape == (len(x),), where, expected=f"integer labels ({len(x)},)", got=got, mend="not one-hot")
-    require(bool((y >= 0).all()), where, expected="labels from 0 on", got=f"label {int(y.min())}")
-    return y.to(x.device, torch.int64)
 
 
 # accumulation ---------------------------------------------------------------------------------------------------------
