@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmard.tables.statistics import deviation, difference, mean_interval, t_95
+from mmard.tables.statistics import Difference, deviation, difference, holm, mean_interval, t_95, t_tail
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
@@ -105,3 +106,51 @@ def test_the_interval_over_images_covers_the_truth() -> None:
 def test_one_value_has_no_deviation() -> None:
     assert deviation([0.5]) is None
     assert deviation([0.4, 0.6]) == pytest.approx(math.sqrt(0.02))
+
+
+def test_tails_of_student_and_holm_are_those_of_scipy_and_of_his_paper() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for degrees in (1, 2, 3, 4, 5, 8, 9, 30):
+        for t in (0.0, 0.3, 1.0, 2.5, 7.0, 50.0):
+            assert t_tail(-t, degrees) == pytest.approx(2 * stats.t.sf(t, degrees), abs=1e-9)
+    # Rejected one after the other from the smallest, at 0.05 over what is left; 0.04 stops what comes behind it.
+    assert holm([0.04, 0.01, 0.02, 0.005]) == pytest.approx([0.04, 0.03, 0.04, 0.02])
+    assert holm([0.03, 0.04, 0.3]) == pytest.approx([0.09, 0.09, 0.3])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("spread", "apart"), [(0.05, 0.0), (0.05, 0.3), (0.0, 0.4)])
+def test_an_interval_over_seeds_and_images_covers_what_other_seeds_and_images_give(spread: float, apart: float) -> None:
+    """Either part alone misses too often where both vary; 95 % of intervals should cover, and a little more do."""
+    rng, n, seeds, times = np.random.default_rng(0), 200, 4, 400
+    covered = alone = 0
+    for _ in range(times):
+        # Of an image, how much likelier one side reads it rightly than the other, whatever the seed.
+        gain = 0.03 + apart * rng.choice([-1.0, 1.0], n)
+        sides: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
+        for seed in range(seeds):
+            level = 0.5 + rng.normal(0, spread)
+            draw = rng.random((2, n))
+            sides[0][seed], sides[1][seed] = draw[0] < level + gain, draw[1] < 0.5
+        ours, theirs = ({seed: float(mask.mean()) for seed, mask in side.items()} for side in sides)
+        gap = difference(ours, theirs, *sides)
+        assert gap.half is not None
+        assert gap.over_images is not None
+        assert gap.half == pytest.approx(math.hypot(gap.over_seeds or 0.0, gap.over_images))
+        covered += abs(gap.mean - 0.03) < gap.half
+        alone += abs(gap.mean - 0.03) < gap.over_images
+    assert covered / times > 0.93
+    if spread > 0:
+        assert alone / times < 0.9
+
+
+@pytest.mark.parametrize("images", [None, 0.01, 0.03])
+def test_a_p_value_is_a_twentieth_where_the_interval_ends(images: float | None) -> None:
+    gap = Difference(0.02, images, 0.015, True, (3, 3))
+    assert gap.half is not None
+    for bound in (gap.mean - gap.half, gap.mean + gap.half):
+        assert gap.p(bound) == pytest.approx(0.05, abs=1e-4)
+    assert gap.p(gap.mean) == pytest.approx(1.0, abs=1e-6)
+    assert (gap.p() < 0.05) == gap.clear if images else gap.p() is not None  # type: ignore[operator]
+    assert Difference(0.02, 0.01, None, True, (1, 1)).p() is None
+    assert Difference(0.02, None, 0.0, True, (3, 3)).p() == 0.0

@@ -61,8 +61,8 @@ def test_plug_and_play_has_accuracy_gain_and_time() -> None:
     assert robust.heads == ("robust %", "plain", "+inner", "+both")
     assert cells(robust, 0) == ["rslad", "70.0 ± 0.0", "74.0 ± 0.0", "70.0 ± 0.0"]
     # Every seed gains four points; only the images may say otherwise.
-    assert cells(gain, 0)[1].startswith("+4.0 ± 0.0")
-    assert cells(gain, 0)[2] == "0.0 ± 0.0"
+    assert re.fullmatch(r"\+4\.0 ± [12]\.\d\*", cells(gain, 0)[1])
+    assert cells(gain, 0)[2] == "0.0 ± 0.0", "the very same images"
     assert cells(gain, 2)[0] == "mean of the hosts"
     assert clean.heads[0] == "clean %"
     assert all(re.fullmatch(r"\d\.\d\d", text) for text in cells(time, 0)[1:])
@@ -146,7 +146,7 @@ def test_sensitivity_names_the_worst_of_each_method() -> None:
     found = reading("sensitivity", robust=lambda cell, row: levels[row.variant] if row else 0.9)
     every, worst = tables(found)
     assert every.heads == ("method", "hyperparameter", "default", "/3", "x3")
-    assert cells(every, 0)[3].startswith("\N{MINUS SIGN}5.0 ± 0.0")
+    assert cells(every, 0)[3].startswith("\N{MINUS SIGN}5.0 ± ")
     assert "(at 0.625)" in cells(every, 0)[3]
     assert cells(worst, 0)[:3] == ["rslad", "80.0 ± 0.0", "rslad.alpha /3"]
 
@@ -177,7 +177,7 @@ def test_the_same_table_in_every_format() -> None:
     sheets, below = tables(found), foot(found)
     text = markdown(sheets, below)
     assert text.count("| --- |") == len(sheets)
-    assert text.rstrip().endswith("over images.")
+    assert text.rstrip().endswith("where beyond it.")
     typeset = latex(sheets, below, "plug-and-play")
     assert typeset.count(r"\begin{tabular}{lrrr}") == 2
     assert typeset.count(r"\begin{table}") == typeset.count(r"\end{table}") == len(sheets)

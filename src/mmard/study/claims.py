@@ -5,15 +5,15 @@ farther   one quantity minus another on the hosts themselves, averaged over host
 slope     how much more a student of the variant gains for each point of its teacher than one of the host
 spread    how much the robust accuracy of students differs between robust teachers, variant minus host
 above     a host with a plug-in minus the host where the host's own weights make it as accurate on clean images
-top       the best row with a plug-in minus the best row without it
-trained   whether every row has its records: a statement about the program, not about figures
+top       the best row with a plug-in minus the best row without it, both chosen on the other seeds
+trained   whether every row has its records: about the program and not about figures, so that it has no verdict
 """
 
 from __future__ import annotations
 
 import statistics
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Literal
@@ -24,6 +24,7 @@ from mmard.study.grid import Row
 from mmard.study.reading import (
     CLEAN,
     ROBUST,
+    Mean,
     Quantity,
     Reading,
     beyond,
@@ -39,10 +40,12 @@ from mmard.study.reading import (
 )
 from mmard.study.sheets import number
 from mmard.study.trends import TeacherResult, above_line, by_teacher, trade_off_lines, trend
-from mmard.tables.statistics import Difference, difference
+from mmard.tables.statistics import LEVEL, Difference, difference, holm
 from mmard.words import plural
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
+SHOWN = "by construction"
+"""Said of what the program does; no figure could refute it."""
 Direction = Literal["more", "less", "not less"]
 
 QUANTITIES = {
@@ -85,7 +88,7 @@ class Verdict:
     """A verdict.
 
     Attributes:
-        verdict: `HOLDS`, `FAILS` or `OPEN`; "" where the scale has no record of the study.
+        verdict: `HOLDS`, `FAILS`, `OPEN` or `SHOWN`; "" where the scale has no record of the study.
         figure: the figure with half of its interval and its unit; "" where there is none.
         because: what stands behind it, in a few words.
     """
@@ -132,13 +135,13 @@ def decided(low: float, high: float, direction: Direction, matters: float) -> st
 
 
 def _judged(claim: Claim, gap: Difference | None, quantity: Quantity, unit: str, because: str) -> Verdict:
-    """By a difference and the wider of its two intervals."""
+    """By a difference and its interval over seeds and images together."""
     if gap is None:
         return Verdict(claim, OPEN, because="records are missing")
     text = number(gap.mean, quantity, sign=True)
-    if gap.over_seeds is None:
+    reach = gap.half
+    if reach is None:
         return Verdict(claim, OPEN, f"{text} {unit}", "one seed of training")
-    reach = max(gap.over_seeds, gap.over_images or 0.0)
     figure = f"{text} ± {reach * quantity.times:.{quantity.digits}f} {unit}"
     verdict = decided(gap.mean - reach, gap.mean + reach, claim.direction, claim.matters)
     return Verdict(claim, verdict, figure, f"{because}, {gap.seeds[0]} seeds")
@@ -153,6 +156,13 @@ def _gain(claim: Claim, reading: Reading) -> Verdict:
     better = sum(beyond(gap) and sign * gap.mean > 0 for gap in gaps)
     worse = sum(beyond(gap) and sign * gap.mean < 0 for gap in gaps)
     words = f"mean of {len(pairs)} hosts; beyond noise {better} for it, {worse} against"
+    if len(gaps) == len(pairs) > 2:
+        most = max(range(len(gaps)), key=lambda place: sign * gaps[place].mean)
+        rest = pooled(reading, [pair for place, pair in enumerate(pairs) if place != most], quantity)
+        name = pairs[most][0].host
+        if rest is not None and rest.half is not None:
+            figure = f"{number(rest.mean, quantity, sign=True)} ± {rest.half * quantity.times:.{quantity.digits}f}"
+            words += f"; without {name}, which is most for it, {figure}"
     found = _judged(claim, pooled(reading, pairs, quantity), quantity, UNITS[claim.quantity], words)
     return replace(found, verdict=OPEN) if found.verdict == HOLDS and worse and claim.direction != "not less" else found
 
@@ -222,31 +232,55 @@ def _above(claim: Claim, reading: Reading) -> Verdict:
 
 
 def _top(claim: Claim, reading: Reading) -> Verdict:
-    """What was not trained could be better: it keeps open what it could turn around."""
+    """Both rows are chosen for each seed on the others, so that no seed chooses what it is measured by, and the best of
+    several must be ahead by Holm's rule over all that could have been it. What was not trained keeps open what it could
+    turn around."""
     found = {row: mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
 
     def is_ours(row: Row) -> bool:
         return claim.plugin in row.host.split("+")[1:]
 
-    def best(ours: bool) -> Row | None:
-        return max((row for row in found if is_ours(row) is ours), key=lambda row: found[row].mean, default=None)
-
-    mine, other = best(True), best(False)
-    if mine is None or other is None:
+    whole = {row: mean for row, mean in found.items() if mean.n == mean.of}
+    sides = [[row for row in whole if is_ours(row) is ours] for ours in (True, False)]
+    if not all(sides):
         return Verdict(claim, OPEN, because="records are missing")
-    words = f"{row_name(reading, mine)} minus {row_name(reading, other)}, of {len(found)} methods"
-    judged = _judged(claim, reading.gain(mine, other, ROBUST), ROBUST, "points", words)
-    lacking = [row for row in reading.grid.rows if row not in found or found[row].n < found[row].of]
+    seeds = sorted(set.intersection(*(set(mean.by_seed) for mean in whole.values())))
+    chosen = [{seed: _best(rows, whole, seed if len(seeds) > 1 else None) for seed in seeds} for rows in sides]
+    values = [{seed: whole[row].by_seed[seed] for seed, row in side.items()} for side in chosen]
+    verdicts = [{s: m[s] for s, row in side.items() if s in (m := reading.masks(row, ROBUST))} for side in chosen]
+    gap = difference(values[0], values[1], verdicts[0], verdicts[1])
+    words = " minus ".join(
+        " or ".join(dict.fromkeys(row_name(reading, row) for row in side.values())) for side in chosen
+    )
+    words += f", chosen on the other seeds, of {len(found)} methods"
+    judged = _judged(claim, gap, ROBUST, "points", words)
+    mine, other = (_best(rows, whole, None) for rows in sides)
+    gaps = {row: each for row in sides[0] if (each := reading.gain(row, other, ROBUST)) is not None}
+    ps = {row: p for row, each in gaps.items() if (p := each.p()) is not None}
+    if judged.verdict == HOLDS and mine in ps:
+        adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))[mine]
+        words = f"{judged.because}; p = {adjusted:.2g} after Holm over {len(ps)} rows with {claim.plugin}"
+        judged = replace(judged, verdict=HOLDS if adjusted < LEVEL else OPEN, because=words)
+    lacking = [row for row in reading.grid.rows if row not in whole]
     could = [row for row in lacking if is_ours(row) is (judged.verdict == FAILS)]
     if judged.verdict == OPEN or not could:
         return judged
     return replace(judged, verdict=OPEN, because=f"{judged.because}; {plural(len(could), 'row')} not trained whole")
 
 
+def _best(rows: Sequence[Row], means: Mapping[Row, Mean], without: int | None) -> Row:
+    """The row of the highest mean over the seeds but one."""
+
+    def level(row: Row) -> float:
+        return statistics.fmean(value for seed, value in means[row].by_seed.items() if seed != without)
+
+    return max(rows, key=level)
+
+
 def _trained(claim: Claim, reading: Reading) -> Verdict:
     lacking, rows = len(reading.missing()), len(reading.grid.rows)
-    figure = f"{rows - lacking} of {rows} rows"
-    return Verdict(claim, OPEN if lacking else HOLDS, figure, "hosts with either half exchanged, trained and attacked")
+    figure = f"{rows - lacking} of {rows} rows trained"
+    return Verdict(claim, OPEN if lacking else SHOWN, figure, "hosts with either half exchanged, trained and attacked")
 
 
 RULES: dict[str, Callable[[Claim, Reading], Verdict]] = {

@@ -50,6 +50,7 @@ from mmard.study.reading import (
 )
 from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
 from mmard.study.trends import Slope, TeacherResult, Trend, by_teacher, trend
+from mmard.tables.statistics import LEVEL, holm
 
 ROW = 14
 """Height of one variant's line."""
@@ -446,12 +447,24 @@ def saturation_tables(reading: Reading) -> list[Sheet]:
         name = host_name(reading, Host(host, student, ""))
         students = (*(f"{v}: robust %" for v in variants), *(f"gain of {v}" for v in added))
         heads = (f"{name}, teacher", "its robust %", "its clean %", *students)
-        made.append(Sheet(heads, tuple(rows), f"Of teachers the weights that taught. {_roles(teachers)}"))
+        said = f"Of teachers the weights that taught. {_roles(teachers)} {_after_holm(teachers, added)}"
+        made.append(Sheet(heads, tuple(rows), said.strip()))
         lines: list[Cells] = [(f"{name} {variant}", *_slopes(trend(teachers, variant))) for variant in variants]
         lines += [(f"{variant} minus {first}", *_slopes(trend(teachers, variant, first))) for variant in added]
         made.append(Sheet(("student's points for one of the teacher's", "slope", "± cells", "± teachers", "n"),
                           tuple(lines), _SLOPES))  # fmt: skip
     return made
+
+
+def _after_holm(teachers: Sequence[TeacherResult], variants: Sequence[str]) -> str:
+    """From which teachers a variant gains, or loses, once it is told that there are several."""
+    said = []
+    for variant in variants:
+        ps = {t.role: p for t in teachers if variant in t.gains and (p := t.gains[variant].p()) is not None}
+        clear = [role for role, p in zip(ps, holm(list(ps.values())), strict=True) if p < LEVEL]
+        if len(ps) > 1:
+            said.append(f"{variant}: {', '.join(clear) or 'none'} of {len(ps)}")
+    return f"Beyond noise after Holm over the teachers: {'; '.join(said)}." if said else ""
 
 
 def _roles(teachers: Sequence[TeacherResult]) -> str:

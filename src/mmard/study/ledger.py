@@ -156,10 +156,11 @@ Everything here is computed from the records in [results/studies](results/studie
 network. `mmard study rerun CELL --records FILE` makes a network again from its line and compares every figure.
 [docs/studies.md](docs/studies.md) says how studies are run and read."""
 
-RULE = """A verdict is by the 95 % interval of its figure, over seeds (Student's t, paired by seed) or over images
-(paired), whichever is wider: *holds* where all of it is on the claimed side and no single host is beyond noise on the
-other, *does not hold* where it excludes a gain worth having, *open* otherwise. The figures and the gains worth having
-are declared in [claims.toml](src/mmard/study/declared/claims.toml). Each interval stands for itself: of twenty
+RULE = """A verdict is by the 95 % interval of its figure over seeds (Student's t, paired by seed) and images (paired)
+together: *holds* where all of it is on the claimed side and no single host is beyond noise on the other, *does not
+hold* where it excludes a gain worth having, *open* otherwise. The rows of claim 6 are chosen on other seeds than those
+that they are compared on, and the best of several must be ahead by Holm's rule. The figures and the gains worth having
+are declared in [claims.toml](src/mmard/study/declared/claims.toml). Each other interval stands for itself: of twenty
 differences of nothing, one is beyond its own by chance. The students of a scale share its teachers, so that intervals
 over seeds say nothing of other teachers."""
 

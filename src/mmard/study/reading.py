@@ -292,15 +292,13 @@ def _unlike(a: Mapping[str, Value], b: Mapping[str, Value]) -> int:
 
 
 def beyond(gap: Difference | None) -> bool:
-    """Whether a difference is beyond the noise over seeds, and beyond that over images where it is known."""
-    if gap is None or gap.over_seeds is None:
-        return False
-    return abs(gap.mean) > max(gap.over_seeds, gap.over_images or 0.0)
+    """Whether a difference is beyond the noise of seeds and, where that is known, of images together."""
+    return gap is not None and gap.half is not None and abs(gap.mean) > gap.half
 
 
 def half(gap: Difference) -> float | None:
-    """Half of a difference's 95 % interval over seeds; with one seed that over images; None where neither is known."""
-    return gap.over_images if gap.over_seeds is None else gap.over_seeds
+    """Half of a difference's 95 % interval; with one seed that over images; None where neither is known."""
+    return gap.over_images if gap.half is None else gap.half
 
 
 class Host(NamedTuple):

@@ -116,7 +116,7 @@ def over(reading: Reading) -> str:
         )
     return (
         "Mean ± standard deviation over seeds. Differences ± half of the 95 % interval over seeds (Student's t, paired"
-        " by seed); bold (*) where beyond it and beyond the paired interval over images."
+        " by seed) and images (paired) together; bold (*) where beyond it."
     )
 
 

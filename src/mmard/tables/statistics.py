@@ -2,7 +2,8 @@
 
 One trained network has an interval over images (`score.wilson`). Networks trained with several seeds have a standard
 deviation over seeds, and their mean an interval by Student's t. The two say different things and neither covers the
-other: all seeds are measured on the same images, and one network says nothing about the next.
+other: all seeds are measured on the same images, and one network says nothing about the next. What is said of other
+seeds and other images carries both: the two halves of an interval add up like the sides of a right angle.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmard.evaluation.score import Z_95, Mask
+
+LEVEL = 0.05
+"""Of tests."""
 
 # The 97.5 % points of Student's t with 1 to 10 degrees of freedom; beyond, the expansion in 1 / degrees holds to 1e-3.
 _T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
@@ -52,6 +56,34 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def t_tail(t: float, degrees: int) -> float:
+    """How likely Student's t is to lie farther from 0 than t, on either side (Abramowitz and Stegun 26.7.3, 26.7.4).
+
+    >>> round(t_tail(12.7062, 1), 4), round(t_tail(2.7764, 4), 4), t_tail(0.0, 3)
+    (0.05, 0.05, 1.0)
+    """
+    angle = math.atan(abs(t) / math.sqrt(degrees))
+    power, total = math.cos(angle) if degrees % 2 else 1.0, 0.0
+    for k in range(2 + degrees % 2, degrees + 1, 2):
+        total += power
+        power *= math.cos(angle) ** 2 * (k - 1) / k
+    within = math.sin(angle) * total
+    return 1 - (2 / math.pi * (angle + within) if degrees % 2 else within)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: below 0.05 in a family of tests, at most one family in twenty errs anywhere.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, floor = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        floor = max(floor, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
 @dataclass(frozen=True)
 class Difference:
     """The mean accuracy of one configuration minus that of another, on the same images.
@@ -72,10 +104,42 @@ class Difference:
     seeds: tuple[int, int]
 
     @property
+    def half(self) -> float | None:
+        """Half of its 95 % interval over seeds and images together, over seeds alone where no verdicts are known.
+
+        None for a single seed.
+        """
+        return None if self.over_seeds is None else math.hypot(self.over_seeds, self.over_images or 0.0)
+
+    @property
     def clear(self) -> bool:
-        """Whether it is beyond both kinds of noise, both of which must be known."""
-        halves = (self.over_images, self.over_seeds)
-        return all(half is not None and abs(self.mean) > half for half in halves)
+        """Whether it is beyond the noise of seeds and images together, both of which must be known."""
+        return self.half is not None and self.over_images is not None and abs(self.mean) > self.half
+
+    def p(self, bound: float = 0.0) -> float | None:
+        """Two-sided p-value of a mean of `bound`: 0.05 where the interval ends there. None for a single seed, and for
+        seeds that are not paired."""
+        if self.over_seeds is None or not self.paired:
+            return None
+        degrees, away = self.seeds[0] - 1, abs(self.mean - bound)
+        seeds, images = self.over_seeds / t_95(degrees), (self.over_images or 0.0) / Z_95
+        if seeds == images == 0:
+            return 0.0 if away else 1.0
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            p = (low + high) / 2
+            far = math.hypot(_t_at(p, degrees) * seeds, statistics.NormalDist().inv_cdf(1 - p / 2) * images)
+            low, high = (p, high) if far > away else (low, p)
+        return (low + high) / 2
+
+
+def _t_at(p: float, degrees: int) -> float:
+    """Where `t_tail` is p."""
+    low, high = 0.0, 1e9
+    for _ in range(120):
+        t = (low + high) / 2
+        low, high = (t, high) if t_tail(t, degrees) > p else (low, t)
+    return (low + high) / 2
 
 
 def difference(
