@@ -1,7 +1,11 @@
-"""One of several processes that evaluate together."""
+"""One of several processes that evaluate together, started by PyTorch's launcher: `rank_evaluating.py OUT`.
+
+Leaves in OUT/<rank>.pt the verdicts that it has in the end, and how many batches it judged itself.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +60,16 @@ def refusal(ranks: Ranks) -> str:
         return str(refused)
 
 
-def leave_verdicts(out: Path) -> None:
-    """The verdicts that this process has in the end, and how many batches it judged itself, in OUT/<rank>.pt."""
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
     with joined(on_gpus=False) as ranks:
         assert ranks is not None
         judged = 0
         kept = evaluating._standing
 
         def counted(*arguments: object) -> np.ndarray:
-            nonlocal judged
+            global judged
             judged += 1
             return kept(*arguments)
 

@@ -3,207 +3,152 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import invented_cells
 import pytest
-import torch
 
-from mmard import demo
 from mmard.cli import answer
-from mmard.cli.demo import readings, told
+from mmard.cli.demo import demo_cells, result
 from mmard.data import load
-from mmard.demo import Result, Stage, stages
-from mmard.errors import Refused
-from mmard.evaluation.score import Score
 from mmard.files import weights_hash
 from mmard.networks import new_network
 from mmard.run import Run
 from mmard.settings import DistillSettings
+from mmard.study import grid, workers
+from mmard.study.grid import Cell, Row, Scale
+from mmard.study.methods import noise
+from mmard.study.reading import Reading
+from mmard.study.sheets import text_of
+from mmard.study.tables import charts, tables
 from mmard.tables.statistics import Difference
-from mmard.training.fit import Interrupted
 
-NAMES = ["teacher", "pgd_at", "rslad", "rslad+mmard"]
+HOSTS = ["natural", "pgd_at", "ard", "ard+mmard"]
 
 
-@pytest.fixture(autouse=True)
-def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo on a tenth of its scale, in a folder of its own."""
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo on a tenth of its scale, in a folder of its own, made in this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.setattr(demo, "TEACHER", "cnn-4")
-    monkeypatch.setattr(demo, "STUDENT", "cnn-2")
-    monkeypatch.setattr(demo, "QUICK_EPOCHS", 4)
-    monkeypatch.setattr(demo, "ATTACKS", ("pgd-3", "cw-3"))
-    monkeypatch.setattr(demo, "THREADS", (1,))
+    monkeypatch.setenv("COLUMNS", "200")
+    load_scale: Callable[[str], Scale] = grid.load_scale
+
+    def smaller(name: str) -> Scale:
+        scale = load_scale(name)
+        teachers = {"main": scale.teachers["main"] | {"model": "cnn-4"}}
+        return scale.model_copy(update={"student": "cnn-2", "attacks": ("pgd-3", "cw-3"), "teachers": teachers})
+
+    monkeypatch.setattr(grid, "load_scale", smaller)
+    here = lambda work, sites, report: workers.take_part(replace(work, site=sites[0]), report)  # noqa: E731
+    monkeypatch.setattr(workers, "run_here", here)
 
 
 def test_what_is_trained() -> None:
-    planned = stages(Path("runs"), seed=3)
-    assert [stage.name for stage in planned] == NAMES
-    teacher, *students = planned
-    assert {stage.settings.seed for stage in planned} == {3}
-    assert {(s.settings.eps, s.settings.batch_size) for s in planned} == {(0.15, 64)}
-    assert teacher.settings.epochs == demo.TEACHER_EPOCHS
-    assert {s.settings.epochs for s in students} == {demo.STUDENT_EPOCHS}, "students are compared on equal terms"
-    assert all(s.settings.teacher == str(teacher.path) for s in students if isinstance(s.settings, DistillSettings))
-    assert {s.network for s in students} == {"cnn-2"}
+    choice = demo_cells()
+    teacher, *students = sorted(choice.cells.values(), key=lambda cell: cell.role == "")
+    assert [row.host for row in choice.grids[0].rows] == HOSTS
+    assert (teacher.role, teacher.settings.epochs, teacher.settings.augment) == ("teacher main", 25, "none")
+    assert {(cell.settings.epochs, cell.settings.augment, cell.settings.eps) for cell in students} == {
+        (30, "crop", 0.15)
+    }
+    assert {cell.teachers["T"] for cell in students if isinstance(cell.settings, DistillSettings)} == {teacher.name}
     images = load("digits").train
-    starts = {weights_hash(new_network(s.network, images, "none", s.settings.seed)) for s in students}
+    starts = {weights_hash(new_network("cnn-4", images, "none", cell.settings.seed)) for cell in students}
     assert len(starts) == 1, "the students of a seed start from the same weights"
+    assert len(demo_cells(7).cells) == 1 + 7 * len(HOSTS)
+    assert set(demo_cells(3).cells) > set(choice.cells), "more seeds are more students of the same teacher"
+    assert not set(demo_cells(quick=True).cells) & set(choice.cells)
 
 
-def test_the_demo_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_as_it_is_typed(small: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(["demo", "--quick", "--out", "d"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert re.search(r"4 networks to train: about .* on this machine, 1 thread\.", out)
+    assert "5 cells, 0 of them finished, in d." in out
+    assert re.search(r"About .* with \d workers?, from passes counted and networks timed", out)
     assert "These figures mean nothing" in out
-    assert "PGD-3 and CW-PGD-3 at linf 0.15" in out
-    for name, title in zip(NAMES, ("TRADES", "PGD-AT", "RSLAD", "RSLAD\\+MMARD"), strict=True):
-        run = Run.open(f"d/{name}-0")
-        records = {r["attack"]: r for r in run.score_records()}
-        assert set(records) == {"clean", "pgd-3", "cw-3", "worst_of_pgd-3,cw-3"}
-        assert all(r["environment"]["python"] and r["split"] == "test" and r["n"] == 500 for r in records.values())
-        shares = [f"{100 * records[a]['accuracy']:.1f}%" for a in ("clean", "pgd-3", "cw-3", "worst_of_pgd-3,cw-3")]
-        row = re.search(rf"^(?:teacher|student), {title} +[\d,]+ +(\S+) +(\S+) +(\S+) +(\S+)\n(.*)$", out, re.MULTILINE)
-        assert row is not None
-        assert list(row.groups()[:4]) == shares
-        low, high = records["clean"]["interval"]
-        assert row[5].split()[0] == f"{100 * low:.1f}-{100 * high:.1f}"
+    records = [json.loads(file.read_text()) for file in Path("d").glob("*/cell.json")]
+    assert len(records) == 5
+    rows = []
+    for record in records:
+        figures = [record["figures"]["last"][spec]["accuracy"] for spec in ("clean", "pgd-3", "cw-3", "robust")]
+        cells = [f"{record['parameters']:,}", *(f"{100 * figure:.1f}" for figure in figures)]
+        rows.append(r"\s+".join(map(re.escape, cells)))
+        assert re.search(rows[-1], out.replace("\N{DAGGER}", "")), cells
+        assert record["environment"]["python"]
+    teacher = next(record["cell"] for record in records if record["role"])
     for command in re.findall(r"^  (mmard .*)$", out, re.MULTILINE):
         assert command.split()[1] in ("report", "show", "evaluate", "distill", "train")
-    assert answer(["show", "d/rslad+mmard-0"]) == 0
+    assert f"--teacher d/{teacher} " in out
+    assert Run.open(f"d/{teacher}").has_state
 
     # Again: nothing is trained or attacked twice, and the table is the same.
     before = {path: path.stat().st_mtime_ns for path in Path("d").rglob("*") if path.is_file()}
-    capsys.readouterr()
     assert answer(["demo", "--quick", "--out", "d"]) == 0
     again = capsys.readouterr().out
-    assert "trained already" in again
+    assert "nothing is left to do" in again
     assert {path: path.stat().st_mtime_ns for path in Path("d").rglob("*") if path.is_file()} == before
-    assert again[again.index("network  ") :] == out[out.index("network  ") :]
-
-    # Another scale into the same folder is refused before anything is done.
-    assert answer(["demo", "--out", "d"]) == 2
-    refused = capsys.readouterr().err
-    assert "d/teacher-0: expected a run of this demo, got limit_train 256 for None, epochs 4 for" in refused
-    assert "; choose another --out, or remove d to have all of it made anew" in refused
+    assert all(re.search(row, again.replace("\N{DAGGER}", "")) for row in rows)
+    assert again[again.index("Robust: right") :] == out[out.index("Robust: right") :]
 
 
-def test_a_network_made_with_another_default_is_not_taken_for_this_demos() -> None:
-    stage = stages(Path("d"), 0, quick=True, threads=1)[-1]
-    said = stage.settings.as_config()
-    assert said["params"]["mmard.edges"] == "rn,nq,rc", "defaults are written down"
-    run = Run.create(stage.path, said | {"params": said["params"] | {"mmard.edges": "nr,nq,rq"}})
-    with pytest.raises(Refused, match=r"got mmard\.edges nr,nq,rq for rn,nq,rc; choose another --out, or remove"):
-        stages(Path("d"), 0, quick=True, threads=1)
-    # A run from before defaults were written down.
-    (run.path / "config.json").write_text(json.dumps(said | {"params": {}}))
-    with pytest.raises(Refused, match=r"got rslad\.alpha unsaid for 0\.8333"):
-        stages(Path("d"), 0, quick=True, threads=1)
+def test_a_demo_that_is_stopped_goes_on(
+    small: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "run_here", stop)
+    assert answer(["demo", "--quick", "--out", "my d", "--seeds", "2"]) == 130
+    assert capsys.readouterr().err == "mmard: saved; go on with: mmard demo --out 'my d' --seeds 2 --quick\n"
 
 
-def test_an_interrupted_demo_goes_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = demo.train_stage
+# what it says ---------------------------------------------------------------------------------------------------------
+def reading(seeds: int, **robust: float) -> Reading:
+    """The demo with invented records, of these robust accuracies by host, which move a little with the seed."""
+    choice = demo_cells(seeds)
 
-    def stop_at_the_second(stage: Stage, progress: object) -> object:
-        if stage.name == "pgd_at":
-            raise Interrupted("stopped")
-        return trained(stage, progress)  # type: ignore[arg-type]
+    def level(cell: Cell, row: Row | None) -> float:
+        host = "" if row is None else row.host.replace("+", "_")
+        return robust.get(host, 0.8) + 0.002 * (cell.seed * len(host) % 5)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(demo, "train_stage", stop_at_the_second)
-        assert answer(["demo", "--quick", "--out", "d"]) == 130
-    assert capsys.readouterr().err == "mmard: saved; go on with: mmard demo --out d --quick\n"
-    teacher = Path("d/teacher-0/last.safetensors").read_bytes()
-    assert answer(["demo", "--quick", "--out", "d"]) == 0
-    assert "3 networks to train" in capsys.readouterr().out
-    assert Path("d/teacher-0/last.safetensors").read_bytes() == teacher
+    return Reading(choice.grids[0], invented_cells.records(*choice.grids, robust=level), "last")
 
 
-def test_a_stage_resumes_in_the_middle_with_its_own_thread_count() -> None:
-    stage = stages(Path("d"), 0, quick=True, threads=1)[0]
-
-    def stop(share: float) -> None:
-        if share >= 0.5:
-            os.kill(os.getpid(), 2)
-
-    with pytest.raises(Interrupted):
-        demo.train_stage(stage, stop)
-    assert not demo.finished(stage)
-    later = stages(Path("d"), 0, quick=True, threads=2)[0]
-    assert later.settings.threads == 1
-    demo.train_stage(later, lambda share: None)
-    assert demo.finished(later)
-    whole = stages(Path("w"), 0, quick=True, threads=1)[0]
-    demo.train_stage(whole, lambda share: None)
-    assert (whole.path / "last.safetensors").read_bytes() == (later.path / "last.safetensors").read_bytes()
+LEVELS: dict[str, Any] = {"natural": 0.0, "pgd_at": 0.6, "ard": 0.7, "ard_mmard": 0.702}
 
 
-def test_a_folder_with_other_things_is_left_alone() -> None:
-    Path("d/teacher-0").mkdir(parents=True)
-    Path("d/teacher-0/mine.txt").write_text("mine")
-    with pytest.raises(Refused, match="one with other files"):
-        stages(Path("d"), 0)
+def test_what_it_says_is_computed_from_the_table() -> None:
+    one = result(reading(1, **LEVELS))
+    assert re.fullmatch(r"Without a defence, .*% of images become 0\.0% under attack\.", one[0])
+    assert re.fullmatch(
+        r"Learning from .*: \+10\.0 points .* over images: beyond the noise of the test images alone\.", one[1]
+    )
+    assert re.fullmatch(r"MMARD on top: \+0\.2 points .*: within the noise of the test images alone\.", one[2])
+    assert "mmard demo --seeds 5" in one[-1]
 
 
-def test_the_estimate_leaves_the_thread_count_alone() -> None:
-    before = torch.get_num_threads()
-    found = demo.estimate(stages(Path("d"), 0, quick=True), load("digits"))
-    assert torch.get_num_threads() == before
-    assert set(found.training) == set(found.attacking) == set(NAMES)
-    assert found.seconds == pytest.approx(sum(found.training.values()) + sum(found.attacking.values()))
-    assert found.threads == 1
-    assert not Path("d").exists()
-
-
-# noise --------------------------------------------------------------------------------------------
-def mask(n: int, right: int) -> np.ndarray:
-    return np.arange(n) < right
-
-
-def test_verdicts() -> None:
-    one = Difference(0.031, 0.03, None, True, (1, 1))
-    assert told(one) == "+3.1 points worst case, ±3.0 over images: beyond the noise of the test images alone."
-    assert told(replace(one, mean=-0.02)).endswith("within the noise of the test images alone.")
+def test_of_several_seeds_the_noise_over_seeds_counts_too() -> None:
+    lines = result(reading(4, **(LEVELS | {"ard_mmard": 0.6})))
+    assert len(lines) == 3
+    said = r"MMARD on top: -9\.\d points of robust accuracy, ±\d\.\d over images and ±0\.\d over seeds: beyond noise\."
+    assert re.fullmatch(said, lines[2])
     several = Difference(0.04, 0.03, 0.025, True, (3, 3))
-    assert told(several) == "+4.0 points worst case, ±3.0 over images and ±2.5 over seeds: beyond noise."
-    for short in ({"over_images": 0.05}, {"over_seeds": 0.05}):
-        assert told(replace(several, **short)).endswith("within noise.")
+    assert noise(several) == "beyond noise"
+    assert {noise(replace(several, **short)) for short in ({"over_images": 0.05}, {"over_seeds": 0.05})} == {
+        "within noise"
+    }
 
 
-def result(name: str, seed: int, right: int, n: int = 200) -> Result:
-    stage = next(each for each in stages(Path("none"), seed) if each.name == name)
-    score = Score("worst", "worst", "linf", 0.15, "test", n, right, 0.0, 0, 250, "w", "d", "best", "i")
-    return Result(stage, 1, (score,) * 4, (mask(n, right),) * 4)
-
-
-def test_readings_are_computed_from_the_table() -> None:
-    rights = dict(zip(NAMES, (180, 150, 140, 152), strict=True))
-    lines = readings([[result(name, 0, right) for name, right in rights.items()]], 200)
-    low, high = result("rslad", 0, 140).scores[-1].interval
-    assert f"±{100 * (high - low) / 2:.1f} points" in lines[0]
-    assert lines[1].startswith("MMARD on RSLAD, against plain RSLAD: +6.0 points")
-    assert lines[2].startswith("plain RSLAD, against training without a teacher (PGD-AT): -5.0 points")
-    assert "mmard demo --seeds 3" in lines[-1]
-    several = readings([[result(name, s, right + s) for name, right in rights.items()] for s in range(3)], 200)
-    assert len(several) == 2
-    assert "over images and ±0.0 over seeds: beyond noise" in several[0]
-
-
-def test_records_of_an_earlier_run_are_read_back() -> None:
-    stage = stages(Path("d"), 0, quick=True)[1]
-    demo.train_stage(stage, lambda share: None)
-    splits = load("digits")
-    made = demo.attack_stage(stage, splits)
-    read = demo.attack_stage(stage, splits)
-    assert read.scores == made.scores
-    assert all(np.array_equal(a, b) for a, b in zip(made.masks, read.masks, strict=True))
-    # A torn record set is measured again.
-    next(Path(stage.path, "scores").glob("*cw-3-*.json")).unlink()
-    assert [s.correct for s in demo.attack_stage(stage, splits).scores] == [s.correct for s in made.scores]
-    assert json.loads(next(Path(stage.path, "scores").glob("*-clean-*.json")).read_text())["attack"] == "clean"
+def test_teacher_and_students_stand_in_one_table() -> None:
+    found = reading(1, **LEVELS)
+    (sheet,) = tables(found)
+    assert sheet.heads == ("network", "weights", "clean %", "PGD-40 %", "CW-40 %", "robust %")
+    assert [text_of(row[0]).split(":")[0] for row in sheet.rows] == ["teacher", *HOSTS]
+    assert [text_of(row[-1]).rstrip("\N{DAGGER}") for row in sheet.rows] == ["80.0", "0.0", "60.0", "70.0", "70.2"]
+    (plot,) = charts(found)
+    assert plot.alt.startswith("Clean and robust accuracy of 5 networks")

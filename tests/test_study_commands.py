@@ -17,13 +17,13 @@ from little_study import little
 
 from mmard.cli import answer
 from mmard.cli.screen import Board, console
-from mmard.cli.study_run import Asked
+from mmard.cli.study import Selection
 from mmard.data import load
 from mmard.errors import Refused
 from mmard.study import cell as nearness
 from mmard.study.cell import Site
 from mmard.study.grid import choose
-from mmard.study.progress import TimeEstimate, kind, statuses_of, wall_seconds
+from mmard.study.progress import TimeEstimate, cell_kind, statuses_of, wall_seconds
 from mmard.study.records import collect, read
 from mmard.study.workers import JobLimits, Message, Work, submit
 
@@ -140,7 +140,7 @@ def test_a_cell_is_expected_to_take_what_its_kind_took() -> None:
     expected = TimeEstimate(splits, torch.device("cpu"), known, grid.cells)
     assert expected.seconds(grid.cells[first[2]]) == pytest.approx(64.0), "60 of training and 4 of attacks"
     other = grid.cells[second[0]]
-    assert kind(other) != kind(grid.cells[first[0]])
+    assert cell_kind(other) != cell_kind(grid.cells[first[0]])
     ratio = 64.0 / expected.guess(grid.cells[first[0]])
     assert expected.seconds(other) == pytest.approx(expected.guess(other) * ratio), "guesses are corrected"
     bare = TimeEstimate(None, torch.device("cpu"), {}, grid.cells)
@@ -216,5 +216,5 @@ def test_where_there_is_no_cluster_it_is_said(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_command_to_go_on_with_is_whole() -> None:
-    asked = Asked(["all", "my own.toml"], "M", Path("a b"), "rslad", 2, "/data")
-    assert asked.words == "all 'my own.toml' --scale M --runs 'a b' --only rslad --seeds 2 --data-dir /data"
+    selection = Selection(["all", "my own.toml"], "M", Path("a b"), "rslad", 2, Path("/data"))
+    assert selection.words == "all 'my own.toml' --scale M --runs 'a b' --only rslad --seeds 2 --data-dir /data"

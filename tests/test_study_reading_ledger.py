@@ -15,7 +15,7 @@ from invented_cells import grid, records
 from mmard.cli import answer
 from mmard.study.drawing import drawn_from
 from mmard.study.grid import load_scale
-from mmard.study.ledger import PAGE, PICTURES, RECORDS, by_scale, ledger, provenance, recipe, stale, write_ledger
+from mmard.study.ledger import PAGE, PICTURES, RECORDS, by_scale, provenance, recipe, results_page, stale, write_page
 from mmard.study.reading import Reading
 from mmard.study.records import read, write
 
@@ -35,14 +35,14 @@ def test_the_results_here_are_those_of_the_records_here() -> None:
     if not held:
         assert not (ROOT / PAGE).exists()
         return
-    page = ledger(held, draw=False)
+    page = results_page(held, draw=False)
     assert stale(page, ROOT / PAGE, ROOT / PICTURES) == [], "run mmard study ledger"
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)\)", page.text):
         assert (ROOT / target).exists(), target
 
 
 def test_the_page_says_what_was_asked_and_where_it_comes_from(found: Found) -> None:
-    page = ledger(found, draw=False)
+    page = results_page(found, draw=False)
     assert page.pictures == {}
     assert {"S-plug-and-play.svg", "M-saturation.svg"} <= set(page.stamps)
     scale = load_scale("S")
@@ -53,7 +53,7 @@ def test_the_page_says_what_was_asked_and_where_it_comes_from(found: Found) -> N
 
 
 def test_published_figures_stand_in_a_table_of_their_own(found: Found) -> None:
-    ours, theirs = ledger(found, draw=False).text.split("## What others have published")
+    ours, theirs = results_page(found, draw=False).text.split("## What others have published")
     text = (resources.files("mmard") / "study" / "declared" / "published.toml").read_text(encoding="utf-8")
     said = tomllib.loads(text)
     for each in said["figures"]:
@@ -69,22 +69,22 @@ def test_a_page_that_lags_behind_is_found(found: Found, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pictures = tmp_path / PICTURES
     only = {name: record for name, record in found.items() if record["scale"] == "M"}
-    page = ledger(only)
-    write_ledger(page, tmp_path / PAGE, pictures)
-    assert stale(ledger(only, draw=False), tmp_path / PAGE, pictures) == []
+    page = results_page(only)
+    write_page(page, tmp_path / PAGE, pictures)
+    assert stale(results_page(only, draw=False), tmp_path / PAGE, pictures) == []
     assert all((tmp_path / target).exists() for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.text))
     student = next(name for name, record in only.items() if not record["role"])
     other = json.loads(json.dumps(only))
     for figures in other[student]["figures"].values():
         figures["robust"]["correct"] -= 20
         figures["robust"]["accuracy"] -= 0.04
-    late = stale(ledger(other, draw=False), tmp_path / PAGE, pictures)
+    late = stale(results_page(other, draw=False), tmp_path / PAGE, pictures)
     assert str(tmp_path / PAGE) in late
     assert any(file.endswith("M-saturation.svg") for file in late)
     # A picture of ours that nothing refers to any more goes; another's stays.
     (pictures / "S-old.svg").write_text((pictures / "M-saturation.svg").read_text())
     (pictures / "foreign.svg").write_text("<svg/>")
-    write_ledger(page, tmp_path / PAGE, pictures)
+    write_page(page, tmp_path / PAGE, pictures)
     assert not (pictures / "S-old.svg").exists()
     assert (pictures / "foreign.svg").exists()
 
@@ -92,7 +92,7 @@ def test_a_page_that_lags_behind_is_found(found: Found, tmp_path: Path) -> None:
 def test_records_of_no_declared_cell_are_counted_and_left_out(found: Found) -> None:
     name, record = next((n, r) for n, r in found.items() if not r["role"] and r["scale"] == "S")
     strange = {**found, "gone-0-12345678": {**record, "cell": "gone-0-12345678"}}
-    before, after = (ledger(each, draw=False).text for each in (found, strange))
+    before, after = (results_page(each, draw=False).text for each in (found, strange))
     assert "1 records are of cells that no study declares any more" in after
     assert before.split("## Scale S")[0] == after.split("## Scale S")[0]
     assert name in by_scale(found)["S"]
@@ -101,7 +101,7 @@ def test_records_of_no_declared_cell_are_counted_and_left_out(found: Found) -> N
 def test_nothing_is_claimed_where_there_is_no_record(found: Found) -> None:
     saturation = {n: r for n, r in found.items() if r["teachers"].get("T", "").startswith("teacher-weak")}
     kept = {n: r for n, r in found.items() if r["scale"] == "S" or n in saturation or r["role"]}
-    page = ledger(kept, draw=False)
+    page = results_page(kept, draw=False)
     verdicts = next(line for line in page.text.splitlines() if line.startswith("| 6 |"))
     assert verdicts.endswith("| not measured |")
 

@@ -38,6 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "benchmark": {"hosts": ("rslad", "ard", "pgd_at", "rslad+mmard")},
     "trade-off": {"hosts": ("rslad", "pgd_at"), "sweeps": (ALPHA,)},
     "sensitivity": {"hosts": ("rslad",), "sweeps": (ALPHA,)},
+    "networks": {"hosts": ("rslad", "pgd_at")},
 }
 
 

@@ -19,7 +19,7 @@ from mmard.errors import Refused
 
 def commands() -> Any:
     """The program with every command; importing a file registers its commands, and the front page has this order."""
-    for name in ("train", "evaluate", "show", "catalogue", "bench", "compare", "share", "study"):
+    for name in ("train", "evaluate", "show", "catalogue", "bench", "compare", "share", "study", "study_read", "demo"):
         import_module(f"mmard.cli.{name}")
     from mmard.cli.app import app
 

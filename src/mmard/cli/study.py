@@ -1,25 +1,40 @@
-"""The commands of `mmard study` that make cells: list, run, status, rerun, records."""
+"""The commands of `mmard study` that make cells: list, run, status, records, rerun."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from mmard.cli.app import FrontPage, Page, app
 from mmard.cli.options import AsJson, option
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
-from mmard.cli.study_run import Asked, time_estimate
+from mmard.cli.screen import INTERRUPTED, Board, busy, commands, complain, console, line, put, rich_table, shown
+from mmard.errors import unknown
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
-    from mmard.study.records import Mismatch, Repeated
+    from mmard.study.cell import Site
+    from mmard.study.grid import Cell, Choice
+    from mmard.study.progress import Status, TimeEstimate
+    from mmard.study.reading import Reading
+    from mmard.study.records import Repeated
+    from mmard.study.sheets import Entry, Sheet
+    from mmard.study.workers import JobLimits
 
+MOST = 12
+"""Cells, or differences, that are listed one by one."""
+GAP = 2
+"""Blanks between columns of a terminal."""
 
 studies = typer.Typer(
     cls=FrontPage,
@@ -33,8 +48,8 @@ studies = typer.Typer(
 app.add_typer(studies, name="study", rich_help_panel="Look")
 
 
-def _cluster(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
-    return option(text, metavar, *flags, panel="Cluster", shown=shown)
+def _cluster(text: str, metavar: str, shown: str = "") -> Any:
+    return option(text, metavar, panel="Cluster", shown=shown)
 
 
 Names = Annotated[
@@ -51,6 +66,39 @@ DataDir = Annotated[Path | None, option("Folder that holds the data; digits need
 Device = Annotated[str, option("cpu, cuda, cuda:1, or auto.", "TEXT", shown="auto")]
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which cells, and where, as the command line says it."""
+
+    names: Sequence[str | Path]
+    scale: str
+    runs: Path | None = None
+    only: str = ""
+    seeds: int | None = None
+    data_dir: Path | None = None
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The cells."""
+        from mmard.study.grid import choose
+
+        return choose(self.names, self.scale, self.only, self.seeds)
+
+    @cached_property
+    def site(self) -> Site:
+        """Where they are."""
+        from mmard.study.cell import Site
+
+        return Site(self.runs or self.choice.runs, None if self.data_dir is None else str(self.data_dir))
+
+    @property
+    def words(self) -> str:
+        """The same as a part of a command line."""
+        words = [*map(str, self.names), "--scale", self.scale]
+        options = {"--runs": self.runs, "--only": self.only, "--seeds": self.seeds, "--data-dir": self.data_dir}
+        return shlex.join([*words, *(word for flag, value in options.items() if value for word in (flag, str(value)))])
+
+
 @studies.callback(invoke_without_command=True)
 def study(context: typer.Context) -> None:
     """Studies: grids of runs, made in pieces and several at a time, and read as tables, plots and claims.
@@ -65,10 +113,35 @@ def study(context: typer.Context) -> None:
 @studies.command("list", cls=Page, rich_help_panel="Make", epilog="mmard study list")
 def list_() -> None:
     """Studies and scales that are declared here, and how many cells they have."""
+    with busy("reading what is declared"):
+        from mmard.study.grid import grid_of, load_scale, load_study, names
 
-    show_list()
+        scales = [load_scale(name) for name in names("scales")]
+        order = dict.fromkeys([*(name for scale in scales for name in scale.order), *names("studies")])
+        cells = {
+            name: ", ".join(
+                f"{scale.name} {len(grid_of(load_study(name, scale), scale).cells)}"
+                for scale in scales
+                if name in scale.order
+            )
+            for name in order
+        }
+    out = console()
+    rows = rich_table("study", "what it asks", "cells at each scale", fold=("what it asks", "cells at each scale"))
+    for name in order:
+        rows.add_row(Text(name, "command"), load_study(name).question, cells[name])
+    line(out, "studies", "strong")
+    put(out, rows)
+    out.print()
+    rows = rich_table("scale", "what it is", "how long", fold=("what it is", "how long"))
+    for scale in scales:
+        rows.add_row(Text(scale.name, "command"), f"{scale.title}. {scale.data_says}", scale.says)
+    line(out, "scales", "strong")
+    put(out, rows)
+    commands(out, "next", ["mmard study run all --scale S --dry-run"])
 
 
+# run ------------------------------------------------------------------------------------------------------------------
 @studies.command(
     cls=Page,
     rich_help_panel="Make",
@@ -90,14 +163,13 @@ def run(
     only: Only = "",
     seeds: Seeds = None,
     launcher: Annotated[
-        str,
-        _cluster("Where the workers run: here, or as jobs of SLURM.", "local|slurm|submitit-local", shown="local"),
+        str, _cluster("Where the workers run: here, or as jobs of SLURM.", "local|slurm|submitit-local", "local")
     ] = "local",
     partition: Annotated[str, _cluster("Of SLURM.", "NAME")] = "",
-    minutes: Annotated[int, _cluster("Until a job is ended and queued again.", "N", shown="240")] = 240,
-    cpus: Annotated[int, _cluster("For each job.", "N", shown="1")] = 1,
-    gpus: Annotated[int, _cluster("For each job.", "N", shown="0")] = 0,
-    dry_run: Annotated[bool, option("Report what there is to do and how long; do nothing.", None, "--dry-run")] = False,
+    minutes: Annotated[int, _cluster("Until a job is ended and queued again.", "N", "240")] = 240,
+    cpus: Annotated[int, _cluster("For each job.", "N", "1")] = 1,
+    gpus: Annotated[int, _cluster("For each job.", "N", "0")] = 0,
+    dry_run: Annotated[bool, option("Say what there is to do and how long; do nothing.", None, "--dry-run")] = False,
 ) -> None:
     """Train and attack what is missing. Ctrl-C saves; the same command goes on.
 
@@ -105,13 +177,233 @@ def run(
     several machines with one file system. A cell that fails does not stop the others: it is told at the end, and the
     exit status is 1.
     """
-    from mmard.cli.study_run import Asked, run_studies
-    from mmard.study.workers import JobLimits
+    selection = Selection(names, scale, runs, only, seeds, data_dir)
+    screen = console()
+    with busy("counting what there is to do"):
+        from mmard.study.workers import LAUNCHERS, JobLimits, sites_for
 
-    asked = Asked(names, scale, runs, only, seeds, None if data_dir is None else str(data_dir))
-    run_studies(asked, jobs, device, launcher, JobLimits(partition, minutes, cpus, gpus), dry_run)
+        if launcher not in ("local", *LAUNCHERS):
+            raise unknown("launcher", launcher, ("local", *LAUNCHERS))
+        choice, site = selection.choice, selection.site
+        cells = list(choice.cells.values())
+        sites = sites_for(site, cells, jobs, device) if launcher == "local" else [site] * (jobs or 1)
+    expected = plan(choice, sites, screen)
+    if dry_run:
+        _by_study(choice, expected, screen)
+    if dry_run or not expected:
+        return
+    if launcher != "local":
+        _submit(selection, launcher, jobs or 1, JobLimits(partition, minutes, cpus, gpus), screen)
+        return
+    line(screen, "Ctrl-C saves and stops; the same command goes on.")
+    board = make_cells(choice, sites, expected, screen, f"mmard study run {selection.words}")
+    if len(choice.grids) == 1 and not only:
+        print_reading(choice, site, screen)
+    at = f" --runs {shlex.quote(str(runs))}" if runs else ""
+    commands(screen, "next", [f"mmard study table {grid.study.name} --scale {scale}{at}" for grid in choice.grids])
+    exit_where_unmade(choice, site, board)
 
 
+def plan(choice: Choice, sites: Sequence[Site], screen: Console) -> dict[str, float]:
+    """Say what there is to do and how long it takes; seconds of each cell that is left, 0 where nothing is known."""
+    with busy("counting what there is to do"):
+        from mmard.study.progress import statuses_of, wall_seconds
+
+        statuses = statuses_of(choice.cells, sites[0])
+        left = {name: cell for name, cell in choice.cells.items() if statuses[name].state != "done"}
+        expected, how = _expected(choice, left, statuses, sites[0]) if left else ({}, "")
+    finished = f"{plural(len(choice.cells), 'cell')}, {len(choice.cells) - len(left):,} of them finished"
+    line(screen, f"{finished}, in {sites[0].runs}{'.' if left else '; nothing is left to do.'}")
+    if any(expected.values()):
+        about = duration(wall_seconds(expected, choice.cells, len(sites)))
+        line(screen, f"About {about} with {plural(len(sites), 'worker')}, {how}.")
+    return expected
+
+
+def _expected(
+    choice: Choice, left: Mapping[str, Cell], statuses: Mapping[str, Status], site: Site
+) -> tuple[dict[str, float], str]:
+    """Seconds of each cell that is left, and in words whence they are known."""
+    from mmard.study.progress import cell_kind, planned_minutes
+
+    known = _time_estimate(choice, statuses, site)
+    minutes = planned_minutes([grid.study.name for grid in choice.grids], choice.scale.minutes)
+    if known.splits is None and not known.taken and minutes is not None:
+        seeds = max(len(row.cells) for grid in choice.grids for row in grid.rows)
+        return dict.fromkeys(
+            left, 60 * minutes * seeds / len(choice.cells)
+        ), f"as planned for {choice.scale.minutes_on}"
+    expected = {name: known.seconds(cell) for name, cell in left.items()}
+    if all(cell_kind(cell) in known.taken for cell in left.values()):
+        return expected, "as finished cells of their kinds took"
+    return expected, "from passes counted and networks timed" + (", and from finished cells" if known.taken else "")
+
+
+def _time_estimate(choice: Choice, statuses: Mapping[str, Status], site: Site) -> TimeEstimate:
+    """How long cells take on the device of this site; on a GPU, only as long as finished cells took."""
+    import torch
+
+    from mmard.networks import pick_device
+    from mmard.study.cell import splits_of
+    from mmard.study.progress import TimeEstimate
+
+    device, first = pick_device(site.device or "auto"), next(iter(choice.cells.values()))
+    torch.set_num_threads(first.settings.threads or site.threads)
+    records = {name: each.record for name, each in statuses.items() if each.record is not None}
+    return TimeEstimate(splits_of(first, site) if device.type == "cpu" else None, device, records, choice.cells)
+
+
+def _by_study(choice: Choice, expected: Mapping[str, float], screen: Console) -> None:
+    """A line for each study; a cell that several need is counted in the first of them."""
+    screen.print()
+    rows = rich_table("study", "cells", "to make", "hours of a worker", right=("cells", "to make", "hours of a worker"))
+    seen: set[str] = set()
+    for grid in choice.grids:
+        own = [name for name in grid.cells if name in choice.cells and name not in seen]
+        seen |= set(own)
+        todo = [expected[name] for name in own if name in expected]
+        rows.add_row(grid.study.name, f"{len(own):,}", f"{len(todo):,}", f"{sum(todo) / 3600:.2f}")
+    put(screen, rows)
+
+
+def make_cells(
+    choice: Choice, sites: Sequence[Site], expected: Mapping[str, float], screen: Console, command: str
+) -> Board:
+    """Make what is missing with one worker for each site, and show how it goes.
+
+    Raises:
+        typer.Exit: with 130 when the user stopped it; the command that goes on is said.
+    """
+    from mmard.study.workers import Work, run_here
+
+    board = Board(sites[0], expected, len(sites), screen)
+    began = time.monotonic()
+    try:
+        with shown(board) as report:
+            run_here(Work(choice.cells, sites[0]), sites, report)
+    except KeyboardInterrupt:
+        complain(f"saved; go on with: {command}")
+        raise typer.Exit(INTERRUPTED) from None
+    line(screen, f"{plural(len(board.done), 'cell')} made in {duration(time.monotonic() - began)}.")
+    return board
+
+
+def print_reading(choice: Choice, site: Site, screen: Console) -> None:
+    """The tables of the one study that was made."""
+    from mmard.study.reading import Reading
+    from mmard.study.records import collect
+
+    reading = Reading(choice.grids[0], collect(site.runs, choice.cells), choice.scale.which)
+    if reading.any:
+        screen.print()
+        print_tables(screen, reading)
+
+
+def print_tables(out: Console, reading: Reading) -> None:
+    """All tables of a study, what is missing, and what stands behind the figures."""
+    from mmard.study.reading import missing_rows
+    from mmard.study.sheets import foot
+    from mmard.study.tables import tables
+
+    for number, sheet in enumerate(tables(reading)):
+        for position, piece in enumerate(for_terminal(sheet, out.width)):
+            if number or position:
+                out.print()
+            put(out, piece)
+        if sheet.caption:
+            line(out, sheet.caption, "quiet")
+    out.print()
+    line(out, foot(reading), "quiet")
+    for row in missing_rows(reading):
+        line(out, f"missing: {row}")
+
+
+def for_terminal(sheet: Sheet, width: int) -> list[Table]:
+    """One table for a console, in pieces below each other where it is wider; a star stands for bold."""
+    from mmard.study.sheets import text_of
+
+    columns = list(range(sheet.words, len(sheet.heads)))
+    widths = [_wide(sheet, c) for c in range(len(sheet.heads))]
+    named = sum(widths[: sheet.words])
+    pieces: list[list[int]] = [[]]
+    for c in columns:
+        if pieces[-1] and named + sum(widths[each] for each in pieces[-1]) + widths[c] > width:
+            pieces.append([])
+        pieces[-1].append(c)
+    made = []
+    for piece in pieces:
+        shown = [*range(sheet.words), *piece]
+        heads = [sheet.heads[c] for c in shown]
+        found = rich_table(*heads, right=heads[sheet.words :], fold=heads)
+        for column, c in zip(found.columns, shown, strict=True):
+            column.width = widths[c] - GAP
+        for row in sheet.rows:
+            # No-break spaces: a figure keeps its interval beside it.
+            found.add_row(*(Text(text_of(row[c]).replace(" ", "\u00a0"), _style(row[c])) for c in shown))
+        made.append(found)
+    return made
+
+
+def _wide(sheet: Sheet, c: int) -> int:
+    """Of a column: its widest cell, or the longest word of its head, which is folded above figures."""
+    from mmard.study.sheets import text_of
+
+    head = sheet.heads[c]
+    words = len(head) if c < sheet.words else max((len(word) for word in head.split()), default=0)
+    return GAP + max(words, *(len(text_of(row[c])) for row in sheet.rows), 0)
+
+
+def _style(cell: str | Entry) -> str:
+    return "" if isinstance(cell, str) or not cell.strong else "bold"
+
+
+def exit_where_unmade(choice: Choice, site: Site, board: Board) -> None:
+    """Complain of cells that failed or were not made.
+
+    Raises:
+        typer.Exit: with 1 if there are some.
+    """
+    from mmard.study.progress import statuses_of
+
+    states = {name: each.state for name, each in statuses_of(choice.cells, site).items()}
+    elsewhere = [name for name, state in states.items() if state == "running"]
+    if elsewhere:
+        line(board.screen, f"Another command makes {plural(len(elsewhere), 'cell')}.")
+    for text in (*(f"{name}: {why}" for name, why in board.failed.items()), *board.lost):
+        complain(text)
+    waiting = [name for name, state in states.items() if state in ("missing", "begun")]
+    if waiting:
+        # Students of a teacher that another command trains are no fault of this one.
+        without = "their teachers" if board.failed or elsewhere else "a worker"
+        complain(f"{plural(len(waiting), 'cell')} not made, for want of {without}")
+    if board.failed or board.lost or waiting:
+        raise typer.Exit(1)
+
+
+def _submit(selection: Selection, launcher: str, jobs: int, limits: JobLimits, screen: Console) -> None:
+    from mmard.study.workers import Work, submit
+
+    handles = submit(Work(selection.choice.cells, selection.site), jobs, launcher, limits)
+    line(screen, f"{plural(jobs, 'job')} submitted: {', '.join(str(each.job_id) for each in handles)}.")
+    if launcher == "slurm":
+        commands(screen, "next", [f"mmard study status {selection.words}", "squeue --me"])
+        return
+    try:
+        with busy("waiting for the jobs"):
+            made = [each.result() for each in handles]
+    except KeyboardInterrupt:
+        for each in handles:
+            each.cancel()
+        complain(f"stopped; go on with: mmard study run {selection.words}")
+        raise typer.Exit(INTERRUPTED) from None
+    line(screen, f"{plural(sum(each['done'] for each in made), 'cell')} made.")
+    failed = sum(each["failed"] for each in made)
+    if failed:
+        complain(f"{plural(failed, 'cell')} failed; mmard study status {selection.words} says why")
+        raise typer.Exit(1)
+
+
+# status ---------------------------------------------------------------------------------------------------------------
 @studies.command(cls=Page, rich_help_panel="Make", epilog="mmard study status all --scale S")
 def status(
     names: Names,
@@ -124,12 +416,55 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """What is done, running, failed and missing; hours used and hours left."""
-    from mmard.cli.study_run import Asked
+    selection = Selection(names, scale, runs, only, seeds, data_dir)
+    with busy("looking at run folders"):
+        from mmard.study.progress import STATES, hours_used, statuses_of
 
-    asked = Asked(names, scale, runs, only, seeds, None if data_dir is None else str(data_dir))
-    show_status(asked, device, as_json)
+        choice, site = selection.choice, replace(selection.site, device=device)
+        statuses = statuses_of(choice.cells, site)
+        left = {name: cell for name, cell in choice.cells.items() if statuses[name].state != "done"}
+        known = _time_estimate(choice, statuses, site) if left else None
+        rest = {name: known.seconds(cell) * (1 - statuses[name].share) for name, cell in left.items()} if known else {}
+    if as_json:
+        found = {name: {"state": each.state, "share": each.share, "why": each.why} for name, each in statuses.items()}
+        print(json.dumps(found, indent=2))
+        return
+    out = console()
+    line(out, f"scale {choice.scale.name}, in {site.runs}", "strong")
+    heads = ["cells", *STATES, "hours used", "hours left"]
+    rows = rich_table("study", *heads, right=heads)
+    grids = [(grid.study.name, [name for name in grid.cells if name in statuses]) for grid in choice.grids]
+    if len(grids) > 1:
+        grids.append(("together", list(statuses)))
+    for title, cells in grids:
+        states = [statuses[name].state for name in cells]
+        used = hours_used(record for name in cells if (record := statuses[name].record) is not None)
+        hours = sum(rest.get(name, 0.0) for name in cells) / 3600
+        counts = [str(states.count(state) or "") for state in STATES]
+        rows.add_row(title, str(len(cells)), *counts, f"{used:.2f}", f"{hours:.2f}" if hours else "")
+    put(out, rows)
+    if len(grids) > 1:
+        line(out, "A cell that several studies need is counted in each, and once in the last line.", "quiet")
+    running = {name: f"{percent(s.share)} of its epochs" for name, s in statuses.items() if s.state == "running"}
+    failed = {name: each.why for name, each in statuses.items() if each.state == "failed"}
+    for title, which in (("running", running), ("failed", failed)):
+        if which:
+            out.print()
+            line(out, title, "strong")
+            _first(out, [f"  {name}: {text}" for name, text in which.items()])
+    if left:
+        commands(out, "go on with", [f"mmard study run {selection.words}"])
 
 
+def _first(out: Console, lines: Sequence[str]) -> None:
+    """The first lines, and how many more there are."""
+    for text in lines[:MOST]:
+        line(out, text)
+    if len(lines) > MOST:
+        line(out, f"  and {len(lines) - MOST} more")
+
+
+# records --------------------------------------------------------------------------------------------------------------
 @studies.command(
     cls=Page,
     rich_help_panel="Make",
@@ -146,9 +481,17 @@ def records(
     seeds: Seeds = None,
 ) -> None:
     """Gather the records of finished cells in one file, a line of JSON each; those that it holds already stay."""
-    from mmard.cli.study_run import Asked
+    from mmard.study.records import collect, merged, read, write
 
-    gather_records(Asked(names, scale, runs, only, seeds), out)
+    selection = Selection(names, scale, runs, only, seeds)
+    found = collect(selection.site.runs, selection.choice.cells)
+    both = merged(read(out) if out.is_file() else {}, found)
+    write(out, both.records)
+    cells = plural(len(selection.choice.cells), "cell")
+    added = f"{len(both.added):,} new in {out}, which has {len(both.records):,}"
+    line(console(), f"{plural(len(found), 'record')} of {cells}; {added}.")
+    for name in both.changed:
+        complain(f"{name}: a figure or its weights changed; the later record was taken")
 
 
 @studies.command(
@@ -173,223 +516,6 @@ def rerun(
     The exit status is 0 if weights and figures are the same to the bit, which on a CPU of the same kind they are, and 1
     with every difference listed if they are not.
     """
-
-    rerun_cell(cell, records, runs, device, None if data_dir is None else str(data_dir), as_json)
-
-
-# app study read -------------------------------------------------------------------------------------------------------
-# The commands of `mmard study` that read records: table, plot, ledger.
-
-
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A study of `mmard study list`, or a file of your own.")]
-Records = Annotated[
-    Path | None,
-    option("Read this file, as `records` writes it.", "FILE", shown="results/studies/<scale>.jsonl"),
-]
-RunsRead = Annotated[
-    Path | None,
-    option("Read this folder of runs.", "FOLDER", shown="runs/study/<scale>, if it has some"),
-]
-Which = Annotated[str, option("Which weights are spoken of.", "best|last", shown="what the scale says")]
-
-
-@studies.command(
-    cls=Page,
-    rich_help_panel="Read",
-    epilog="""
-    mmard study table plug-and-play --scale S
-    mmard study table benchmark --records results/studies/S.jsonl --which last
-    mmard study table saturation --out table.tex
-    """,
-)
-def table(
-    name: Name,
-    scale: ScaleName = "S",
-    records: Records = None,
-    runs: RunsRead = None,
-    which: Which = "",
-    form: Annotated[
-        str | None,
-        option("Print it as this.", "text|markdown|latex|csv|json", "--format", shown="text"),
-    ] = None,
-    out: Annotated[
-        Path | None, option("Write it into a file; .md, .tex, .csv, .json or .txt says as what.", "FILE", "--out")
-    ] = None,
-) -> None:
-    """The tables of a study: means over seeds, differences paired by seed, and what is missing."""
-    from mmard.cli.study_read import Source, show_table
-
-    show_table(Source(name, scale, records, runs, which), form, out)
-
-
-@studies.command(
-    cls=Page,
-    rich_help_panel="Read",
-    epilog="""
-    mmard study plot plug-and-play --scale S --out gains.svg
-    mmard study plot benchmark --runs runs/study/S
-    """,
-)
-def plot(
-    name: Name,
-    scale: ScaleName = "S",
-    records: Records = None,
-    runs: RunsRead = None,
-    which: Which = "",
-    out: Annotated[
-        Path | None,
-        option("The file; further plots go beside it.", "FILE.svg", "--out", shown="<scale>-<study>.svg"),
-    ] = None,
-) -> None:
-    """The plots of a study as SVG files, for light and dark pages. Needs the extra mmard[plots]."""
-    from mmard.cli.study_read import Source, show_plot
-
-    show_plot(Source(name, scale, records, runs, which), out)
-
-
-@studies.command(
-    cls=Page,
-    rich_help_panel="Read",
-    epilog="""
-    mmard study ledger
-    mmard study ledger --records results/studies/S.jsonl --out S.md
-    mmard study ledger --check
-    """,
-)
-def ledger(
-    records: Annotated[
-        list[Path] | None,
-        option("Files of records, or folders of such files.", "FILE|FOLDER", "--records", shown="results/studies"),
-    ] = None,
-    out: Annotated[Path, option("The page.", "FILE", "--out", shown="RESULTS.md")] = Path("RESULTS.md"),
-    pictures: Annotated[
-        Path | None, option("Folder of the pictures.", "FOLDER", "--pictures", shown="results/pictures beside it")
-    ] = None,
-    which: Which = "",
-    check: Annotated[
-        bool, option("Write nothing; exit with 1 where page or pictures lag behind.", None, "--check")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """RESULTS.md: every study of every scale that has records, the paper's claims judged, published figures apart."""
-    from mmard.cli.study_read import write_results
-
-    write_results(list(records or ()), out, pictures, which, check, as_json)
-
-
-# study told -----------------------------------------------------------------------------------------------------------
-# `mmard study list`, `status`, `records` and `rerun`: what is shown.
-
-
-MOST = 12
-"""Cells, or differences, that are listed one by one."""
-
-
-def show_list() -> None:
-    """Every study and every scale."""
-    with busy("reading what is declared"):
-        from mmard.study.grid import grid_of, load_scale, load_study, names
-
-        scales = [load_scale(name) for name in names("scales")]
-        studies = names("studies")
-        order = [*dict.fromkeys([*(name for scale in scales for name in scale.order), *studies])]
-        counts = {
-            (name, scale.name): len(grid_of(load_study(name, scale), scale).cells) if name in scale.order else None
-            for name in order
-            for scale in scales
-        }
-    out = console()
-    rows = rich_table("study", "what it asks", "cells at each scale", fold=("what it asks", "cells at each scale"))
-    for name in order:
-        cells = {scale.name: counts[name, scale.name] for scale in scales}
-        said = ", ".join(f"{scale} {n}" for scale, n in cells.items() if n is not None)
-        rows.add_row(Text(name, "command"), load_study(name).question, said)
-    line(out, "studies", "strong")
-    put(out, rows)
-    out.print()
-    line(out, "scales", "strong")
-    rows = rich_table("scale", "what it is", "how long", fold=("what it is", "how long"))
-    for scale in scales:
-        rows.add_row(Text(scale.name, "command"), f"{scale.title}. {scale.data_says}", scale.says)
-    put(out, rows)
-    commands(out, "next", ["mmard study run all --scale S --dry-run"])
-
-
-def show_status(asked: Asked, device: str, as_json: bool) -> None:
-    """How far the cells of some studies are."""
-    with busy("looking at run folders"):
-        from dataclasses import replace
-
-        from mmard.study.progress import STATES, hours_used, statuses_of
-
-        choice = asked.choice()
-        site = replace(asked.site(choice), device=device)
-        statuses = statuses_of(choice.cells, site)
-        left = {name: cell for name, cell in choice.cells.items() if statuses[name].state != "done"}
-        known = time_estimate(choice, statuses, site) if left else None
-        expected = (
-            {name: known.seconds(cell) * (1 - statuses[name].share) for name, cell in left.items()} if known else {}
-        )
-    if as_json:
-        found = {name: {"state": each.state, "share": each.share, "why": each.why} for name, each in statuses.items()}
-        print(json.dumps(found, indent=2))
-        return
-    out = console()
-    line(out, f"scale {choice.scale.name}, in {site.runs}", "strong")
-    heads = ["cells", *STATES, "hours used", "hours left"]
-    rows = rich_table("study", *heads, right=heads)
-    grids = [(grid.study.name, [name for name in grid.cells if name in statuses]) for grid in choice.grids]
-    if len(grids) > 1:
-        grids.append(("together", list(statuses)))
-    for title, cells in grids:
-        states = [statuses[name].state for name in cells]
-        used = hours_used(record for name in cells if (record := statuses[name].record) is not None)
-        rest = sum(expected.get(name, 0.0) for name in cells) / 3600
-        counts = [str(states.count(state) or "") for state in STATES]
-        rows.add_row(title, str(len(cells)), *counts, f"{used:.2f}", f"{rest:.2f}" if rest else "")
-    put(out, rows)
-    if len(grids) > 1:
-        line(out, "A cell that several studies need is counted in each, and once in the last line.", "quiet")
-    _show_cells(
-        out, {n: f"{percent(s.share)} of its epochs" for n, s in statuses.items() if s.state == "running"}, "running"
-    )
-    _show_cells(out, {name: each.why for name, each in statuses.items() if each.state == "failed"}, "failed")
-    if left:
-        commands(out, "go on with", [f"mmard study run {asked.words}"])
-
-
-def _show_cells(out: Console, cells: dict[str, str], title: str) -> None:
-    if not cells:
-        return
-    out.print()
-    line(out, title, "strong")
-    for name, says in list(cells.items())[:MOST]:
-        line(out, f"  {name}: {says}")
-    if len(cells) > MOST:
-        line(out, f"  and {len(cells) - MOST} more")
-
-
-def gather_records(asked: Asked, out: Path) -> None:
-    """Write the records of finished cells into a file, among those that it has."""
-    from mmard.study.records import collect, merged, read, write
-
-    choice = asked.choice()
-    found = collect(asked.site(choice).runs, choice.cells)
-    both = merged(read(out) if out.is_file() else {}, found)
-    write(out, both.records)
-    screen = console()
-    said = f"{plural(len(found), 'record')} of {plural(len(choice.cells), 'cell')}; {len(both.added):,} new in {out}"
-    line(screen, f"{said}, which has {len(both.records):,}.")
-    for name in both.changed:
-        complain(f"{name}: a figure or its weights changed; the later record was taken")
-
-
-def rerun_cell(cell: str, records: Path, runs: Path, device: str, data_dir: str | None, as_json: bool) -> None:
-    """Make a recorded cell again, and say what is not the same.
-
-    Raises:
-        typer.Exit: with 1 where something is not, with 130 when the user stopped it.
-    """
     with busy("reading the records"):
         from mmard.study.cell import Site
         from mmard.study.records import read, repeat
@@ -398,21 +524,18 @@ def rerun_cell(cell: str, records: Path, runs: Path, device: str, data_dir: str 
         held = read(records)
     try:
         with busy(f"making {cell}"):
-            found = repeat(cell, held, Site(runs, data_dir, device))
+            found = repeat(cell, held, Site(runs, None if data_dir is None else str(data_dir), device))
     except (Interrupted, KeyboardInterrupt):
         complain("saved; the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        print(json.dumps({"cell": cell, "same": found.same, "differences": _plain(found)}, indent=2))
+        each = {cell: found.mismatches, **found.teachers}
+        differ = {name: [asdict(mismatch) for mismatch in own] for name, own in each.items()}
+        print(json.dumps({"cell": cell, "same": found.same, "differences": differ}, indent=2))
     else:
         _show_repeated(cell, found)
     if not found.same:
         raise typer.Exit(1)
-
-
-def _plain(found: Repeated) -> dict[str, list[dict[str, Any]]]:
-    each = {found.recorded["cell"]: found.mismatches, **found.teachers}
-    return {name: [asdict(difference) for difference in own] for name, own in each.items()}
 
 
 def _show_repeated(cell: str, found: Repeated) -> None:
@@ -425,26 +548,20 @@ def _show_repeated(cell: str, found: Repeated) -> None:
             rows.add_row(which, name, percent(figure["accuracy"]), now)
     put(out, rows)
     out.print()
-    spent = sum(found.again["seconds"][part] for part in ("train", "evaluate"))
     for teacher, differ in found.teachers.items():
         if differ:
-            line(out, f"Its teacher {teacher} is not the same: {_first(differ)}")
+            more = f", and {len(differ) - 1} more" if len(differ) > 1 else ""
+            line(out, f"Its teacher {teacher} is not the same: {differ[0].where}{more}")
     if found.same:
+        spent = sum(found.again["seconds"][part] for part in ("train", "evaluate"))
         line(out, f"{cell}: weights and figures are the same to the bit, in {duration(spent)}.", "good")
         return
     line(out, f"{cell}: {plural(len(found.mismatches), 'difference')}.", "strong")
-    for each in found.mismatches[:MOST]:
-        line(out, f"  {each.where}: {_short(each.recorded)} recorded, {_short(each.again)} again")
-    if len(found.mismatches) > MOST:
-        line(out, f"  and {len(found.mismatches) - MOST} more")
+    _first(out, [f"  {m.where}: {_short(m.recorded)} recorded, {_short(m.again)} again" for m in found.mismatches])
     for name in ("mmard", "commit", "cpu", "threads", "python", "versions", "gpus"):
         then, now = (record["environment"].get(name) for record in (found.recorded, found.again))
         if then != now:
             line(out, f"  {name} was {_short(then)}, is {_short(now)}", "quiet")
-
-
-def _first(differ: list[Mismatch]) -> str:
-    return f"{differ[0].where}, and {len(differ) - 1} more" if len(differ) > 1 else differ[0].where
 
 
 def _short(value: Any) -> str:

@@ -52,28 +52,6 @@ PRECEDENCE = """
 
 @app.command(
     cls=Page,
-    rich_help_panel="Start",
-    epilog="""
-    mmard demo
-    mmard demo --seeds 3
-    """,
-)
-def demo(
-    out: Annotated[Path | None, option("Where the runs go.", "FOLDER", shown="runs/demo")] = None,
-    seeds: Annotated[int, option("Repeat everything with so many seeds.", "N", shown="1")] = 1,
-    quick: Annotated[bool, option("Two epochs on a few images, to see that all works; figures mean nothing.")] = False,
-) -> None:
-    """The whole job on bundled digits: a teacher, three students, attacks, one table. Minutes, no download.
-
-    Called again with the same folder, it skips what is finished and goes on with what is not.
-    """
-    from mmard.cli.demo import show_demo
-
-    show_demo(out, seeds, quick)
-
-
-@app.command(
-    cls=Page,
     rich_help_panel="Train",
     help=f"Train a network without a teacher. This is how teachers are made.\n{PRECEDENCE}",
     epilog="""

@@ -85,8 +85,18 @@ class Sweep(_Declared):
             yield f"{self.axis} {sign}{self.factor:g}", float(f"{value:.4g}")
 
 
-Reads = Literal["plug-and-play", "boundary", "ablation", "saturation", "benchmark", "trade-off", "sensitivity"]
+Reads = Literal[
+    "plug-and-play", "boundary", "ablation", "saturation", "benchmark", "trade-off", "sensitivity", "networks"
+]
 """Ways in which records of a study are read; there is a table and a plot for each."""
+
+
+class Comparison(_Declared):
+    """Two hosts that a study is about, and in words what is between them."""
+
+    host: str
+    than: str
+    says: str
 
 
 class Study(_Declared):
@@ -102,6 +112,7 @@ class Study(_Declared):
     teachers: tuple[str, ...] = (MAIN,)
     students: tuple[str, ...] = ()
     apart: tuple[str, ...] = Field(default=(), description="Teachers to show apart and to leave out of slopes.")
+    compared: tuple[Comparison, ...] = Field(default=(), description="Differences to put into sentences.")
     boundary: bool = False
     on: dict[str, dict[str, Any]] = Field(default={}, description="What differs at a scale, by its name.")
 
@@ -126,6 +137,7 @@ class Scale(_Declared):
         default={}, description="Planned minutes on the named machine, by study; from a model on paper, not measured."
     )
     minutes_on: str = ""
+    published: bool = Field(default=True, description="Whether RESULTS.md is about it.")
 
 
 def added() -> dict[str, Value]:
@@ -288,6 +300,9 @@ def grid_of(study: Study, scale: Scale, seeds: tuple[int, ...] = ()) -> Grid:
         for host in variant.hosts:
             if host not in study.hosts:
                 raise unknown(f"host of variant {label} of study {study.name}", host, study.hosts)
+    for host in (host for each in study.compared for host in (each.host, each.than)):
+        if host not in study.hosts:
+            raise unknown(f"host compared in study {study.name}", host, study.hosts)
     for teacher in study.teachers:
         if teacher not in scale.teachers:
             raise unknown(f"teacher of study {study.name} at scale {scale.name}", teacher, scale.teachers)
@@ -440,12 +455,14 @@ class Choice:
         return Path("runs/study") / self.scale.name
 
 
-def choose(studies: Sequence[str | Path], scale: str | Path, only: str = "", seeds: int | None = None) -> Choice:
+def choose(
+    studies: Sequence[str | Path], scale: str | Path | Scale, only: str = "", seeds: int | None = None
+) -> Choice:
     """The cells of some studies.
 
     Args:
         studies: names, files, or "all" for those that the scale puts in an order.
-        scale: a name or a file.
+        scale: a name, a file, or one that is loaded.
         only: leave out cells that have this text neither in their name nor in the host, variant or student of their
             row; teachers of those that stay, stay.
         seeds: the first so many of the scale's.
@@ -453,7 +470,7 @@ def choose(studies: Sequence[str | Path], scale: str | Path, only: str = "", see
     Raises:
         Refused: for unknown names, and where nothing is left.
     """
-    where = load_scale(scale)
+    where = scale if isinstance(scale, Scale) else load_scale(scale)
     require(seeds is None or seeds >= 1, "seeds", expected="at least 1", got=seeds)
     chosen = list(studies)
     if ALL in chosen:

@@ -1,7 +1,7 @@
 """RESULTS.md and its pictures, from the records of all scales: what was asked, what was measured, what it means.
 
-page = ledger(by_scale)           the text, and the pictures by file name
-write_ledger(page, out, folder)   both into files
+page = results_page(records)          the text, and the pictures by file name
+write_page(page, out, folder)     both into files
 stale(page, out, folder)          what in the files is not as the records have it
 """
 
@@ -169,7 +169,7 @@ figures can be held beside one above."""
 
 
 @dataclass(frozen=True)
-class Page:
+class ResultsPage:
     """The results as they are to be written.
 
     Attributes:
@@ -191,10 +191,17 @@ def by_scale(records: Mapping[str, Record]) -> dict[str, dict[str, Record]]:
     return found
 
 
+def published_scales() -> list[Scale]:
+    """Scales that the page is about, those of `FIRST` before others."""
+    scales = [scale for name in names("scales") if (scale := load_scale(name)).published]
+    return sorted(scales, key=lambda each: (FIRST.index(each.name) if each.name in FIRST else len(FIRST), each.name))
+
+
 def readings(scale: Scale, records: Mapping[str, Record], which: str = "") -> dict[str, Reading]:
     """The studies of a scale that have records: those in its order, then those of which every row has some."""
     found = {}
-    for name in dict.fromkeys((*scale.order, *names("studies"))):
+    others = sorted({name for each in published_scales() for name in each.order})
+    for name in dict.fromkeys((*scale.order, *others)):
         try:
             reading = Reading(grid_of(load_study(name, scale), scale), records, which or scale.which)
         except Refused:
@@ -208,7 +215,9 @@ def readings(scale: Scale, records: Mapping[str, Record], which: str = "") -> di
     return found
 
 
-def ledger(records: Mapping[str, Record], *, which: str = "", pictures: Path = PICTURES, draw: bool = True) -> Page:
+def results_page(
+    records: Mapping[str, Record], *, which: str = "", pictures: Path = PICTURES, draw: bool = True
+) -> ResultsPage:
     """The page about all records.
 
     Args:
@@ -217,10 +226,9 @@ def ledger(records: Mapping[str, Record], *, which: str = "", pictures: Path = P
         pictures: where they will be, as seen from the page.
         draw: make the pictures, which takes a few seconds and matplotlib; without, the text alone is made.
     """
-    made = Page("")
+    made = ResultsPage("")
     found = by_scale(records)
-    scales = [load_scale(name) for name in names("scales")]
-    scales.sort(key=lambda scale: (FIRST.index(scale.name) if scale.name in FIRST else len(FIRST), scale.name))
+    scales = published_scales()
     every = {scale.name: readings(scale, found[scale.name], which) for scale in scales if scale.name in found}
     parts = [HEAD, _claims(every)]
     for scale in scales:
@@ -228,7 +236,7 @@ def ledger(records: Mapping[str, Record], *, which: str = "", pictures: Path = P
             parts.append(_scale(scale, found[scale.name], every[scale.name], made, pictures, draw))
     parts += [_published(), _not_run(scales, every)]
     text = "\n\n".join(part.strip() for part in parts if part) + "\n"
-    return Page(text, made.pictures, made.stamps)
+    return ResultsPage(text, made.pictures, made.stamps)
 
 
 def _claims(every: Mapping[str, Mapping[str, Reading]]) -> str:
@@ -261,7 +269,7 @@ def _scale(
     scale: Scale,
     records: Mapping[str, Record],
     studies: Mapping[str, Reading],
-    made: Page,
+    made: ResultsPage,
     pictures: Path,
     draw: bool,
 ) -> str:
@@ -285,7 +293,7 @@ def _scale(
     return "\n\n".join(parts)
 
 
-def _study(reading: Reading, made: Page, pictures: Path, draw: bool) -> str:
+def _study(reading: Reading, made: ResultsPage, pictures: Path, draw: bool) -> str:
     study, scale = reading.grid.study, reading.grid.scale
     parts = [f"### {study.title}", f"*{markdown_text(study.question)}*"]
     parts += _pictures(reading, made, pictures, draw)
@@ -304,7 +312,7 @@ def _study(reading: Reading, made: Page, pictures: Path, draw: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _pictures(reading: Reading, made: Page, pictures: Path, draw: bool) -> list[str]:
+def _pictures(reading: Reading, made: ResultsPage, pictures: Path, draw: bool) -> list[str]:
     """References to the pictures of a study, which go into `made`."""
     study, scale = reading.grid.study, reading.grid.scale
     parts = []
@@ -358,7 +366,7 @@ def _not_run(scales: Sequence[Scale], every: Mapping[str, Mapping[str, Reading]]
 
 
 # files ----------------------------------------------------------------------------------------------------------------
-def write_ledger(page: Page, out: Path, pictures: Path) -> None:
+def write_page(page: ResultsPage, out: Path, pictures: Path) -> None:
     """Write the page and its pictures; pictures of the same kind that it has no more are removed."""
     pictures.mkdir(parents=True, exist_ok=True)
     for name, svg in page.pictures.items():
@@ -373,13 +381,13 @@ def _fill(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def stale(page: Page, out: Path, pictures: Path) -> list[str]:
+def stale(page: ResultsPage, out: Path, pictures: Path) -> list[str]:
     """Files that are not as the records have it, a line each."""
     found = []
     if not out.is_file() or out.read_text(encoding="utf-8") != page.text:
         found.append(str(out))
-    for name, wanted in page.stamps.items():
+    for name, drawn in page.stamps.items():
         file = pictures / name
-        if not file.is_file() or drawn_from(file.read_text(encoding="utf-8")) != wanted:
+        if not file.is_file() or drawn_from(file.read_text(encoding="utf-8")) != drawn:
             found.append(str(file))
     return found

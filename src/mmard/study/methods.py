@@ -36,10 +36,13 @@ from mmard.study.reading import (
     Mean,
     Quantity,
     Reading,
+    Record,
+    accuracy,
     axes_of,
     beyond,
     host_name,
     hosts_of,
+    mean_of,
     row_name,
     row_of,
     rows_of,
@@ -215,6 +218,56 @@ def sensitivity_tables(reading: Reading) -> list[Sheet]:
     caption = "The hyperparameter of each method whose change costs most; the lowest of several, so chance adds to it."
     sheets.append(Sheet(("method", "robust % at defaults", "worst", "change"), tuple(worst), caption))
     return sheets
+
+
+def networks_of(reading: Reading) -> list[tuple[str, dict[int, Record]]]:
+    """The networks of a study with their records by seed: teachers, then rows."""
+    found: dict[str, dict[int, Record]] = {}
+    for row in reading.grid.rows:
+        cell, record = reading.teacher(row)
+        if record is not None:
+            role = reading.grid.cells[cell].role.removeprefix("teacher ")
+            title = str(reading.grid.scale.teachers[role].get("title", role))
+            found.setdefault(f"teacher: {title}", {reading.grid.cells[cell].seed: record})
+    return [*found.items(), *((row_name(reading, row), reading.recorded(row)) for row in reading.grid.rows)]
+
+
+def networks_tables(reading: Reading) -> list[Sheet]:
+    """Teachers and students: how many weights, and accuracy under each attack."""
+    specs = reading.grid.scale.attacks
+    figures = [r["figures"][reading.which] for _, own in networks_of(reading) for r in own.values()]
+    labels = [next((own[spec]["label"].split(" (")[0] for own in figures if spec in own), spec) for spec in specs]
+    quantities = [CLEAN, *(accuracy(spec, f"{label} %") for spec, label in zip(specs, labels, strict=True)), ROBUST]
+    rows: list[tuple[str | Entry, ...]] = []
+    for name, own in networks_of(reading):
+        means = [mean_of(own, quantity, reading.which, max(len(own), 1)) for quantity in quantities]
+        weights = f"{next(iter(own.values()))['parameters']:,}" if own else NOTHING
+        rows.append((name, weights, *map(mean_text, means, quantities)))
+    heads = ("network", "weights", *(quantity.title for quantity in quantities))
+    return [Sheet(heads, tuple(rows), "Robust: right under every attack.")]
+
+
+def comparisons(reading: Reading) -> list[str]:
+    """The study's comparisons as sentences, each with what its difference may be off by."""
+    rows = {row.host: row for row in reversed(reading.grid.rows)}
+    found = []
+    for each in reading.grid.study.compared:
+        gap = reading.gain(rows[each.host], rows[each.than], ROBUST)
+        if gap is not None:
+            known = ((gap.over_images, "over images"), (gap.over_seeds, "over seeds"))
+            halves = [f"±{100 * half:.1f} {of}" for half, of in known if half is not None]
+            found.append(
+                f"{each.says}: {100 * gap.mean:+.1f} points of robust accuracy, {' and '.join(halves)}: {noise(gap)}."
+            )
+    return found
+
+
+def noise(gap: Difference) -> str:
+    """What a difference is beyond, in words; one seed of training says nothing of noise over seeds."""
+    if gap.over_seeds is None:
+        clear = gap.over_images is not None and abs(gap.mean) > gap.over_images
+        return f"{'beyond' if clear else 'within'} the noise of the test images alone"
+    return "beyond noise" if beyond(gap) else "within noise"
 
 
 # charts of methods ----------------------------------------------------------------------------------------------------
@@ -395,6 +448,27 @@ def _change(axes: object, gap: Difference, y: float, index: int) -> None:
     assert isinstance(axes, Axes), "a panel"
     seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
     dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not beyond(gap))
+
+
+def networks_plots(reading: Reading) -> list[Plot]:
+    """Every network's accuracy, clean and under all attacks."""
+    networks = networks_of(reading)
+    names = [name for name, _ in networks]
+    left, top, height = name_width(names), 34, 24 * len(networks)
+    alt = f"Clean and robust accuracy of {len(networks)} networks: {', '.join(names)}."
+
+    def draw(made: Canvas) -> None:
+        axes = panel(made, left, top, WIDTH - left - 12, height, first=True)
+        for y, (_, own) in enumerate(networks):
+            for index, quantity in ((1, CLEAN), (0, ROBUST)):
+                mean = mean_of(own, quantity, reading.which, max(len(own), 1))
+                if mean is not None:
+                    dot(axes, mean.mean, y, index, reach=mean.interval)
+        in_rows(axes, names, range(len(names)), len(names) - 0.3)
+        along(axes, level_title(reading).replace("robust %", "%"))
+        legend(made, [(1, "clean", False), (0, "robust: under every attack", False)], left - 4, 14)
+
+    return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
 # charts of trade ------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class TimeEstimate:
 
     def seconds(self, cell: Cell) -> float:
         """Of a cell."""
-        known = self.taken.get(kind(cell))
+        known = self.taken.get(cell_kind(cell))
         if known is None and self.splits is None:
             every = [seconds for each in self.taken.values() for seconds in each]
             return statistics.median(every) if every else 0.0
@@ -72,7 +72,7 @@ class TimeEstimate:
             self._taken = {}
             for name, record in self.records.items():
                 if name in self.cells:
-                    self._taken.setdefault(kind(self.cells[name]), []).append(spent(record))
+                    self._taken.setdefault(cell_kind(self.cells[name]), []).append(spent(record))
         return self._taken
 
     @property
@@ -128,7 +128,7 @@ class TimeEstimate:
         return self._units[name]
 
 
-def kind(cell: Cell) -> str:
+def cell_kind(cell: Cell) -> str:
     """Cells of one kind take equally long: they differ in seed and parameters alone."""
     s = cell.settings
     parts = (s.method, s.inner, s.outer, s.peer, network_of(s), s.epochs, s.steps, s.batch_size, s.limit_train)

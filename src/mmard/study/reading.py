@@ -176,6 +176,20 @@ class Mean:
         return None if self.images is None else wilson(*self.images)
 
 
+def mean_of(records: Mapping[int, Record], quantity: Quantity, which: str, seeds: int) -> Mean | None:
+    """A quantity over records by seed, of so many seeds that there should be; None where no record has it."""
+    found = {seed: value for seed, record in records.items() if (value := quantity.take(record, which)) is not None}
+    if not found:
+        return None
+    images = None
+    if quantity.figure and len(found) == 1:
+        figure = records[next(iter(found))]["figures"][which][quantity.figure]
+        images = (int(figure["correct"]), int(figure["n"]))
+    raised = (mark for r in records.values() for mark in (r.get("suspicious") or {}).get(which, ()))
+    suspicious = tuple(dict.fromkeys(raised)) if quantity.figure and quantity.figure != "clean" else ()
+    return Mean(found, seeds, images, suspicious)
+
+
 @dataclass(frozen=True)
 class Reading:
     """A grid and the records of its cells.
@@ -201,17 +215,7 @@ class Reading:
 
     def mean(self, row: Row, quantity: Quantity) -> Mean | None:
         """A quantity over the seeds that there are; None where there is none."""
-        own = self.recorded(row)
-        found = {seed: value for seed, r in own.items() if (value := quantity.take(r, self.which)) is not None}
-        if not found:
-            return None
-        images = None
-        if quantity.figure and len(found) == 1:
-            figure = own[next(iter(found))]["figures"][self.which][quantity.figure]
-            images = (int(figure["correct"]), int(figure["n"]))
-        raised = (mark for r in own.values() for mark in (r.get("suspicious") or {}).get(self.which, ()))
-        suspicious = tuple(dict.fromkeys(raised)) if quantity.figure and quantity.figure != "clean" else ()
-        return Mean(found, len(row.cells), images, suspicious)
+        return mean_of(self.recorded(row), quantity, self.which, len(row.cells))
 
     def gain(self, row: Row, other: Row | None, quantity: Quantity) -> Difference | None:
         """The row minus another, over the seeds that both have; None where they share none."""

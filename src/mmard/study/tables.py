@@ -7,6 +7,7 @@ saturation      students by teacher, and the slope of student over teacher
 benchmark       all methods, best and last weights, sorted; accuracy for time
 trade-off       who is more robust at the same clean accuracy
 sensitivity     what a hyperparameter costs that is off by a factor
+networks        teachers and students with their weights, under each attack
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from mmard.study.hosts import (
 from mmard.study.methods import (
     benchmark_plots,
     benchmark_tables,
+    networks_plots,
+    networks_tables,
     sensitivity_plots,
     sensitivity_tables,
     trade_off_plots,
@@ -44,6 +47,7 @@ READERS: dict[Reads, Callable[[Reading], list[Sheet]]] = {
     "benchmark": benchmark_tables,
     "trade-off": trade_off_tables,
     "sensitivity": sensitivity_tables,
+    "networks": networks_tables,
 }
 
 
@@ -64,6 +68,7 @@ DRAWERS: dict[Reads, Callable[[Reading], list[Plot]]] = {
     "benchmark": benchmark_plots,
     "trade-off": trade_off_plots,
     "sensitivity": sensitivity_plots,
+    "networks": networks_plots,
 }
 
 
