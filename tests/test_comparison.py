@@ -13,7 +13,7 @@ from records import PGD, N, folder, record
 
 from mmard.errors import Refused
 from mmard.files import write_json
-from mmard.tables.comparison import Cell, Comparison, comparison
+from mmard.tables.comparison import Accuracy, Comparison, comparison
 from mmard.tables.figures import Column
 from mmard.tables.paper import remarks
 
@@ -24,7 +24,7 @@ def titles(made: Comparison) -> list[str]:
     return [column.title for column in made.columns]
 
 
-def cell(made: Comparison, row: str, title: str) -> Cell:
+def cell(made: Comparison, row: str, title: str) -> Accuracy:
     r = [each.name for each in made.rows].index(row)
     return made.cells[r, titles(made).index(title)]
 

@@ -17,11 +17,10 @@ from records import folder, record
 from rich.console import Console
 
 from mmard.cli import answer
-from mmard.cli.compare import comparison_tables
 from mmard.cli.screen import THEME, put
 from mmard.files import write_json
 from mmard.tables.comparison import Comparison, comparison
-from mmard.tables.paper import ENDINGS, FORMATS, caption, latex, markdown, table_csv, table_json
+from mmard.tables.paper import ENDINGS, FORMATS, caption, latex, markdown, table_csv, table_json, table_of
 from mmard.tables.table import MARK, escaped
 
 SPECIAL = re.compile(r"(?<!\\)[&%#_^~<>]")
@@ -139,7 +138,7 @@ def test_a_caption_can_be_read_alone(made: Comparison) -> None:
 def test_a_terminal_shows_every_figure_whole(made: Comparison, width: int) -> None:
     out = Console(theme=THEME, width=width, force_terminal=True, color_system=None, highlight=False)
     with out.capture() as captured:
-        for piece in comparison_tables(made, made.samples[0], width):
+        for piece in table_of(made, made.samples[0], with_differences=True).pieces(width):
             put(out, piece)
     text = captured.get()
     assert "…" not in text

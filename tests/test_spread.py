@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmard.tables.figures import severity
 from mmard.tables.statistics import Difference, deviation, difference, holm, mean_interval, t_95, t_tail
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
@@ -24,19 +25,22 @@ def test_t_is_that_of_student(degrees: int) -> None:
 @given(SHARES)
 def test_the_interval_of_a_mean_is_that_of_a_t_test(values: list[float]) -> None:
     stats = pytest.importorskip("scipy.stats")
-    low, high = mean_interval(values)
     scale = stats.sem(values)
     if scale > 1e-12:
         expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=scale)
-        assert (low, high) == pytest.approx(expected, rel=1e-3, abs=1e-9)
+        assert mean_interval(values) == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
 @given(SHARES, st.floats(-0.3, 0.3))
 def test_a_shift_of_every_seed_has_no_spread(values: list[float], shift: float) -> None:
     found = difference({i: v + shift for i, v in enumerate(values)}, dict(enumerate(values)))
     assert found.mean == pytest.approx(shift, abs=1e-12)
-    assert found.over_seeds == pytest.approx(0, abs=1e-12)
     assert found.paired
+    if len(values) == 2:
+        assert found.over_seeds is None
+        assert not found.clear, "two seeds that agree are no certainty"
+    else:
+        assert found.over_seeds == pytest.approx(0, abs=1e-12)
 
 
 @given(SHARES, SHARES)
@@ -154,3 +158,49 @@ def test_a_p_value_is_a_twentieth_where_the_interval_ends(images: float | None) 
     assert (gap.p() < 0.05) == gap.clear if images else gap.p() is not None  # type: ignore[operator]
     assert Difference(0.02, 0.01, None, True, (1, 1)).p() is None
     assert Difference(0.02, None, 0.0, True, (3, 3)).p() == 0.0
+
+
+# the rule -------------------------------------------------------------------------------------------------------------
+def test_two_seeds_that_agree_have_no_interval() -> None:
+    assert mean_interval([0.5, 0.5]) is None
+    assert mean_interval([0.5]) is None
+    # The gains agree, 0.1 each, though no two figures do; rounding makes them differ in the last bit.
+    same = np.arange(1000) < 500
+    paired = difference({0: 0.6, 1: 0.7}, {0: 0.5, 1: 0.6}, {0: same, 1: same}, {0: ~same, 1: ~same})
+    assert paired.over_seeds is None
+    apart = difference({0: 0.6, 1: 0.6}, {2: 0.5, 3: 0.5})
+    assert apart.over_seeds is None
+    assert not paired.clear
+    assert not apart.clear
+
+
+@pytest.mark.parametrize(
+    ("mean", "images", "seeds", "of_images", "verdict"),
+    [
+        (0.03, 0.02, 0.01, True, "beyond noise"),
+        (-0.03, 0.02, 0.01, True, "beyond noise"),
+        (0.03, 0.02, 0.03, True, "within noise"),
+        # Each half alone is smaller, both together are not.
+        (0.03, 0.025, 0.025, True, "within noise"),
+        (0.03, 0.04, 0.01, True, "within noise"),
+        (0.03, 0.02, None, True, "unknown"),
+        (0.03, None, 0.01, True, "unknown"),
+        (0.03, 0.04, None, True, "within noise"),
+        (0.03, None, None, True, "unknown"),
+        (0.03, None, 0.01, False, "beyond noise"),
+        (0.03, None, 0.04, False, "within noise"),
+        (0.03, None, None, False, "unknown"),
+        (0.0, 0.0, 0.0, True, "within noise"),
+    ],
+)
+def test_what_is_noise(mean: float, images: float | None, seeds: float | None, of_images: bool, verdict: str) -> None:
+    found = Difference(mean, images, seeds, True, (3, 3), of_images)
+    assert found.verdict == verdict
+    assert found.clear == (verdict == "beyond noise")
+
+
+def test_attacks_have_one_order() -> None:
+    attacks = ["worst_of_pgd-20,cw-30", "aa", "square-100", "cw-30", "unheard-of", "pgd-20", "fgsm", "clean", "aa.fab"]
+    assert sorted(attacks, key=severity) == [
+        "clean", "fgsm", "pgd-20", "cw-30", "square-100", "aa", "aa.fab", "worst_of_pgd-20,cw-30", "unheard-of",
+    ]  # fmt: skip

@@ -83,7 +83,8 @@ def test_without_verdicts_there_is_no_interval_over_images() -> None:
     gap = found.gain(row, found.reference(row), ROBUST)
     assert gap is not None
     assert gap.over_images is None
-    assert beyond(gap)
+    assert gap.verdict == "unknown"
+    assert not beyond(gap)
 
 
 def test_a_seed_that_one_side_lacks_is_left_out_on_both() -> None:

@@ -73,12 +73,9 @@ def test_a_host_that_loses_keeps_a_gain_on_average_open() -> None:
     def robust(cell: Cell, row: Row | None) -> float:
         if row is None or row.variant != "+both":
             return 0.70
-        return 0.69 if row.host == "ard" else 0.80
+        return 0.60 if row.host == "ard" else 0.90
 
     found = records(made, robust=robust)
-    for record in found.values():
-        for figures in record["figures"].values():
-            figures["robust"].pop("right")
     claim = Claim.model_validate({"number": "0", "says": "", "study": "plug-and-play", **GAIN})
     answer = judge(claim, {"plug-and-play": Reading(made, found)})
     assert answer.verdict == OPEN

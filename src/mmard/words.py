@@ -1,6 +1,27 @@
-"""Numbers as people read them."""
+"""Numbers and texts as people read them."""
 
 from __future__ import annotations
+
+import unicodedata
+
+_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+"""Unicode's categories of what steers a terminal or an editor, and of what it breaks a line at."""
+
+
+def printable(text: str) -> str:
+    """One line without anything that steers a terminal: line ends and tabs as blanks, other controls spelled out.
+
+    >>> printable("a\\nb\\t\\x1b[31mred")
+    'a b \\\\x1b[31mred'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        " " if letter in "\n\r\t\v\f\x85\u2028\u2029"
+        else letter.encode("unicode_escape").decode() if unicodedata.category(letter) in _UNSEEN
+        else letter
+        for letter in text
+    )  # fmt: skip
 
 
 def percent(share: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 import webbrowser
@@ -12,20 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from mmard.cli.app import Page, app
 from mmard.cli.options import AsJson, option
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put
 from mmard.errors import Refused, unknown
 from mmard.words import plural
 
 if TYPE_CHECKING:
     from mmard.report.subject import Subject
-    from mmard.tables.comparison import Cell, Comparison
-    from mmard.tables.figures import Sample
-    from mmard.tables.statistics import Difference
+    from mmard.tables.comparison import Comparison
 
 
 @app.command(
@@ -166,10 +161,6 @@ def export(
 # `mmard compare`: one table over runs, in the terminal or in the form of a paper.
 
 
-NAME_WIDTH = 34
-"""Columns that a row's name takes at most before it is folded."""
-
-
 @dataclass(frozen=True)
 class Wanted:
     """What the command line asked for."""
@@ -234,16 +225,17 @@ def _words(text: str) -> list[str]:
 
 
 def _show(made: Comparison, runs: Sequence[Path]) -> None:
-    from mmard.tables.paper import caption, difference_caption, remarks
+    from mmard.tables.paper import difference_caption, remarks, table_of
 
     out = console()
     for number, sample in enumerate(made.samples):
         if number:
             out.print()
-        for piece in comparison_tables(made, sample, out.width):
+        table = table_of(made, sample, with_differences=True)
+        for piece in table.pieces(out.width):
             put(out, piece)
             out.print()
-        line(out, caption(made, sample), "quiet")
+        line(out, table.caption, "quiet")
         if any(c in sample.columns for _, c in made.differences):
             line(out, "Second lines: " + difference_caption(made, sample), "quiet")
     notes = remarks(made)
@@ -252,59 +244,6 @@ def _show(made: Comparison, runs: Sequence[Path]) -> None:
     for note in notes:
         line(out, f"note: {note}")
     commands(out, "for a paper", [f"mmard compare {shlex.join(map(str, runs))} --format latex"])
-
-
-def comparison_tables(made: Comparison, sample: Sample, width: int) -> list[Table]:
-    """The table of one sample, in several pieces one below the other where it would be wider than the terminal."""
-    rows = made.rows_of(sample)
-    name_width = min(NAME_WIDTH, max(len(made.rows[r].name) for r in rows))
-    columns = list(sample.columns)
-    widths = {c: _width(made, rows, c) + 2 for c in columns}
-    pieces: list[list[int]] = [[]]
-    for c in columns:
-        if pieces[-1] and name_width + 2 + 7 + sum(widths[each] for each in pieces[-1]) + widths[c] > width:
-            pieces.append([])
-        pieces[-1].append(c)
-    return [_table(made, rows, piece) for piece in pieces]
-
-
-def _table(made: Comparison, rows: Sequence[int], columns: Sequence[int]) -> Table:
-    found = rich_table("network", "seeds", right=("seeds",), fold=("network",))
-    found.columns[0].max_width = NAME_WIDTH
-    for c in columns:
-        least = _width(made, rows, c)
-        found.add_column(made.columns[c].title, justify="right", no_wrap=False, overflow="fold", min_width=least)
-    for r in rows:
-        cells = [made.cells.get((r, c)) for c in columns]
-        counts = sorted({len(cell.seeds) for cell in cells if cell is not None})
-        texts = [_cell(cell, made.differences.get((r, c))) for c, cell in zip(columns, cells, strict=True)]
-        seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
-        found.add_row(made.rows[r].name, seeds, *texts)
-    return found
-
-
-def _cell(cell: Cell | None, gap: Difference | None) -> Text:
-    from mmard.tables.paper import cell_text, difference_text
-    from mmard.tables.table import MARK
-
-    if cell is None:
-        return Text("")
-    mean, spread = cell_text(cell)
-    # No-break spaces: a cell is folded between its lines alone.
-    text = Text.assemble((mean, "strong" if cell.best else ""), (f"\u00a0{spread}", "quiet"))
-    if cell.suspicious:
-        text.append(MARK, "bold red")
-    if gap is not None:
-        text.append("\n" + "\u00a0".join(filter(None, difference_text(gap))), "quiet")
-    return text
-
-
-def _width(made: Comparison, rows: Sequence[int], c: int) -> int:
-    """Of a column: its widest cell, or the longest word of its head, which may be folded at spaces."""
-    words = max(len(word) for word in made.columns[c].title.split())
-    title = math.ceil(len(made.columns[c].title) / 3)
-    cells = (_cell(made.cells.get((r, c)), made.differences.get((r, c))) for r in rows)
-    return max(words, title, *(len(text) for cell in cells for text in cell.plain.split("\n")))
 
 
 # app report -----------------------------------------------------------------------------------------------------------

@@ -39,9 +39,9 @@ from mmard.report.subject import (
     quoted,
     setting,
 )
-from mmard.tables.comparison import Cell, Comparison, comparison
+from mmard.tables.comparison import Accuracy, Comparison, comparison
 from mmard.tables.figures import Column, Sample
-from mmard.tables.paper import caption, cell_text
+from mmard.tables.paper import caption, spread
 
 RESULTS_LEAD = (
     "Accuracy in percent of the images that are classified rightly, without attack and under each attack alone. Robust"
@@ -107,12 +107,11 @@ def _mark(slug: str) -> Mark:
     return Mark(f"check-{slug}", slug.replace("-", " "))
 
 
-def _number(cell: Cell | None, attacked: bool) -> Number | None:
+def _number(cell: Accuracy | None, attacked: bool) -> Number | None:
     if cell is None:
         return None
-    value, spread = cell_text(cell)
     marks = [_mark(slug) for slug in cell.suspicious] if attacked else []
-    return Number(value, spread, cell.best, marks)
+    return Number(percent(cell.mean), spread(cell), cell.best, marks)
 
 
 def _pictures(

@@ -15,7 +15,7 @@ from mmard.files import read_json
 from mmard.report.blocks import Missing, Note
 from mmard.run import Run
 from mmard.tables.comparison import configurations
-from mmard.tables.figures import ORDER
+from mmard.tables.figures import severity
 
 Record = dict[str, Any]
 
@@ -375,8 +375,7 @@ def key_of(record: Record) -> Key:
 
 def _severity(record: Record) -> int:
     """Where an attack stands from the plain to the severe; the training's own comes before all."""
-    attack = str(record["attack"])
-    return next((i for i, begin in enumerate(ORDER) if attack.startswith(begin)), -1)
+    return -1 if record["attack"] == TRAINING else severity(str(record["attack"]))
 
 
 class Chosen:

@@ -16,7 +16,7 @@ from mmard.files import load_tensors, tensors_hash
 from mmard.networks import GIVEN
 from mmard.report.subject import setting as shown
 from mmard.run import Run
-from mmard.tables.figures import Figure, figures_of
+from mmard.tables.figures import Figure, figures_of, severity
 from mmard.teachers import find, is_teacher
 
 WEIGHTS = ("best", "last")
@@ -27,7 +27,6 @@ SETTINGS = (
     "split_seed", "seed",
 )  # fmt: skip
 """What decides a training, in the order in which one asks."""
-ORDER = ("clean", "fgsm", "pgd", "cw", "apgd", "fab", "square", "aa", "worst", "transfer")
 
 Record = dict[str, Any]
 
@@ -245,7 +244,7 @@ def _known(spec: str, data: str) -> str:
 
 
 def _rank(figure: Figure) -> tuple[Any, ...]:
-    kind = next((i for i, start in enumerate(ORDER) if figure.attack.startswith(start)), len(ORDER))
+    kind = severity(figure.attack)
     return (figure.which != "best", figure.split != "test", -figure.n, kind, figure.attack, figure.record["eps"] or 0)
 
 

@@ -229,7 +229,7 @@ class Reading:
             return None
         masks = [self.masks(each, quantity) for each in (row, other)]
         a, b = ({seed: each.by_seed[seed] for seed in shared} for each in (ours, theirs))
-        return difference(a, b, *masks)
+        return difference(a, b, *masks, of_images=bool(quantity.figure))
 
     def masks(self, row: Row, quantity: Quantity) -> dict[int, Mask]:
         """Which images a row's networks read rightly, by seed; for a quantity that is no accuracy there are none."""
@@ -296,8 +296,8 @@ def _unlike(a: Mapping[str, Value], b: Mapping[str, Value]) -> int:
 
 
 def beyond(gap: Difference | None) -> bool:
-    """Whether a difference is beyond the noise of seeds and, where that is known, of images together."""
-    return gap is not None and gap.half is not None and abs(gap.mean) > gap.half
+    """Whether a difference is there and beyond noise."""
+    return gap is not None and gap.clear
 
 
 def half(gap: Difference) -> float | None:
@@ -415,7 +415,7 @@ def pooled(reading: Reading, pairs: Sequence[tuple[Row, Row | None]], quantity: 
         return None
     values = [{s: statistics.fmean(mean.by_seed[s] for mean in side) for s in sorted(seeds)} for side in known]
     masks = [_mean_masks(reading, side, seeds, quantity) for side in sides]
-    return difference(values[0], values[1], masks[0], masks[1])
+    return difference(values[0], values[1], masks[0], masks[1], of_images=bool(quantity.figure))
 
 
 def _mean_masks(reading: Reading, rows: Sequence[Row], seeds: set[int], quantity: Quantity) -> dict[int, Any]:

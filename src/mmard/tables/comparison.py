@@ -181,7 +181,7 @@ def _names(found: Sequence[Mapping[str, Any]], first: Sequence[Run]) -> list[str
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One configuration with its best or its last weights.
 
     Attributes:
@@ -196,7 +196,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Accuracy:
     """The figures of one row under one protocol.
 
     Attributes:
@@ -227,7 +227,7 @@ class Comparison:
     """A table over runs. Rows, columns and cells are in the order in which they are to be shown.
 
     Attributes:
-        rows: see `Row`.
+        rows: see `ComparisonRow`.
         samples: the sets of images, those with the most figures first; `sample.columns` are indices into `columns`.
         columns: see `columns.Column`.
         cells: by (index of the row, index of the column); absent where nothing was measured.
@@ -238,10 +238,10 @@ class Comparison:
         settings: settings beside the method in which rows differ: setting -> name of the configuration -> value.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     samples: tuple[Sample, ...]
     columns: tuple[Column, ...]
-    cells: dict[tuple[int, int], Cell]
+    cells: dict[tuple[int, int], Accuracy]
     reference: str | None = None
     differences: dict[tuple[int, int], Difference] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
@@ -328,7 +328,7 @@ def comparison(
     return made if against is None else _against(made, against)
 
 
-def _rows(found: Sequence[Configuration], figures: Sequence[Figure]) -> tuple[Row, ...]:
+def _rows(found: Sequence[Configuration], figures: Sequence[Figure]) -> tuple[ComparisonRow, ...]:
     order = {"best": 0, "last": 1}
     # A network that was not trained here has one checkpoint, which its name says.
     several = {"best", "last"} <= {figure.which for figure in figures}
@@ -336,12 +336,14 @@ def _rows(found: Sequence[Configuration], figures: Sequence[Figure]) -> tuple[Ro
     for each in found:
         own = {figure.which for figure in figures if figure.run in each.runs}
         for which in sorted(own, key=lambda w: (order.get(w, 2), w)):
-            rows.append(Row(each, which, f"{each.name} ({which})" if several and which in order else each.name))
+            rows.append(
+                ComparisonRow(each, which, f"{each.name} ({which})" if several and which in order else each.name)
+            )
     return tuple(rows)
 
 
 def _cells(
-    rows: Sequence[Row], columns: Sequence[Column], figures: Sequence[Figure]
+    rows: Sequence[ComparisonRow], columns: Sequence[Column], figures: Sequence[Figure]
 ) -> dict[tuple[int, int], list[Figure]]:
     """Figures by cell."""
     cells: dict[tuple[int, int], list[Figure]] = {}
@@ -354,7 +356,7 @@ def _cells(
     return cells
 
 
-def _once(cells: dict[tuple[int, int], list[Figure]]) -> tuple[dict[tuple[int, int], Cell], list[str]]:
+def _once(cells: dict[tuple[int, int], list[Figure]]) -> tuple[dict[tuple[int, int], Accuracy], list[str]]:
     """One figure for each seed: the latest where the same was measured twice."""
     made, refused = {}, []
     for where, figures in cells.items():
@@ -365,24 +367,25 @@ def _once(cells: dict[tuple[int, int], list[Figure]]) -> tuple[dict[tuple[int, i
                 refused.append(f"{figure.run}: {text}; the earlier one is left out")
         values = [figure.accuracy for figure in latest.values()]
         one = next(iter(latest.values()))
-        made[where] = Cell(
+        made[where] = Accuracy(
             mean=statistics.fmean(values),
             deviation=deviation(values),
-            interval=wilson(one.correct, one.n) if len(values) == 1 else mean_interval(values),
+            # Seeds that agree to the image say nothing of their spread; what is known is that over images.
+            interval=mean_interval(values) or wilson(one.correct, one.n),
             figures=tuple(latest.values()),
             suspicious=tuple(dict.fromkeys(mark for figure in latest.values() for mark in figure.suspicious)),
         )
     return made, refused
 
 
-def _difference(ours: Cell, theirs: Cell) -> Difference:
+def _difference(ours: Accuracy, theirs: Accuracy) -> Difference:
     masks = [{f.seed: f.mask for f in cell.figures if f.mask is not None} for cell in (ours, theirs)]
     return difference({f.seed: f.accuracy for f in ours.figures}, {f.seed: f.accuracy for f in theirs.figures}, *masks)
 
 
 def _with_best(
-    rows: Sequence[Row], columns: Sequence[Column], cells: dict[tuple[int, int], Cell]
-) -> dict[tuple[int, int], Cell]:
+    rows: Sequence[ComparisonRow], columns: Sequence[Column], cells: dict[tuple[int, int], Accuracy]
+) -> dict[tuple[int, int], Accuracy]:
     """Mark the cell that leads its rivals clearly: rows of the same network and checkpoint, in one column."""
     marked = dict(cells)
     kinds = [(row.configuration.network, row.which) for row in rows]
@@ -424,7 +427,9 @@ def _named(name: str, found: Iterable[Configuration]) -> Configuration:
     raise unknown("row", name, [configuration.name for configuration in each])
 
 
-def _notes(rows: Sequence[Row], columns: Sequence[Column], cells: dict[tuple[int, int], Cell]) -> list[str]:
+def _notes(
+    rows: Sequence[ComparisonRow], columns: Sequence[Column], cells: dict[tuple[int, int], Accuracy]
+) -> list[str]:
     notes = []
     for r, row in enumerate(rows):
         absent: dict[str, list[str]] = {}

@@ -121,8 +121,18 @@ def _suspicious(run: Run) -> dict[str, tuple[str, ...]]:
 
 
 NOT_RANDOM = ("clean", "fgsm")
-ORDER = ("clean", "fgsm", "pgd", "cw", "apgd", "fab", "square", "transfer", "aa", "worst")
-"""From the plain to the severe, by how the spelling begins."""
+SEVERITY = ("clean", "fgsm", "pgd", "cw", "apgd", "fab", "square", "transfer", "aa", "worst")
+"""From the plain to the severe, by how the spelling begins: the one order of attacks in tables."""
+
+
+def severity(attack: str) -> int:
+    """Where an attack stands in the order of columns and rows, by its short spelling; what is not in it comes last.
+
+    >>> severity("clean") < severity("pgd-20") < severity("aa") < severity("worst_of_pgd-20,cw-30")
+    True
+    """
+    return next((rank for rank, begin in enumerate(SEVERITY) if attack.startswith(begin)), len(SEVERITY))
+
 
 Protocol = tuple[str, int, str, str, str, str | None, float | None, tuple[str, str] | None]
 """Split, n, data, attack, label, norm, eps, made on."""
@@ -284,9 +294,14 @@ def _facts(column: Column) -> dict[str, str]:
 
 
 def _rank(column: Column) -> tuple[object, ...]:
-    start = column.part or column.attack
-    place = next((i for i, begin in enumerate(ORDER) if start.startswith(begin)), len(ORDER))
-    return (place, column.norm or "", column.eps or 0.0, not column.part, column.attack, column.seeds)
+    return (
+        severity(column.part or column.attack),
+        column.norm or "",
+        column.eps or 0.0,
+        not column.part,
+        column.attack,
+        column.seeds,
+    )
 
 
 def _titled(columns: Sequence[Column]) -> list[Column]:

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmard.tables.comparison import Cell, Comparison
+from mmard.tables import table
+from mmard.tables.comparison import Accuracy, Comparison
 from mmard.tables.figures import Column, Sample
 from mmard.tables.statistics import Difference
-from mmard.tables.table import MARK, escaped, latex_table, markdown_table, markdown_text
+from mmard.tables.table import MARK, Entry, Table, off_by
 
 
-def cell_text(cell: Cell) -> tuple[str, str]:
-    """A figure in percent and what it may be off by: "±" the deviation over seeds, or the interval of a single one.
+def spread(one: Accuracy) -> str:
+    """What a figure may be off by: the deviation over seeds, or of a single seed the interval over images, in percent.
 
-    >>> cell_text(Cell(0.4225, 0.0253, (0.2, 0.65), ())), cell_text(Cell(0.5, None, (0.4, 0.6), ()))
-    (('42.2', '±2.5'), ('50.0', '40.0-60.0'))
+    >>> spread(Accuracy(0.4225, 0.0253, (0.2, 0.65), ())), spread(Accuracy(0.5, None, (0.4, 0.6), ()))
+    ('±2.5', '40.0-60.0')
     """
-    low, high = cell.interval
-    spread = f"{100 * low:.1f}-{100 * high:.1f}" if cell.deviation is None else f"±{100 * cell.deviation:.1f}"
-    return f"{100 * cell.mean:.1f}", spread
+    low, high = one.interval
+    return f"{100 * low:.1f}-{100 * high:.1f}" if one.deviation is None else off_by(one.deviation)
 
 
-def difference_text(found: Difference) -> tuple[str, str, str]:
-    """A difference in points and half of its intervals, over images and over seeds; "" where one is unknown.
+def halves(gap: Difference) -> str:
+    """Half of the intervals of a difference in points, over images and over seeds, as far as they are known.
 
-    >>> difference_text(Difference(0.034, 0.023, None, True, (1, 1)))
-    ('+3.4', '±2.3', '')
+    >>> halves(Difference(0.034, 0.023, None, True, (1, 1)))
+    '±2.3'
     """
-    halves = ("" if half is None else f"±{100 * half:.1f}" for half in (found.over_images, found.over_seeds))
-    return (f"{100 * found.mean:+.1f}", *halves)  # type: ignore[return-value]
+    return " ".join(filter(None, map(off_by, (gap.over_images, gap.over_seeds))))
 
 
 def caption(made: Comparison, sample: Sample) -> str:
@@ -64,8 +61,8 @@ def caption(made: Comparison, sample: Sample) -> str:
     text += [f"Weights: {'; '.join(checkpoints)}."] if checkpoints else []
     if any(cell.best for _, cell in cells):
         text.append(
-            "Bold: better than every other row of the same network by more than both paired 95 % intervals, over images"
-            " and over seeds."
+            "Bold: better than every other row of the same network by more than the paired 95 % interval over images and"
+            " seeds together."
         )
     marks = sorted({mark for _, cell in cells for mark in cell.suspicious})
     if marks:
@@ -84,61 +81,59 @@ def difference_caption(made: Comparison, sample: Sample) -> str:
     return f"{text}; half of the 95 % interval over {', then over '.join(over)}." if over else f"{text}."
 
 
+def table_of(made: Comparison, sample: Sample, number: int = 1, *, with_differences: bool = False) -> Table:
+    """The table of one sample.
+
+    Args:
+        number: of its label.
+        with_differences: those from the reference as second lines.
+    """
+    rows: list[list[str | Entry]] = []
+    for r in made.rows_of(sample):
+        entries = [_entry(made.cells.get((r, c))) for c in sample.columns]
+        if with_differences:
+            gaps = [made.differences.get((r, c)) for c in sample.columns]
+            entries = [
+                e if gap is None else replace(e, below=_gap(gap).plain) for e, gap in zip(entries, gaps, strict=True)
+            ]
+        rows.append([made.rows[r].name, _seeds(made, sample, r), *entries])
+    heads = ["", "seeds", *(made.columns[c].title for c in sample.columns)]
+    return Table(heads, rows, caption(made, sample), label=f"accuracy-{number}")
+
+
+def difference_table(made: Comparison, sample: Sample, number: int = 1) -> Table | None:
+    """The differences from the reference; None where there are none."""
+    rows: list[list[str | Entry]] = [
+        [made.rows[r].name, *(_gap(made.differences.get((r, c))) for c in sample.columns)]
+        for r in made.rows_of(sample)
+        if any((r, c) in made.differences for c in sample.columns)
+    ]
+    heads = [f"minus {made.reference}", *(made.columns[c].title for c in sample.columns)]
+    return Table(heads, rows, difference_caption(made, sample), label=f"difference-{number}") if rows else None
+
+
+def tables_of(made: Comparison) -> list[Table]:
+    """For each sample its table, and that of the differences."""
+    found = [
+        each(made, sample, number) for number, sample in enumerate(made.samples, start=1)
+        for each in (table_of, difference_table)
+    ]  # fmt: skip
+    return [table for table in found if table is not None]
+
+
 def markdown(made: Comparison) -> str:
     """A table for each sample, with its caption, its differences if there are any, and the notes."""
-    parts = []
-    for sample in made.samples:
-        heads = ["", "seeds", *(made.columns[c].title for c in sample.columns)]
-        rows = [
-            [
-                made.rows[r].name,
-                _seeds(made, sample, r),
-                *(_markdown_cell(made.cells.get((r, c))) for c in sample.columns),
-            ]
-            for r in made.rows_of(sample)
-        ]
-        parts += [markdown_table(heads, rows), markdown_text(caption(made, sample))]
-        gaps = list(_difference_rows(made, sample))
-        if gaps:
-            rows = [[name, *(_apart(" ".join(filter(None, found))) for found in texts)] for name, texts in gaps]
-            heads = [f"minus {made.reference}", *(made.columns[c].title for c in sample.columns)]
-            parts += [markdown_table(heads, rows), markdown_text(difference_caption(made, sample))]
-    parts += ["\n".join(f"- {markdown_text(note)}" for note in remarks(made))] if remarks(made) else []
-    return "\n\n".join(parts) + "\n"
+    return table.markdown(tables_of(made), notes=remarks(made))
 
 
 def latex(made: Comparison) -> str:
     """The same as tables of LaTeX, which need the package booktabs and nothing else; notes as comments."""
-    parts = ["% Needs \\usepackage{booktabs}."]
-    for number, sample in enumerate(made.samples):
-        heads = ["", "seeds", *(made.columns[c].title for c in sample.columns)]
-        rows = [
-            [
-                escaped(made.rows[r].name),
-                escaped(_seeds(made, sample, r)),
-                *(_latex_cell(made.cells.get((r, c))) for c in sample.columns),
-            ]
-            for r in made.rows_of(sample)
-        ]
-        parts.append(latex_table(heads, rows, caption(made, sample), f"tab:accuracy-{number + 1}"))
-        gaps = list(_difference_rows(made, sample))
-        if gaps:
-            rows = [[escaped(name), *(_latex_difference(*found) for found in texts)] for name, texts in gaps]
-            heads = [f"minus {made.reference}", *(made.columns[c].title for c in sample.columns)]
-            parts.append(latex_table(heads, rows, difference_caption(made, sample), f"tab:difference-{number + 1}"))
-    parts += [f"% {note}" for note in remarks(made)]
-    return "\n".join(parts) + "\n"
+    return table.latex(tables_of(made), notes=remarks(made))
 
 
 def table_csv(made: Comparison) -> str:
     """One line for each cell, with everything that its figures depend on."""
-    text = io.StringIO()
-    lines = [_line(made, r, c) for r, c in sorted(made.cells)]
-    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({key: " ".join(map(str, v)) if isinstance(v, list) else v for key, v in line.items()})
-    return text.getvalue()
+    return Table.of_records([_line(made, r, c) for r, c in sorted(made.cells)]).csv()
 
 
 def table_json(made: Comparison) -> str:
@@ -230,36 +225,11 @@ def _seeds(made: Comparison, sample: Sample, r: int) -> str:
     return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
 
 
-def _difference_rows(made: Comparison, sample: Sample) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    for r in made.rows_of(sample):
-        if any((r, c) in made.differences for c in sample.columns):
-            found = [made.differences.get((r, c)) for c in sample.columns]
-            yield made.rows[r].name, [difference_text(gap) if gap else ("", "", "") for gap in found]
+def _entry(one: Accuracy | None) -> Entry:
+    if one is None:
+        return Entry()
+    return Entry(f"{100 * one.mean:.1f}", one.mean, spread(one), strong=one.best, marks=one.suspicious)
 
 
-def _apart(text: str) -> str:
-    """As papers set it, with a space behind the sign."""
-    return text.replace("±", "± ")
-
-
-def _latex_difference(mean: str, *halves: str) -> str:
-    # Between dollars a hyphen is a minus.
-    return " ".join(filter(None, (f"${mean}$" if mean else "", *(escaped(_apart(half)) for half in halves))))
-
-
-def _markdown_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    mean, spread = cell_text(cell)
-    mean = f"**{mean}**" if cell.best else mean
-    spread = _apart(spread) if cell.deviation is not None else f"({spread})"
-    return f"{mean} {spread}{MARK if cell.suspicious else ''}"
-
-
-def _latex_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    mean, spread = cell_text(cell)
-    mean = rf"\textbf{{{mean}}}" if cell.best else mean
-    spread = escaped(_apart(spread)) if cell.deviation is not None else f"({spread.replace('-', '--')})"
-    return f"{mean} {spread}{escaped(MARK) if cell.suspicious else ''}"
+def _gap(gap: Difference | None) -> Entry:
+    return Entry() if gap is None else Entry(f"{100 * gap.mean:+.1f}", gap.mean, halves(gap))

@@ -12,6 +12,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,8 @@ LEVEL = 0.05
 
 # The 97.5 % points of Student's t with 1 to 10 degrees of freedom; beyond, the expansion in 1 / degrees holds to 1e-3.
 _T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+_ROUNDING = 1e-12
+"""Spreads of shares in [0, 1] below this are the rounding of equal numbers."""
 
 
 def t_95(degrees: int) -> float:
@@ -45,15 +48,25 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean that these values are drawn around, by Student's t; of two values or more.
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean that these values are drawn around, by Student's t.
+
+    None for a single value, and for two that are equal.
 
     >>> tuple(round(v, 3) for v in mean_interval([0.50, 0.52, 0.54]))
     (0.47, 0.57)
+    >>> mean_interval([0.5, 0.5]) is None
+    True
     """
-    half = t_95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
+    half, mean = _half(values), statistics.fmean(values)
+    return None if half is None else (mean - half, mean + half)
+
+
+def _half(values: Sequence[float]) -> float | None:
+    spread = deviation(values)
+    if spread is None or (len(values) == 2 and spread <= _ROUNDING):
+        return None
+    return t_95(len(values) - 1) * spread / math.sqrt(len(values))
 
 
 def t_tail(t: float, degrees: int) -> float:
@@ -86,15 +99,16 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean accuracy of one configuration minus that of another, on the same images.
+    """The mean of one configuration minus that of another; of accuracies, on the same images.
 
     Attributes:
-        mean: of the difference, as a share in [-1, 1].
+        mean: of the difference; of accuracies a share in [-1, 1].
         over_images: half of its 95 % interval over the choice of images, paired image by image; None without masks.
         over_seeds: half of its 95 % interval over the seeds of training, by Student's t; None where one of the two has
-            a single seed.
+            a single seed, or where there are two each and they agree.
         paired: whether seeds are paired: the two share at least two, and the others are left out.
         seeds: how many seeds of either are in it.
+        of_images: whether it is of accuracies, which the choice of images moves too.
     """
 
     mean: float
@@ -102,19 +116,32 @@ class Difference:
     over_seeds: float | None
     paired: bool
     seeds: tuple[int, int]
+    of_images: bool = True
 
     @property
     def half(self) -> float | None:
         """Half of its 95 % interval over seeds and images together, over seeds alone where no verdicts are known.
 
-        None for a single seed.
+        None where that over seeds is unknown.
         """
         return None if self.over_seeds is None else math.hypot(self.over_seeds, self.over_images or 0.0)
 
     @property
+    def verdict(self) -> Literal["beyond noise", "within noise", "unknown"]:
+        """The one rule of what is noise, for every table, plot and sentence.
+
+        "within noise" if what is known of its interval covers 0; "beyond noise" if the whole of it is known (over seeds,
+        and of accuracies over images) and does not; "unknown" else: one seed never shows a gain.
+        """
+        if abs(self.mean) <= math.hypot(self.over_seeds or 0.0, self.over_images or 0.0) + _ROUNDING:
+            return "within noise"
+        known = self.over_seeds is not None and (self.over_images is not None or not self.of_images)
+        return "beyond noise" if known else "unknown"
+
+    @property
     def clear(self) -> bool:
-        """Whether it is beyond the noise of seeds and images together, both of which must be known."""
-        return self.half is not None and self.over_images is not None and abs(self.mean) > self.half
+        """Whether it is beyond noise."""
+        return self.verdict == "beyond noise"
 
     def p(self, bound: float = 0.0) -> float | None:
         """Two-sided p-value of a mean of `bound`: 0.05 where the interval ends there. None for a single seed, and for
@@ -147,17 +174,20 @@ def difference(
     theirs: Mapping[int, float],
     our_masks: Mapping[int, Mask] | None = None,
     their_masks: Mapping[int, Mask] | None = None,
+    *,
+    of_images: bool = True,
 ) -> Difference:
     """Compare two configurations.
 
     Args:
-        ours, theirs: accuracy by seed.
+        ours, theirs: accuracy, or another number, by seed.
         our_masks, their_masks: verdicts (n,) by seed, on the same images in the same order.
+        of_images: whether the numbers are accuracies, so that the choice of images is a noise that they have.
 
     >>> a, b = np.arange(100) < 60, np.arange(100) < 50
     >>> found = difference({0: 0.6}, {0: 0.5}, {0: a}, {0: b})
-    >>> round(found.mean, 3), round(found.over_images, 3), found.over_seeds
-    (0.1, 0.059, None)
+    >>> round(found.mean, 3), round(found.over_images, 3), found.over_seeds, found.verdict
+    (0.1, 0.059, None, 'unknown')
     """
     assert ours, "a difference needs a figure on both sides"
     assert theirs, "a difference needs a figure on both sides"
@@ -167,10 +197,11 @@ def difference(
     a, b = [ours[seed] for seed in mine], [theirs[seed] for seed in other]
     return Difference(
         mean=statistics.fmean(a) - statistics.fmean(b),
-        over_images=_over_images(mine, other, our_masks, their_masks),
+        over_images=_over_images(mine, other, our_masks or {}, their_masks or {}),
         over_seeds=_over_seeds(a, b, paired),
         paired=paired,
         seeds=(len(a), len(b)),
+        of_images=of_images,
     )
 
 
@@ -178,28 +209,20 @@ def _over_seeds(a: Sequence[float], b: Sequence[float], paired: bool) -> float |
     if len(a) < 2 or len(b) < 2:
         return None
     if paired:
-        gains = [p - q for p, q in zip(a, b, strict=True)]
-        return t_95(len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+        return _half([p - q for p, q in zip(a, b, strict=True)])
     # Welch: the two need not spread alike. The degrees of freedom are rounded down, which widens the interval.
     first, second = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
-    if first + second == 0:
-        return 0.0
+    if first + second <= _ROUNDING**2:
+        return None if len(a) == len(b) == 2 else 0.0
     degrees = (first + second) ** 2 / (first**2 / (len(a) - 1) + second**2 / (len(b) - 1))
     return t_95(max(1, int(degrees))) * math.sqrt(first + second)
 
 
 def _over_images(
-    mine: Sequence[int],
-    other: Sequence[int],
-    our_masks: Mapping[int, Mask] | None,
-    their_masks: Mapping[int, Mask] | None,
+    mine: Sequence[int], other: Sequence[int], our_masks: Mapping[int, Mask], their_masks: Mapping[int, Mask]
 ) -> float | None:
     """Every image has a share of our networks that read it rightly, and one of theirs; what varies is which images."""
-    if (
-        our_masks is None
-        or their_masks is None
-        or not (set(mine) <= our_masks.keys() and set(other) <= their_masks.keys())
-    ):
+    if not (set(mine) <= our_masks.keys() and set(other) <= their_masks.keys()):
         return None
     a = np.mean([our_masks[seed].astype(float) for seed in mine], axis=0)
     b = np.mean([their_masks[seed].astype(float) for seed in other], axis=0)
