@@ -215,10 +215,11 @@ class Table:
 
     def _piece(self, columns: Sequence[int], widths: Sequence[int]) -> RichTable:
         from rich.table import Table as RichTable
+        from rich.text import Text
 
         made = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="quiet", show_edge=False)
         for c in columns:
-            head = printable(entry(self.heads[c]).text)
+            head = Text(printable(entry(self.heads[c]).text))
             if c < self.words:
                 made.add_column(head, overflow="fold", max_width=NAME_WIDTH if c == 0 and len(self.heads) > 1 else None)
             else:
