@@ -61,8 +61,8 @@ def caption(made: Comparison, sample: Sample) -> str:
     text += [f"Weights: {'; '.join(checkpoints)}."] if checkpoints else []
     if any(cell.best for _, cell in cells):
         text.append(
-            "Bold: better than every other row of the same network by more than the paired 95 % interval over images and"
-            " seeds together."
+            "Bold: better than every other row of the same network by more than the paired 95 % interval over images"
+            " and seeds together."
         )
     marks = sorted({mark for _, cell in cells for mark in cell.suspicious})
     if marks:

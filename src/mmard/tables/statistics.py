@@ -130,8 +130,8 @@ class Difference:
     def verdict(self) -> Literal["beyond noise", "within noise", "unknown"]:
         """The one rule of what is noise, for every table, plot and sentence.
 
-        "within noise" if what is known of its interval covers 0; "beyond noise" if the whole of it is known (over seeds,
-        and of accuracies over images) and does not; "unknown" else: one seed never shows a gain.
+        "within noise" if what is known of its interval covers 0; "beyond noise" if all of it is known (over seeds, and
+        of accuracies over images) and does not; "unknown" else: one seed never shows a gain.
         """
         if abs(self.mean) <= math.hypot(self.over_seeds or 0.0, self.over_images or 0.0) + _ROUNDING:
             return "within noise"
