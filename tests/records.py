@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmard.evaluation.score import Score
 from mmard.files import write_json
 from mmard.run import Run
-from mmard.settings import DistillSettings, TrainSettings
+from mmard.settings import Settings
 
 PGD = "PGD-20 (CE, step 2/255, uniform start, 1 restart)"
 N = 100
@@ -21,9 +21,9 @@ def folder(path: Path, method: str = "rslad", seed: int = 0, **settings: Any) ->
     """A run that was never trained."""
     said = {"method": method, "seed": seed, "data": "digits", "eps": "8/255", **settings}
     if "teacher" in said:
-        made = DistillSettings.resolve({"student": "cnn-4", **said})
+        made = Settings.resolve({"student": "cnn-4", **said})
     else:
-        made = TrainSettings.resolve({"model": "cnn-4", **said})
+        made = Settings.resolve({"model": "cnn-4", **said})
     path.mkdir(parents=True)
     write_json(path / "config.json", made.as_config())
     return Run(path)

@@ -68,8 +68,8 @@ def test_the_first_level_is_names(tmp_path: Path) -> None:
     assert result.job.teacher_source.startswith(f"{teacher.run.path.name} (best, epoch ")
     # The config alone repeats the run.
     config = json.loads((result.run.path / "config.json").read_text())
-    assert (config["method"], config["student"], config["eps"]) == ("rslad+mmard", "cnn-4", 0.05)
-    del config["student"], config["teacher"], config["data"], config["method"]
+    assert (config["method"], config["network"], config["eps"]) == ("rslad+mmard", "cnn-4", 0.05)
+    del config["network"], config["teachers"], config["data"], config["method"]
     again = distill("cnn-4", teacher.run.path, data="digits", method="rslad+mmard", out="again", **config)
     for which in ("best", "last"):
         assert again.run.weights_file(which).read_bytes() == result.run.weights_file(which).read_bytes()
@@ -114,9 +114,9 @@ def test_the_second_level_is_objects() -> None:
     assert not student.training
     assert same(state(result.network("last")), result.run.load_weights("last")[0])
     config = result.run.config
-    assert (config["student"], config["teacher"], config["data"]) == (
+    assert (config["network"], config["teachers"], config["data"]) == (
         "given:Sequential",
-        "given:Matcher",
+        {"T": ["given:Matcher"]},
         "given:tuple",
     )
     with pytest.raises(Refused, match="can be built by name"):
@@ -303,7 +303,7 @@ def test_what_cannot_go_on_is_refused() -> None:
         train("cnn-4", data=picture_splits(), out="run", resume=True)
     with pytest.raises(Refused, match="setting data: expected the object itself, got given:Splits"):
         train(net(), data="digits", out="run", resume=True)
-    with pytest.raises(Refused, match="setting 'model': expected a name that DistillSettings has"):
+    with pytest.raises(Refused, match="run: expected a run of mmard distill, got one of mmard train"):
         distill(net(), matcher(), data=picture_splits(), out="run", resume=True)
 
 

@@ -13,7 +13,7 @@ from mmard.engine import twin as twins
 from mmard.errors import Refused
 from mmard.methods import build
 from mmard.models import build as network
-from mmard.settings import TrainSettings
+from mmard.settings import Settings
 from mmard.training.step import Step
 
 BUDGET, SHAPE = Budget(0.05), (3, 16, 16)
@@ -66,11 +66,11 @@ SAID = {"model": "cnn-4", "data": "digits", "method": "trades", "limit_train": 6
 def test_the_plan_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twins, "has_bf16", lambda device: True)
     for on in (False, True):
-        made = job.prepare(TrainSettings.resolve({**SAID, "autocast_update": on}))
+        made = job.prepare(Settings.resolve({**SAID, "autocast_update": on}))
         assert any("update in bfloat16" in note for note in made.notes) == on
 
 
 def test_it_is_refused_where_the_hardware_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twins, "has_bf16", lambda device: False)
     with pytest.raises(Refused, match="--autocast-update: expected a cpu with bfloat16, got one without; leave it out"):
-        job.prepare(TrainSettings.resolve({**SAID, "autocast_update": True}))
+        job.prepare(Settings.resolve({**SAID, "autocast_update": True}))

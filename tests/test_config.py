@@ -14,11 +14,10 @@ from laws import over
 from pydantic import ValidationError
 
 from mmard.errors import Refused
-from mmard.settings import DistillSettings, Settings, TrainSettings, differences, read_config
+from mmard.settings import Settings, current_names, differences, given_label, handed_over, of_run, read_config
 from mmard.training.recipe import AVERAGES, SCHEDULES, Recipe
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "mmard"
-KINDS: tuple[type[Settings], ...] = (TrainSettings, DistillSettings)
 
 
 def toml(value: object) -> str:
@@ -31,7 +30,7 @@ def toml(value: object) -> str:
 # resolving ------------------------------------------------------------------------------------------------------------
 @given(
     st.fixed_dictionaries(
-        {"teacher": st.just("runs/t")},
+        {"teachers": st.sampled_from(["runs/t", ["a", "b"], {"T": "a", "T_nat": ["b"]}])},
         optional={
             "method": st.sampled_from(["rslad", "rslad+mmard", "adaad+igdm+mmard", "ard"]),
             "preset": st.sampled_from(["unified", "official"]),
@@ -54,16 +53,16 @@ def toml(value: object) -> str:
     )
 )
 def test_a_run_can_be_repeated_from_its_config(said: dict[str, Any]) -> None:
-    settings = DistillSettings.resolve(said)
+    settings = Settings.resolve(said)
     written = json.dumps(settings.as_config())
-    assert DistillSettings.resolve(json.loads(written)) == settings
-    assert settings.as_config().keys() == DistillSettings.model_fields.keys()
+    assert Settings.resolve(json.loads(written)) == settings
+    assert settings.as_config().keys() == Settings.model_fields.keys()
 
 
 @pytest.mark.parametrize("ending", ["json", "toml"])
 def test_files_come_back_as_they_went(ending: str, tmp_path: Path) -> None:
     said = {
-        "teacher": "runs/t",
+        "teachers": "runs/t",
         "params": {"mmard.guide": 0.5, "mmard.measure": "kl"},
         "milestones": [100, 150],
         "eps": "8/255",
@@ -71,8 +70,8 @@ def test_files_come_back_as_they_went(ending: str, tmp_path: Path) -> None:
     }
     path = tmp_path / f"settings.{ending}"
     path.write_text(json.dumps(said) if ending == "json" else "\n".join(f"{k} = {toml(v)}" for k, v in said.items()))
-    assert read_config(path) == said
-    settings = DistillSettings.resolve(read_config(str(path)))
+    assert read_config(path) == {**said, "teachers": {"T": ["runs/t"]}}
+    settings = Settings.resolve(read_config(str(path)))
     assert settings.milestones == (100, 150)
     assert settings.eps == 8 / 255
     assert settings.params == {"mmard.guide": 0.5, "mmard.measure": "kl"}
@@ -87,9 +86,9 @@ def test_what_two_runs_say_otherwise() -> None:
 
 
 def test_a_run_folder_is_a_config(tmp_path: Path) -> None:
-    settings = TrainSettings.resolve({"model": "cnn-4"})
+    settings = Settings.resolve({"model": "cnn-4"})
     (tmp_path / "config.json").write_text(json.dumps(settings.as_config()))
-    assert TrainSettings.resolve(read_config(tmp_path)) == settings
+    assert Settings.resolve(read_config(tmp_path)) == settings
 
 
 @pytest.mark.parametrize(
@@ -97,20 +96,19 @@ def test_a_run_folder_is_a_config(tmp_path: Path) -> None:
     [("8/255", 8 / 255), ("0.031", 0.031), (" 8 / 255 ", 8 / 255), (0.15, 0.15), ("1", 1.0), ("1/4", 0.25)],
 )
 def test_radii_may_be_fractions(written: str | float, read: float) -> None:
-    settings = TrainSettings.resolve({"eps": written, "step_size": written})
+    settings = Settings.resolve({"eps": written, "step_size": written})
     assert (settings.eps, settings.step_size) == (read, read)
 
 
 def test_text_of_a_command_line_is_read() -> None:
     said = {"epochs": "20", "lr": "0.05", "seed": "3", "milestones": ["5", "0.5"], "limit_train": "100"}
-    settings = TrainSettings.resolve(said)
+    settings = Settings.resolve(said)
     assert (settings.epochs, settings.lr, settings.seed, settings.limit_train) == (20, 0.05, 3, 100)
     assert settings.milestones == (5, 0.5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_settings_are_frozen(kind: type[Settings]) -> None:
-    settings = kind.resolve({"teacher": "t"} if kind is DistillSettings else {})
+def test_settings_are_frozen() -> None:
+    settings = Settings.resolve({})
     with pytest.raises(ValidationError, match="frozen"):
         settings.lr = 0.5  # type: ignore[misc]
 
@@ -122,42 +120,83 @@ def test_the_host_is_the_method_under_the_plug_ins() -> None:
         ({"method": "rslad", "inner": "ard"}, "rslad"),
         ({"method": "rslad", "outer": "ard+mmard"}, "ard"),
     ):
-        assert DistillSettings.resolve({"teacher": "t", **said}).host == host
+        assert Settings.resolve({"teacher": "t", **said}).host == host
+
+
+# old files ------------------------------------------------------------------------------------------------------------
+PUBLISHED = [json.loads(path.read_text()) for path in sorted((PACKAGE.parents[1] / "results").rglob("config.json"))]
+
+
+def test_published_runs_are_read_as_what_they_were() -> None:
+    """Their files say `model` or `student`, and `teacher` as a path or as paths by letter."""
+    shapes = [type(config.get("teacher")) for config in PUBLISHED if "method" in config]
+    assert {str, dict, type(None)} == set(shapes), "a shape that published runs have is not tried here any more"
+    for config in PUBLISHED:
+        if "method" not in config:
+            continue
+        taught = config.get("teacher") or {}
+        settings = Settings.resolve(of_run(config))
+        assert settings.network == config.get("student", config.get("model"))
+        assert settings.teachers == {
+            k: (v,) for k, v in (taught if isinstance(taught, dict) else {"T": taught}).items()
+        }
+        assert settings.command == ("distill" if "student" in config else "train")
+        assert settings.engine == config.get("engine", "plain")
+        assert Settings.resolve(settings.as_config()) == settings
+        ours = {**settings.as_config(), "milestones": list(settings.milestones)}
+        assert all(ours[name] == value for name, value in config.items() if name in ours and name != "teacher_weights")
+
+
+@pytest.mark.parametrize(
+    ("old", "teachers", "weights"),
+    [
+        ({"model": "cnn-4"}, None, None),
+        ({"student": "cnn-4", "teacher": "runs/t", "teacher_weights": None}, {"T": ["runs/t"]}, {}),
+        ({"student": "cnn-4", "teacher": "wrn", "teacher_weights": "w.pt"}, {"T": ["wrn"]}, {"T": "w.pt"}),
+        ({"student": "cnn-4", "teacher": {"T": ["a", "b"], "T_nat": "n"}}, {"T": ["a", "b"], "T_nat": ["n"]}, None),
+        ({"student": "cnn-4", "teacher": ["a", "b"]}, {"T": ["a", "b"]}, None),
+    ],
+)
+def test_what_settings_were_called_once(old: dict[str, Any], teachers: object, weights: object) -> None:
+    found = current_names(old)
+    assert (found["network"], found.get("teachers"), found.get("teacher_weights")) == ("cnn-4", teachers, weights)
+    assert current_names(found) == found
+
+
+def test_objects_are_told_by_their_labels() -> None:
+    said = {"student": given_label([]), "teacher": {"T": "runs/t", "T_nat": "given:Net"}, "data": "digits"}
+    assert Settings.resolve(said).given == {"network", "T_nat"}
+    assert handed_over({"data": "given:Splits", "network": "cnn-4"}) == {"data"}
 
 
 # refusals -------------------------------------------------------------------------------------------------------------
 @over(
-    ("kind", "said", "words"),
+    ("said", "words"),
     [
-        (
-            TrainSettings,
-            {"epoch": 3},
-            "setting 'epoch': expected a name that TrainSettings has.*did you mean 'epochs'?",
-        ),
-        (TrainSettings, {"weight-decay": 0.1}, "did you mean 'weight_decay'"),
-        (TrainSettings, {"teacher": "runs/t"}, "setting 'teacher'"),
-        (TrainSettings, {"xyzzy": 1}, "`mmard distill --help` lists them"),
-        (DistillSettings, {"teacher": "t", "model": "cnn-4"}, "setting 'model'"),
-        (DistillSettings, {}, "setting teacher: expected field required, got nothing"),
-        (TrainSettings, {"epochs": 20.5}, "^setting epochs: expected a valid integer, got 20.5$"),
-        (TrainSettings, {"epochs": "many"}, "^setting epochs: expected a valid integer, got 'many'$"),
-        (TrainSettings, {"lr": [0.1]}, "setting lr: expected .*number"),
-        (TrainSettings, {"norm": "l3"}, "^setting norm: expected 'linf', 'l2' or 'l1', got 'l3'$"),
-        (TrainSettings, {"normalise": "imagenet"}, "setting normalise: expected"),
-        (TrainSettings, {"eps": "8/0"}, "^setting eps: expected a number or a fraction such as 8/255, got '8/0'$"),
-        (TrainSettings, {"eps": "eight"}, "setting eps"),
-        (TrainSettings, {"step_size": "2//255"}, "setting step_size: .*a number or a fraction"),
-        (TrainSettings, {"milestones": "half"}, "setting milestones: expected"),
-        (TrainSettings, {"milestones": [1, "x"]}, "setting milestones: expected"),
-        (TrainSettings, {"params": ["mmard.guide"]}, "setting params: expected"),
-        (TrainSettings, {"nesterov": "perhaps"}, "setting nesterov: expected .*boolean"),
-        (TrainSettings, {"preset": "oficial"}, "preset 'oficial'.*did you mean 'official'"),
-        (TrainSettings, {"preset": "replica"}, "preset replica: expected a method of ard, iad_i, iad_ii, got 'pgd_at'"),
+        ({"epoch": 3}, "setting 'epoch': expected the name of a setting.*did you mean 'epochs'?"),
+        ({"weight-decay": 0.1}, "did you mean 'weight_decay'"),
+        ({"xyzzy": 1}, "`mmard distill --help` lists them"),
+        ({"student": "cnn-8", "model": "cnn-4"}, "setting 'model': expected one name for it, got 'network' as well"),
+        ({"teacher": 3}, "setting teachers: expected a valid string, got 3"),
+        ({"epochs": 20.5}, "^setting epochs: expected a valid integer, got 20.5$"),
+        ({"epochs": "many"}, "^setting epochs: expected a valid integer, got 'many'$"),
+        ({"lr": [0.1]}, "setting lr: expected .*number"),
+        ({"norm": "l3"}, "^setting norm: expected 'linf', 'l2' or 'l1', got 'l3'$"),
+        ({"normalise": "imagenet"}, "setting normalise: expected"),
+        ({"eps": "8/0"}, "^setting eps: expected a number or a fraction such as 8/255, got '8/0'$"),
+        ({"eps": "eight"}, "setting eps"),
+        ({"step_size": "2//255"}, "setting step_size: .*a number or a fraction"),
+        ({"milestones": "half"}, "setting milestones: expected"),
+        ({"milestones": [1, "x"]}, "setting milestones: expected"),
+        ({"params": ["mmard.guide"]}, "setting params: expected"),
+        ({"nesterov": "perhaps"}, "setting nesterov: expected .*boolean"),
+        ({"preset": "oficial"}, "preset 'oficial'.*did you mean 'official'"),
+        ({"preset": "replica"}, "preset replica: expected a method of ard, iad_i, iad_ii, got 'pgd_at'"),
     ],
 )
-def test_what_cannot_be_read_is_refused(kind: type[Settings], said: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_read_is_refused(said: dict[str, Any], words: str) -> None:
     with pytest.raises(Refused, match=words) as refusal:
-        kind.resolve(said)
+        Settings.resolve(said)
     assert "\n" not in str(refusal.value)
 
 
@@ -189,9 +228,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 # every setting is used ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_setting_has_its_sentence_and_its_panel(kind: type[Settings]) -> None:
-    for name, info in kind.model_fields.items():
+def test_every_setting_has_its_sentence_and_its_panel() -> None:
+    for name, info in Settings.model_fields.items():
         assert info.description, name
         assert info.description.endswith("."), name
         extra = info.json_schema_extra
@@ -219,7 +257,7 @@ def test_every_setting_is_read() -> None:
     """An option that nothing reads is a promise that nothing keeps."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
     read = set.union(*map(reads, trees)) | set(Recipe.__dataclass_fields__)
-    unread = {name for kind in KINDS for name in kind.model_fields} - read
+    unread = set(Settings.model_fields) - read
     assert not unread
 
 

@@ -25,7 +25,7 @@ from mmard.job import prepare
 from mmard.models import build
 from mmard.plan import plan
 from mmard.run import Run
-from mmard.settings import DistillSettings, TrainSettings
+from mmard.settings import Settings
 from mmard.training.fit import Interrupted
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def test_bfloat16_is_refused_where_the_hardware_has_none(monkeypatch: pytest.Mon
     with pytest.raises(Refused, match="precision bf16: expected a cpu with bfloat16"):
         Engine("fast", "bf16").check(CPU)
     with pytest.raises(Refused, match="precision bf16"):
-        prepare(TrainSettings.resolve({"model": "cnn-4", "precision": "bf16"}), data=picture_splits())
+        prepare(Settings.resolve({"model": "cnn-4", "precision": "bf16"}), data=picture_splits())
     twins = Twins(Engine("fast", "auto"), {"S": packed_net()})
     assert twins.ready(x_of())["S"]["precision"] == "fp32"
     assert twins.record["S"]["why"] == "no bfloat16 here"
@@ -80,9 +80,9 @@ def test_bfloat16_is_refused_where_the_hardware_has_none(monkeypatch: pytest.Mon
 def test_the_names_are_those_of_the_settings() -> None:
     for name, known in (("engine", choosing.ENGINES), ("precision", choosing.PRECISIONS)):
         for value in known:
-            assert getattr(TrainSettings.resolve({name: value}), name) == value
+            assert getattr(Settings.resolve({name: value}), name) == value
         with pytest.raises(Refused, match=f"setting {name}"):
-            TrainSettings.resolve({name: "other"})
+            Settings.resolve({name: "other"})
 
 
 # --- choice ---------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_a_run_from_before_there_were_twins_goes_on_without() -> None:
 
 def test_the_plan_says_what_stands_for_each_network() -> None:
     told = {"student": "cnn-32", "teacher": "given:Matcher", "data": "digits", "method": "rslad", "limit_train": 64}
-    settings = DistillSettings.resolve({**told, **QUICK})
+    settings = Settings.resolve({**told, **QUICK})
     made = plan(prepare(settings, teacher=digits_matcher()), seconds=0.0)
     assert described(made.engine["S"]).startswith("a twin in fp32, 4 of 4 BatchNorms folded")
     assert described(made.engine["T"]) == "itself (it calls no convolution)"

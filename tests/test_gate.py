@@ -17,7 +17,7 @@ from mmard.errors import Refused
 from mmard.gate import FAR, Claim, pass_gate
 from mmard.job import prepare
 from mmard.models import build
-from mmard.settings import DistillSettings
+from mmard.settings import Settings
 from mmard.teachers import find
 
 CLASSES = 4
@@ -127,7 +127,7 @@ def test_a_known_teacher_is_held_to_its_record(
     said[:flipped] = (said[:flipped] + 1) % 10
     names = tuple("0123456789")
     part = ImageSet(x, said, names, "its own answers")
-    settings = DistillSettings.resolve(
+    settings = Settings.resolve(
         {"method": "rslad", "student": "cnn-4", "teacher": spec, "teacher_weights": str(tmp_path / "w.pt"),
          "eps": 1 / 1000, "epochs": 1, "batch_size": 100, "device": "cpu"}
     )  # fmt: skip

@@ -35,7 +35,7 @@ from mmard.methods import mmard, pgd_at, rslad
 from mmard.models import Normalised
 from mmard.networks import network_facts, pick_device
 from mmard.run import Run
-from mmard.settings import DistillSettings, TrainSettings
+from mmard.settings import Settings
 from mmard.training.recipe import Recipe
 
 QUICK: dict[str, Any] = {
@@ -48,12 +48,12 @@ QUICK: dict[str, Any] = {
 }
 
 
-def settled(**said: Any) -> TrainSettings:
-    return TrainSettings.resolve({"model": "cnn-4", "data": "digits", "limit_train": 96, **said})
+def settled(**said: Any) -> Settings:
+    return Settings.resolve({"model": "cnn-4", "data": "digits", "limit_train": 96, **said})
 
 
-def distilling(**said: Any) -> DistillSettings:
-    return DistillSettings.resolve(
+def distilling(**said: Any) -> Settings:
+    return Settings.resolve(
         {"student": "cnn-4", "teacher": "little:digits_matcher", "data": "digits", "limit_train": 96, **said}
     )
 
@@ -113,7 +113,7 @@ def test_a_standardising_network_takes_its_numbers_from_the_training_images() ->
 
 def test_objects_stand_in_for_names() -> None:
     student, teacher, splits, method = net(), matcher(), picture_splits(), mmard(rslad(), guide=0.7)
-    settings = DistillSettings.resolve({"student": "given:Sequential", "teacher": "given:Matcher", "batch_size": 8})
+    settings = Settings.resolve({"student": "given:Sequential", "teacher": "given:Matcher", "batch_size": 8})
     job = prepare(settings, student=student, teacher=teacher, data=splits, method=method)
     assert job.student is student
     assert job.step.nets["T"] is teacher
@@ -200,7 +200,7 @@ def test_training_and_selection_never_look_at_the_test_images(tmp_path: Path) ->
 # the gate -------------------------------------------------------------------------------------------------------------
 def gate(teacher: nn.Module, splits: Splits | None = None, data: Any = None) -> str:
     job = prepare(
-        DistillSettings.resolve({"teacher": "given:T", "student": "given:S", "method": "rslad", "batch_size": 8}),
+        Settings.resolve({"teacher": "given:T", "student": "given:S", "method": "rslad", "batch_size": 8}),
         student=net(),
         teacher=teacher,
         data=data or splits or picture_splits(),
@@ -357,7 +357,7 @@ TRAINING: tuple[tuple[dict[str, Any], str], ...] = (
     ({"method": "trades+mmard"}, r"method trades\+mmard: expected one without a teacher"),
     ({"method": rslad()}, "method rslad: expected one without a teacher"),
     ({"model": "cnn"}, "expected cnn-<width>"),
-    ({"teacher": "runs/t"}, "setting 'teacher': expected a name that TrainSettings has"),
+    ({"teacher": "runs/t"}, "train: expected a run of mmard train, got one of mmard distill; use distill"),
     ({"data": "digits", "limit_train": 10**6}, "limit_train: expected 1 to"),
     ({"data": "digits", "val_share": 0.9}, r"val_share: expected a share in \(0, 0\.5\]"),
     ({"data": "digits", "image_size": 16}, "image_size"),
@@ -417,7 +417,7 @@ def test_a_run_made_of_objects_cannot_go_on_without_them(name: str) -> None:
         "method": "given:rslad",
         "batch_size": 8,
     }
-    settings = DistillSettings.resolve(said)
+    settings = Settings.resolve(said)
     prepare(settings, **given)
     del given[name]
     words = f"setting {name}: expected the object itself, got {said[name]}; .*resume=True"

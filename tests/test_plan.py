@@ -18,7 +18,7 @@ from mmard.files import weights_hash
 from mmard.job import Job, prepare
 from mmard.methods import METHODS, PLUGINS, build
 from mmard.plan import Pace, Passes, Plan, attack_seconds, count_passes, origins, pace, plan
-from mmard.settings import DistillSettings, TrainSettings
+from mmard.settings import Settings
 from mmard.training.step import Step
 
 SPECS = [*METHODS, *(f"{host}+{plugin}" for host in METHODS for plugin in PLUGINS)]
@@ -81,7 +81,7 @@ def test_every_method_can_be_counted(spec: str) -> None:
 
 
 def little(**said: object) -> Job:
-    return prepare(TrainSettings.resolve({"model": "cnn-1", "limit_train": 128, "steps": 2, "epochs": 3, **said}))
+    return prepare(Settings.resolve({"model": "cnn-1", "limit_train": 128, "steps": 2, "epochs": 3, **said}))
 
 
 def test_measuring_leaves_no_trace() -> None:
@@ -150,7 +150,7 @@ def test_an_attack_is_timed_on_one_batch_of_everybody() -> None:
 
 def test_where_every_setting_comes_from() -> None:
     said = {"teacher": "t", "student": "cnn-4", "method": "rslad+mmard", "lr": "0.2", "params": {"mmard.guide": 0.5}}
-    settings = DistillSettings.resolve(said)
+    settings = Settings.resolve(said)
     found = {origin.name: (origin.value, origin.source) for origin in origins(settings, said)}
     assert found["lr"] == (0.2, "said")
     assert found["eps"] == (0.15, "preset")
@@ -159,19 +159,19 @@ def test_where_every_setting_comes_from() -> None:
     assert found["mmard.guide"] == (0.5, "said")
     assert found["mmard.tau"][1] == "default"
     assert found["rslad.alpha"] == (5 / 6, "default")
-    assert set(DistillSettings.model_fields) - {"params"} <= set(found)
+    assert set(Settings.model_fields) - {"params"} <= set(found)
     assert all(math.isfinite(value) for value, _ in found.values() if isinstance(value, float))
 
 
 def test_a_preset_speaks_for_parameters_too() -> None:
     said = {"teacher": "t", "student": "cnn-4", "method": "rslad", "preset": "official", "data": "cifar10"}
-    found = {o.name: (o.value, o.source) for o in origins(DistillSettings.resolve(said), said)}
+    found = {o.name: (o.value, o.source) for o in origins(Settings.resolve(said), said)}
     assert found["rslad.scale"] == (0.1, "preset")
 
 
 def test_halves_show_the_parameters_of_both() -> None:
     said = {"teacher": "t", "student": "cnn-4", "method": "rslad", "inner": "trades", "outer": "adaad+igdm"}
-    found = {o.name for o in origins(DistillSettings.resolve(said), said)}
+    found = {o.name for o in origins(Settings.resolve(said), said)}
     assert {"trades.beta", "adaad.alpha", "igdm.alpha"} <= found
     assert not any(name.startswith("rslad.") for name in found)
 

@@ -16,7 +16,7 @@ from mmard.job import recipe_of
 from mmard.method import Method
 from mmard.methods import METHODS, PLUGINS, compose
 from mmard.ops import kl
-from mmard.settings import DistillSettings, Settings, preset_values
+from mmard.settings import Settings, preset_values
 from mmard.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
@@ -29,8 +29,8 @@ FILES = {path.stem: path for path in (HERE.parent / "src" / "mmard" / "presets")
 PRESETS = {name: tomllib.loads(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 
-def settled(method: str, preset: str = "unified", data: str = "cifar10", **said: Any) -> DistillSettings:
-    return DistillSettings.resolve({"teacher": "t", "method": method, "preset": preset, "data": data, **said})
+def settled(method: str, preset: str = "unified", data: str = "cifar10", **said: Any) -> Settings:
+    return Settings.resolve({"teacher": "t", "method": method, "preset": preset, "data": data, **said})
 
 
 def made(settings: Settings) -> Method:

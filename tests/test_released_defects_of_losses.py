@@ -20,7 +20,7 @@ from mmard.method import Method
 from mmard.methods import METHODS, compose
 from mmard.methods.absld import ClassTemperatures
 from mmard.ops import kl, renyi_entropy
-from mmard.settings import DistillSettings
+from mmard.settings import Settings
 
 ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -170,11 +170,11 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def settled(method: str, preset: str = "unified", data: str = "cifar10", **said: Any) -> DistillSettings:
-    return DistillSettings.resolve({"teacher": "t", "method": method, "preset": preset, "data": data, **said})
+def settled(method: str, preset: str = "unified", data: str = "cifar10", **said: Any) -> Settings:
+    return Settings.resolve({"teacher": "t", "method": method, "preset": preset, "data": data, **said})
 
 
-def made(settings: DistillSettings) -> Method:
+def made(settings: Settings) -> Method:
     return compose(settings.method, settings.inner, settings.outer, settings.params)
 
 

@@ -26,7 +26,7 @@ from mmard.job import recipe_of
 from mmard.methods import METHODS
 from mmard.models import build as build_network
 from mmard.networks import load_network
-from mmard.settings import DistillSettings
+from mmard.settings import Settings
 from mmard.teachers import find, teachers
 from mmard.training.fit import fit
 
@@ -160,8 +160,8 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def settled(method: str, preset: str, data: str = "cifar10") -> DistillSettings:
-    return DistillSettings.resolve({"teacher": "t", "method": method, "preset": preset, "data": data})
+def settled(method: str, preset: str, data: str = "cifar10") -> Settings:
+    return Settings.resolve({"teacher": "t", "method": method, "preset": preset, "data": data})
 
 
 # --- attacks ---

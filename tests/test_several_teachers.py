@@ -17,14 +17,14 @@ from mmard.job import prepare
 from mmard.models import Ensemble
 from mmard.modes import evaluating
 from mmard.run import Run
-from mmard.settings import DistillSettings, read_config, teachers_said
+from mmard.settings import Settings, read_config
 
 SMALL = {"data": "digits", "limit_train": 96, "batch_size": 32, "epochs": 1, "steps": 1, "val_attack": "fgsm"}
 
 
-def settled(**said: object) -> DistillSettings:
+def settled(**said: object) -> Settings:
     known = {"student": "cnn-4", "method": "mtard", "teacher": "little:digits_matcher", **SMALL}
-    return DistillSettings.resolve({**known, **said})
+    return Settings.resolve({**known, **said})
 
 
 BOTH = {"T": "little:digits_matcher", "T_nat": "little:digits_matcher"}
@@ -36,7 +36,7 @@ def test_each_letter_has_its_teacher() -> None:
     assert job.step.nets["T"] is not job.step.nets["T_nat"]
     assert job.sources == BOTH
     assert [note.split(":")[0] for note in job.notes] == ["teacher little", "teacher T_nat little"]
-    assert DistillSettings.resolve(job.settings.as_config()) == job.settings
+    assert Settings.resolve(job.settings.as_config()) == job.settings
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_teachers_are_said_by_letter_on_the_command_line(tmp_path: Path) -> None
     code, output = called("distill", "--method", "mtard", *teachers, *common, "--out", str(tmp_path / "run"), "--quiet")
     assert code == 0, output
     config = Run.open(tmp_path / "run").config
-    assert config["teacher"] == BOTH
+    assert config["teachers"] == {letter: [name] for letter, name in BOTH.items()}
     code, output = called("show", str(tmp_path / "run"))
     assert code == 0, output
     assert "T_nat=little" in output
@@ -132,7 +132,7 @@ def test_one_teacher_is_said_as_ever() -> None:
 
 def test_a_path_with_an_equals_sign_is_a_path() -> None:
     settings = settled(teacher="runs/lr=0.1")
-    assert teachers_said(settings) == {"T": ("runs/lr=0.1",)}
+    assert settings.teachers == {"T": ("runs/lr=0.1",)}
 
 
 # --- Python ---
@@ -143,7 +143,7 @@ def test_teachers_may_be_objects_by_letter(tmp_path: Path) -> None:
         net(), {"T": matcher(), "T_nat": matcher()}, data=picture_splits(), method="mtard", out=tmp_path / "r",
         epochs=1, batch_size=8, steps=1, val_attack="fgsm",
     )  # fmt: skip
-    assert result.run.config["teacher"] == {"T": "given:Matcher", "T_nat": "given:Matcher"}
+    assert result.run.config["teachers"] == {"T": ["given:Matcher"], "T_nat": ["given:Matcher"]}
     with pytest.raises(Refused, match="setting teacher: expected the object itself"):
         distill(net(), "x", data=picture_splits(), method="mtard", out=tmp_path / "r", resume=True)
 

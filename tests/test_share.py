@@ -154,10 +154,10 @@ def test_what_is_of_other_weights_is_left_out(home: Path, tmp_path: Path) -> Non
 def test_folders_of_this_machine_stay_here(home: Path, tmp_path: Path) -> None:
     run = copied(home, tmp_path / "s")
     config = Run.open(run).config
-    write_json(run / "config.json", {**config, "data_dir": "/data/secret", "teacher": "/home/ada/secret/t-0"})
+    write_json(run / "config.json", {**config, "data_dir": "/data/secret", "teachers": {"T": ["/home/ada/secret/t-0"]}})
     push(run, REPO, to=tmp_path / "shared")
     told = json.loads((tmp_path / "shared" / "config.json").read_text())
-    assert (told["data_dir"], told["teacher"], told["eps"]) == (None, "t-0", config["eps"])
+    assert (told["data_dir"], told["teachers"], told["eps"]) == (None, {"T": ["t-0"]}, config["eps"])
     for file in (tmp_path / "shared").rglob("*"):
         if file.is_file():
             assert b"secret" not in file.read_bytes(), file

@@ -66,7 +66,7 @@ def test_a_record_says_what_was_measured_on_what(made: Any) -> None:
     record = records[student]
     assert record == json.loads((site.folder(student) / "cell.json").read_text())
     assert record["teachers"] == {"T": teacher}
-    assert record["settings"]["teacher"] == teacher
+    assert record["settings"]["teachers"] == {"T": [teacher]}
     assert record["role"] == ""
     assert records[teacher]["role"] == "teacher main"
     assert record["seed"] == record["settings"]["seed"] == 0
@@ -158,8 +158,8 @@ def test_the_same_cell_is_the_same_to_the_bit_and_the_run_that_mmard_distill_mak
         assert mismatches(records[name], second[name]) == []
         assert records[name]["weights"] == second[name]["weights"]
     said = Run.open(site.folder(student)).config
-    by_teacher, data = said.pop("teacher"), said.pop("data")
-    trained = mmard.distill(said.pop("student"), by_teacher, data=data, out=tmp_path / "plain", **said)
+    by_letter, data = said.pop("teachers"), said.pop("data")
+    trained = mmard.distill(said.pop("network"), by_letter, data=data, out=tmp_path / "plain", **said)
     assert weights_hash(trained.network("last")) == records[student]["weights"]["last"]
 
 

@@ -12,7 +12,7 @@ from laws import over
 import mmard
 from mmard.errors import Refused
 from mmard.methods import build, parameters
-from mmard.settings import DistillSettings, teachers_said
+from mmard.settings import Settings
 from mmard.study.cell import Site, settings_here
 from mmard.study.grid import MACHINE, Sweep, cell_name, grid_of, load_scale, load_study, names, together
 from mmard.study.reading import Reading, row_name
@@ -39,9 +39,8 @@ def test_every_cell_of_what_is_shipped_can_be_built_and_comes_after_its_teachers
         assert set(cell.teachers.values()) <= seen
         seen.add(name)
         method = build(cell.settings.method, cell.settings.params)
-        said = set(teachers_said(cell.settings)) if isinstance(cell.settings, DistillSettings) else set()
-        assert set(method.teachers) == said >= set(cell.teachers)
-        resolved = type(cell.settings).resolve(cell.settings.as_config())
+        assert set(method.teachers) == set(cell.settings.teachers) >= set(cell.teachers)
+        resolved = Settings.resolve(cell.settings.as_config())
         assert resolved == cell.settings, "a cell is made again from its settings alone"
         said = {
             full.split(".", 1)[1] for full in cell.settings.params if full.startswith(method.name.split("+")[0] + ".")
@@ -82,8 +81,7 @@ def test_every_record_is_of_a_cell_of_the_same_name_today(at: str) -> None:
     records = read(Path(__file__).parents[1] / "results" / "studies" / f"{at}.jsonl")
     for name, record in records.items():
         cell = cell_of(record)
-        network = record["settings"].get("student") or record["settings"]["model"]
-        assert cell_name(cell.settings, network, cell.teachers, cell.role) == name
+        assert cell_name(cell.settings, cell.settings.network, cell.teachers, cell.role) == name
         assert cell.settings.best_by == "robust", "as it was before it could be said"
 
 
@@ -101,7 +99,7 @@ def test_a_teacher_without_an_attack_is_chosen_by_clean_accuracy() -> None:
     }
 
 
-@pytest.mark.parametrize("setting", sorted(MACHINE & set(DistillSettings.model_fields)))
+@pytest.mark.parametrize("setting", sorted(MACHINE & set(Settings.model_fields)))
 def test_what_belongs_to_a_machine_names_no_cell(setting: str) -> None:
     scale = load_scale("S")
     value = {"threads": 7, "save_seconds": 3.0, "attack_chunk": 5, "tensorboard": True, "on_disk": True}.get(
@@ -214,6 +212,5 @@ def test_a_given_teacher_is_no_cell_and_its_file_lies_beside_the_data(tmp_path: 
     assert not any(cell.role for cell in grid.cells.values())
     cell = next(iter(grid.cells.values()))
     settings = settings_here(cell, Site(tmp_path / "runs", data_dir=str(tmp_path)))
-    assert isinstance(settings, DistillSettings)
-    assert settings.teacher == scale.teachers["main"]["given"]
-    assert settings.teacher_weights == str(tmp_path / scale.teachers["main"]["weights"])
+    assert settings.teachers == {"T": (scale.teachers["main"]["given"],)}
+    assert settings.teacher_weights == {"T": str(tmp_path / scale.teachers["main"]["weights"])}

@@ -16,7 +16,7 @@ import pytest
 from little_study import little
 
 from mmard.errors import Refused
-from mmard.settings import TrainSettings
+from mmard.settings import Settings
 from mmard.study import workers as running
 from mmard.study.cell import Site
 from mmard.study.grid import Cell
@@ -59,7 +59,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
 def cells_of(**teachers: str) -> dict[str, Cell]:
     """Cells by name, each with the name of its teacher or ""."""
     return {
-        name: Cell(name, TrainSettings(), {"T": teacher} if teacher else {}, "", "little", ("pgd-2",))
+        name: Cell(name, Settings(), {"T": teacher} if teacher else {}, "", "little", ("pgd-2",))
         for name, teacher in teachers.items()
     }
 
@@ -151,11 +151,11 @@ def test_ctrl_c_ends_the_worker(made: Made, tmp_path: Path) -> None:
 def test_how_many_workers_have_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     site = Site(tmp_path)
-    one = {"a": Cell("a", TrainSettings(threads=1), {}, "", "x", ())}
+    one = {"a": Cell("a", Settings(threads=1), {}, "", "x", ())}
     cells = list(one.values())
     assert [p.threads for p in sites_for(site, cells, None, "cpu")] == [1] * 6
     assert [p.threads for p in sites_for(site, cells, 2, "cpu")] == [3, 3], "for cells that say no threads"
-    free = [Cell("a", TrainSettings(), {}, "", "x", ())]
+    free = [Cell("a", Settings(), {}, "", "x", ())]
     assert [p.threads for p in sites_for(site, free, None, "cpu")] == [6]
     assert {p.device for p in sites_for(site, cells, 2, "cpu")} == {"cpu"}
     with pytest.raises(Refused, match="at least 1"):

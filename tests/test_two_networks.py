@@ -17,7 +17,7 @@ from mmard.errors import Refused
 from mmard.job import prepare
 from mmard.methods import build
 from mmard.networks import load_network
-from mmard.settings import TrainSettings
+from mmard.settings import Settings
 from mmard.training.fit import fit
 from mmard.training.recipe import optimizer_of
 from mmard.training.step import Step
@@ -134,19 +134,19 @@ def test_the_attack_asks_the_peer_in_eval_mode_once_and_the_loss_in_train_mode_o
 
 def test_a_peer_is_made_as_the_student_is_and_is_another(tmp_path: Path) -> None:
     said = {"model": "cnn-4", "method": "peeraid", "data": "digits", "limit_train": 64, "epochs": 1}
-    job = prepare(TrainSettings.resolve(said))
+    job = prepare(Settings.resolve(said))
     student, peer = job.step.nets["S"], job.step.nets["P"]
     assert [w.shape for w in student.parameters()] == [w.shape for w in peer.parameters()]
     assert not any(
         torch.equal(a, b) for a, b in zip(student.parameters(), peer.parameters(), strict=True) if a.ndim > 1
     )
     assert job.others["P"]["network"] == "cnn-4"
-    again = prepare(TrainSettings.resolve(said)).step.nets["P"]
+    again = prepare(Settings.resolve(said)).step.nets["P"]
     assert same(state(peer), state(again))
-    wide = prepare(TrainSettings.resolve({**said, "peer": "cnn-8"}))
+    wide = prepare(Settings.resolve({**said, "peer": "cnn-8"}))
     assert wide.others["P"]["network"] == "cnn-8"
     with pytest.raises(Refused, match="name a network: --peer"):
-        prepare(TrainSettings.resolve({**said, "model": "given:CNN"}), student=student)
+        prepare(Settings.resolve({**said, "model": "given:CNN"}), student=student)
 
 
 def test_a_peer_can_be_loaded_as_any_network(tmp_path: Path) -> None:

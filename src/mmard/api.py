@@ -38,9 +38,9 @@ from mmard.method import Method
 from mmard.methods import compose
 from mmard.models import check_logits
 from mmard.modes import gradients
-from mmard.networks import GIVEN, load_network
+from mmard.networks import load_network
 from mmard.run import Event, Run
-from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.settings import GIVEN, Settings, given_label
 from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
 
@@ -101,15 +101,15 @@ def train(
         out: folder of the run; runs/<date>-<method>-<network>-<seed> if not given.
         resume: go on with the run in `out`, whose settings then hold; with more `epochs` than it has it is lengthened.
         observers: called with every event of the log.
-        settings: any setting of `TrainSettings`, under its name.
+        settings: any of `mmard.settings.Settings`, under its name.
 
     Raises:
         Refused: for anything wrong, before the first step.
         Interrupted: after Ctrl-C, with the run saved.
     """
     network = model if isinstance(model, nn.Module) else None
-    said = {**settings, "model": _label(model, "model")}
-    return _go(TrainSettings, said, data, method, budget, out, resume, observers, student=network)
+    said = {**settings, "network": _label(model, "model")}
+    return _go("train", said, data, method, budget, out, resume, observers, student=network)
 
 
 @gradients()
@@ -133,7 +133,7 @@ def distill(
             methods with several, a mapping by letter, e.g. {"T": "runs/robust", "T_nat": "runs/natural"}. A list of
             runs or files is an ensemble, which averages what `teacher_mix` says.
         data, method, budget, out, resume, observers: as in `train`.
-        settings: any setting of `DistillSettings`, under its name.
+        settings: any of `mmard.settings.Settings`, under its name.
 
     Raises:
         Refused: for anything wrong, before the first step.
@@ -143,12 +143,8 @@ def distill(
     by_letter = teacher if isinstance(teacher, Mapping) else {"T": teacher}
     modules = {letter: each for letter, each in by_letter.items() if isinstance(each, nn.Module)}
     labels = {letter: _labels(each, f"teacher {letter}") for letter, each in by_letter.items()}
-    said = {
-        **settings,
-        "student": _label(student, "student"),
-        "teacher": labels if isinstance(teacher, Mapping) else labels["T"],
-    }
-    return _go(DistillSettings, said, data, method, budget, out, resume, observers, student=own, teacher=modules)
+    said = {**settings, "network": _label(student, "student"), "teachers": labels}
+    return _go("distill", said, data, method, budget, out, resume, observers, student=own, teacher=modules)
 
 
 @gradients()
@@ -209,7 +205,7 @@ class _OwnLoop(Step):
 
 
 def _go(
-    kind: type[Settings],
+    command: str,
     said: dict[str, Any],
     data: str | Splits | Loaders,
     method: str | Method,
@@ -222,7 +218,7 @@ def _go(
 ) -> Trained:
     if not isinstance(method, str):
         method = _method(method)
-    said["data"] = data if isinstance(data, str) else f"{GIVEN}{type(data).__name__}"
+    said["data"] = data if isinstance(data, str) else given_label(data)
     if budget is not None:
         ball = {"eps": budget.eps, "norm": budget.norm} if isinstance(budget, Budget) else {"eps": radius(budget)}
         twice = [name for name in ball if name in said]
@@ -235,11 +231,14 @@ def _go(
         if out is None:
             raise Refused("resume", expected="the folder of a run as `out`", got="none")
         run = Run.open(out)
-        if int(said.get("epochs", run.config["epochs"])) != run.config["epochs"]:
+        settings = Settings.resolve(run.config)
+        settings.refuse_unless_of(command, str(run.path))
+        if int(said.get("epochs", settings.epochs)) != settings.epochs:
             lengthen(run, int(said["epochs"]))
-        settings = kind.resolve(run.config)
+            settings = Settings.resolve(run.config)
     else:
-        settings = kind.resolve(said)
+        settings = Settings.resolve(said)
+        settings.refuse_unless_of(command, command)
         out = out or default_out(settings, method if isinstance(method, str) else method.name)
         Run.refuse_taken(out)
     job = prepare(
@@ -274,7 +273,7 @@ def _label(network: object, who: str) -> str:
     if not isinstance(network, str | Path | nn.Module):
         mend = "make one: it is a class" if isinstance(network, type) else ""
         raise Refused(who, expected="a module, a name or a path", got=f"a {type(network).__name__}", mend=mend)
-    return f"{GIVEN}{type(network).__name__}" if isinstance(network, nn.Module) else str(network)
+    return given_label(network) if isinstance(network, nn.Module) else str(network)
 
 
 def _whole(least: int | None, **numbers: object) -> None:

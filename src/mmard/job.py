@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ from mmard.methods import compose, every_parameter
 from mmard.models import check_logits
 from mmard.modes import evaluating
 from mmard.networks import (
-    GIVEN,
     companions,
     load_network,
     load_teacher,
@@ -41,7 +40,7 @@ from mmard.networks import (
     pick_device,
 )
 from mmard.run import Event, Run
-from mmard.settings import DistillSettings, Settings, TrainSettings, Value, teachers_said, weights_said
+from mmard.settings import Settings, Value, given_label, is_given
 from mmard.training.checkpoint import Position
 from mmard.training.fit import TensorBoard, Validation, chosen, chosen_by, fit, writer_class
 from mmard.training.known import NONE as NO_TABLES
@@ -124,9 +123,8 @@ def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
 # job ------------------------------------------------------------------------------------------------------------------
 
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
 MOVABLE = {
-    *("teacher", "teacher_weights", "teacher_which", "teacher_table", "fill_table", "data_dir", "on_disk", "device"),
+    *("teachers", "teacher_weights", "teacher_which", "teacher_table", "fill_table", "data_dir", "on_disk", "device"),
     *("threads", "save_seconds", "attack_chunk", "tensorboard"),
 }
 """Settings that may be others when a run is resumed: where things lie, and how they are kept. Of teachers and data the
@@ -193,7 +191,7 @@ class Job:
     def _fit(self, run: Run, observers: Sequence[Callable[[Event], None]]) -> Position:
         made_from = self.made_from  # before a step changes a teacher that is tuned
         self.choose_engine(run)
-        if isinstance(self.settings, DistillSettings) and self.settings.fill_table:
+        if self.settings.fill_table:
             rank, size = (0, 1) if self.step.ranks is None else (self.step.ranks.rank, self.step.ranks.size)
             self.tables.fill(self.batches, lambda text: show({"kind": "note", "text": text}, observers), rank, size)
         return fit(
@@ -251,7 +249,7 @@ def prepare(
     _refuse_what_is_lost(settings, student, given, data, method)
     method = method_of(settings, method)
     settings = complete(settings)
-    _check_kind(settings, method)
+    _check_teachers(settings, method)
     attack = method.attack(budget, settings.steps, settings.step_size, settings.start or method.start)
     trial(settings.val_attack, budget)
     recipe = recipe_of(settings)
@@ -265,11 +263,11 @@ def prepare(
     if isinstance(batches, LoaderBatches):
         batches.num_classes = validation.num_classes
     images = splits.train if splits else validation
-    name = settings.student if isinstance(settings, DistillSettings) else getattr(settings, "model", "")
+    name = settings.network
     if student is None:
         student = new_network(name, images, settings.normalise, settings.seed)
     else:
-        name = f"{GIVEN}{type(student).__name__}"
+        name = given_label(student)
         check_logits(student, validation.image_shape, validation.num_classes, "student", trained=True)
     facts = network_facts(name, student, images)
     nets = {"S": student.to(device)}
@@ -292,8 +290,7 @@ def prepare(
     notes += ignored
     notes += ["update in bfloat16 by autocast: not the method's own arithmetic"] if settings.autocast_update else []
     notes += accumulation_notes(method, settings.accumulate, settings.batch_size if splits else None)
-    where = settings.teacher_table if isinstance(settings, DistillSettings) else "off"
-    tables = tables_for(where, method, nets, splits.train if splits else None, batches)
+    tables = tables_for(settings.teacher_table, method, nets, splits.train if splits else None, batches)
     notes += tables.notes
     about = (splits, beside.sources, notes, beside.facts, tables)
     return Job(settings, method, step, batches, validation, recipe, facts, *about)
@@ -319,14 +316,14 @@ def method_parameters(settings: Settings, params: Mapping[str, Value] | None = N
     A method that was given as an object has none: they are within it.
     """
     specs = (settings.inner or settings.method, settings.outer or settings.method)
-    return {} if settings.method.startswith(GIVEN) else every_parameter(specs, params)
+    return {} if "method" in settings.given else every_parameter(specs, params)
 
 
-def complete(settings: AnySettings) -> AnySettings:
+def complete(settings: Settings) -> Settings:
     """The settings with every parameter of their methods said, so that no default that moves later changes the run, and
     what the best weights are chosen by."""
     said: dict[str, Any] = {"params": method_parameters(settings, settings.params)}
-    if settings.best_by == "auto" and not settings.method.startswith(GIVEN):
+    if settings.best_by == "auto" and "method" not in settings.given:
         said["best_by"] = chosen_by(compose(settings.method, settings.inner, settings.outer, settings.params))
     return settings.model_copy(update=said)
 
@@ -338,8 +335,7 @@ def recipe_of(settings: Settings) -> Recipe:
 
 def default_out(settings: Settings, method: str) -> str:
     """The folder of a run that was given none: runs/<date>-<method>-<network>-<seed>."""
-    name = settings.student if isinstance(settings, DistillSettings) else getattr(settings, "model", "network")
-    tidy = "".join(c if c.isalnum() or c in "-_+." else "-" for c in f"{method}-{name}")
+    tidy = "".join(c if c.isalnum() or c in "-_+." else "-" for c in f"{method}-{settings.network}")
     return f"runs/{date.today():%Y%m%d}-{tidy}-{settings.seed}"
 
 
@@ -363,14 +359,16 @@ def _refuse_what_is_lost(
     method: Method | None,
 ) -> None:
     """Refuse settings that stand for an object which is not here, and settings that a given object would not follow."""
-    given = {"model": student, "student": student, "data": data, "method": method}
-    values = [(name, getattr(settings, name, ""), thing) for name, thing in given.items()]
-    for letter, specs in teachers_said(settings).items() if isinstance(settings, DistillSettings) else ():
-        values += [("teacher", spec, teachers.get(letter)) for spec in specs]
-    for name, value, thing in values:
-        if thing is None and value.startswith(GIVEN):
-            mend = "this run was made in Python; go on there, with resume=True"
-            raise Refused(f"setting {name}", expected="the object itself", got=value, mend=mend)
+    objects = {"network": student, "data": data, "method": method, **teachers}
+    for name in sorted(name for name in settings.given if objects.get(name) is None):
+        if name in settings.teachers:
+            argument, label = "teacher", next(filter(is_given, settings.teachers[name]))
+        else:
+            argument, label = name, getattr(settings, name)
+        if name == "network":
+            argument = "student" if settings.teachers else "model"
+        mend = "this run was made in Python; go on there, with resume=True"
+        raise Refused(f"setting {argument}", expected="the object itself", got=label, mend=mend)
     told = [name for name in ("inner", "outer", "params") if getattr(settings, name)]
     if method is not None and told:
         mend = "say it where the method is made"
@@ -379,18 +377,18 @@ def _refuse_what_is_lost(
         )
 
 
-def _check_kind(settings: Settings, method: Method) -> None:
-    name = f"method {method.name}"
-    if isinstance(settings, TrainSettings) and method.needs_teacher:
+def _check_teachers(settings: Settings, method: Method) -> None:
+    """Refuse teachers that no formula reads, and the lack of one that some formula does."""
+    name, said = f"method {method.name}", settings.teachers
+    if method.needs_teacher and not said:
         mend = "use mmard distill --teacher ..."
         raise Refused(name, expected="one without a teacher", got="one that reads T", mend=mend)
-    if isinstance(settings, DistillSettings) and not method.needs_teacher:
+    if said and not method.needs_teacher:
         raise Refused(name, expected="one that reads a teacher", got="one without", mend="use mmard train")
-    if isinstance(settings, DistillSettings) and {*teachers_said(settings)} != {*method.teachers}:
-        missing = [letter for letter in method.teachers if letter not in teachers_said(settings)]
-        got = f"{' and '.join(teachers_said(settings)) or 'none'}"
+    if {*said} != {*method.teachers}:
+        missing = [letter for letter in method.teachers if letter not in said]
         mend = f"say --teacher {missing[0]}=RUN as well" if missing else "leave out what no formula reads"
-        raise Refused(name, expected=f"the teachers {' and '.join(method.teachers)}", got=got, mend=mend)
+        raise Refused(name, expected=f"the teachers {' and '.join(method.teachers)}", got=" and ".join(said), mend=mend)
 
 
 # pair -----------------------------------------------------------------------------------------------------------------
@@ -468,13 +466,12 @@ def _settings(run: Run, said: Mapping[str, Any]) -> Settings | None:
     config = run.config
     if "method" not in config or said.get("data", config.get("data")) != config.get("data"):
         return None
-    kind: type[Settings] = DistillSettings if "student" in config else TrainSettings
-    return kind.resolve({**config, **said})
+    return Settings.resolve({**config, **said})
 
 
 def _named(teacher: nn.Module | str | Path, images: ImageSet) -> Teacher:
     if isinstance(teacher, nn.Module):
-        return Teacher(teacher, f"{GIVEN}{type(teacher).__name__}")
+        return Teacher(teacher, given_label(teacher))
     spec = str(teacher)
     found = load_network(spec, num_classes=images.num_classes, image_shape=images.image_shape, who="teacher")
     return Teacher(found.module.eval(), found.source)
@@ -486,15 +483,15 @@ def teacher_of(settings: Settings, images: ImageSet) -> Teacher | None:
     Raises:
         Refused: if it is not there any more, or for other data.
     """
-    named = teachers_said(settings).get("T") if isinstance(settings, DistillSettings) else None
-    if not isinstance(settings, DistillSettings) or named is None or any(n.startswith(GIVEN) for n in named):
+    named = settings.teachers.get("T")
+    if named is None or "T" in settings.given:
         return None
     found = load_teacher(
         named,
         num_classes=images.num_classes,
         image_shape=images.image_shape,
         which=settings.teacher_which,
-        weights=weights_said(settings).get("T"),
+        weights=settings.teacher_weights.get("T"),
         mix=settings.teacher_mix,
     )
     return Teacher(found.module.eval(), found.source)
@@ -520,7 +517,7 @@ def own_examples(
             not at hand here.
     """
     splits = splits or load_splits(settings)
-    teachers = {"T": teacher.module} if isinstance(settings, DistillSettings) and teacher is not None else None
+    teachers = {"T": teacher.module} if settings.teachers and teacher is not None else None
     # Nothing is trained here, so what a training would set up around it is left alone.
     settings = settings.model_copy(update={"threads": 0, "tensorboard": False})
     job = prepare(settings, student=student, teacher=teachers, data=splits)

@@ -21,12 +21,10 @@ from mmard.method import Method
 from mmard.models import Ensemble, Normalised, build, check_logits, check_name
 from mmard.run import Run
 from mmard.seeds import derive
-from mmard.settings import DistillSettings, Settings, teachers_said, weights_said
+from mmard.settings import Settings, given_label, is_given
 from mmard.teachers import SHAPE, is_teacher, open_teacher, without_prefix
 from mmard.training.ranks import Ranks
 
-GIVEN = "given:"
-"""Mark of a network that was handed over as an object and that no name can rebuild."""
 FILES = (".safetensors", ".pt", ".pth", ".onnx")
 """How files of networks end."""
 
@@ -192,7 +190,7 @@ def _rebuilt(
     where: str,
 ) -> nn.Module:
     name, classes, shape = facts["network"], int(facts["num_classes"]), tuple(facts["image_shape"])
-    if name.startswith(GIVEN):
+    if is_given(name):
         mend = "hand the object over in Python, or train it as package.module:function"
         raise Refused(where, expected="a network that can be built by name", got=name, mend=mend)
     _same_data(classes, shape, num_classes, image_shape, where)
@@ -323,24 +321,23 @@ def companions(
     """
     found = Companions()
     for letter in method.teachers:
-        assert isinstance(settings, DistillSettings)
         who = "teacher" if letter == "T" else f"teacher {letter}"
         known: dict[str, Any] = {}
         if letter in given:
             module = given[letter]
-            name = found.sources[letter] = f"{GIVEN}{type(module).__name__}"
+            name = found.sources[letter] = given_label(module)
         else:
-            said = teachers_said(settings)[letter]
+            said = settings.teachers[letter]
             loaded = load_teacher(
                 said,
                 num_classes=validation.num_classes,
                 image_shape=validation.image_shape,
                 which=settings.teacher_which,
-                weights=weights_said(settings).get(letter),
+                weights=settings.teacher_weights.get(letter),
                 mix=settings.teacher_mix,
             )
             module, found.sources[letter], known = loaded.module, loaded.source, loaded.facts
-            name = said[0] if len(said) == 1 else f"{GIVEN}{type(module).__name__}"
+            name = said[0] if len(said) == 1 else given_label(module)
         found.nets[letter] = module.to(device)
         check_logits(module, validation.image_shape, validation.num_classes, who, trained=letter in method.tunes)
         robust = letter == "T"
@@ -350,7 +347,7 @@ def companions(
             found.facts[letter] = {**network_facts(name, module, images), **known}
     for letter in method.peers:
         peer = settings.peer or student
-        if peer.startswith(GIVEN):
+        if is_given(peer):
             mend = "name a network: --peer, or peer=..."
             raise Refused("peer", expected="a network that can be built anew", got=peer, mend=mend)
         module = new_network(peer, images, settings.normalise, derive(settings.seed, "peer", letter))

@@ -26,7 +26,7 @@ from mmard.method import Method
 from mmard.models import parameter_count
 from mmard.modes import evaluating, frozen
 from mmard.seeds import generator
-from mmard.settings import Settings, preset_values
+from mmard.settings import Settings, current_names, preset_values
 from mmard.training.step import Step, descend
 
 TOY_CLASSES, TOY_SHAPE, TOY_BATCH = 3, (1, 2, 2), 4
@@ -211,6 +211,7 @@ def origins(settings: Settings, said: Mapping[str, Any]) -> list[Origin]:
         settings: as they were resolved.
         said: what was said, on the command line or in a file.
     """
+    said = current_names(said)
     preset = preset_values(settings.preset, settings.host, settings.data)
     found = []
     for name, value in settings.as_config().items():

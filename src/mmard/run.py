@@ -49,6 +49,7 @@ from mmard.files import (
     write_json,
     write_whole,
 )
+from mmard.settings import of_run
 
 # environment ----------------------------------------------------------------------------------------------------------
 # Where a number was made: versions, commit, hardware, command.
@@ -186,9 +187,7 @@ class Run:
         loaded = read_json(self.path / "config.json")
         if not isinstance(loaded, dict):
             raise Refused(str(self.path / "config.json"), expected="an object of settings", got=type(loaded).__name__)
-        if "method" in loaded:
-            loaded.setdefault("engine", "plain")  # a run from before there was this setting
-        return loaded
+        return of_run(loaded)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Put other settings in the place of those that made this run; who calls this says why in the log."""

@@ -2,6 +2,11 @@
 
 A run is made of three layers, the later over the earlier: defaults, the preset's values for the method (and the data),
 and what the user said. What results is written to the run folder, and from that file alone the run can be repeated.
+
+    current_names     any file or record of settings, old or new, under today's names: the one place that knows old ones
+    as_published      the same backwards, for the names of a study's cells, which are hashes of settings
+    read_config       a user's file or a run's, unchecked
+    Settings          all settings; `resolve` checks them and fills in the preset's values
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,9 +24,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmard.errors import Refused, unknown
-
-# config files ---------------------------------------------------------------------------------------------------------
-# Settings as files say them: a user's own, a run's, and the presets of the package.
 
 
 def flattened(params: object) -> object:
@@ -36,6 +38,112 @@ def flattened(params: object) -> object:
     for name, value in params.items():
         flat |= {f"{name}.{key}": own for key, own in value.items()} if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+ELSEWHERE = {"model": "network", "student": "network", "teacher": "teachers"}
+"""Names that command lines have for two settings, as did files before these settings were one."""
+GIVEN = "given:"
+"""How the label of an object begins that was handed over in Python and that no name can bring back."""
+
+
+def current_names(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by today's names, of a run's file or a record of any age, or of a file or a call of a user's own.
+
+    What is not in it stays out, what is no setting stays in, and nothing is checked but that no name is said twice.
+
+    >>> current_names({"student": "cnn-4", "teacher": "runs/t", "teacher_weights": None})
+    {'network': 'cnn-4', 'teachers': {'T': ['runs/t']}, 'teacher_weights': {}}
+    >>> current_names({"teacher": {"T": ["a", "b"], "T_nat": "n"}, "params": {"mmard": {"guide": 0.5}}})
+    {'teachers': {'T': ['a', 'b'], 'T_nat': ['n']}, 'params': {'mmard.guide': 0.5}}
+
+    Raises:
+        Refused: for two names of one setting.
+    """
+    found: dict[str, Any] = {}
+    for key, value in said.items():
+        name = ELSEWHERE.get(key, key)
+        if name in found:
+            raise Refused(f"setting {key!r}", expected="one name for it", got=f"{name!r} as well")
+        found[name] = _SHAPES[name](value) if name in _SHAPES else value
+    return found
+
+
+def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run's file by today's names, with what was not a setting yet when it was made."""
+    return {**({"engine": "plain"} if "method" in config else {}), **current_names(config)}
+
+
+def _by_letter(said: object) -> object:
+    """Teachers in lists by letter, from a path, a list of them, or either by letter."""
+    named = {} if said is None else said if isinstance(said, Mapping) else {"T": said}
+    return {letter: list(own) if isinstance(own, list | tuple) else [own] for letter, own in named.items()}
+
+
+def _files_by_letter(said: object) -> object:
+    return {} if said is None else {"T": said} if isinstance(said, str) else said
+
+
+_SHAPES: dict[str, Callable[[Any], Any]] = {
+    "teachers": _by_letter,
+    "teacher_weights": _files_by_letter,
+    "params": flattened,
+}
+
+
+def as_published(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Some settings in the names and shapes by which published cells of studies are called.
+
+    >>> as_published({"network": "cnn-4", "teachers": {"T": ["t"]}, "lr": 0.1})
+    {'teacher': 't', 'student': 'cnn-4', 'lr': 0.1}
+    """
+    found = dict(settings)
+    if "network" in found:
+        found = {"student" if "teachers" in found else "model": found.pop("network")} | found
+    for name, ours in (("teacher", "teachers"), ("teacher_weights", "teacher_weights")):
+        if ours in found:
+            each = {
+                letter: own if isinstance(own, str) or len(own) > 1 else own[0] for letter, own in found[ours].items()
+            }
+            del found[ours]
+            found = {name: each["T"] if list(each) == ["T"] else each} | found
+    return found
+
+
+def handed_over(config: Mapping[str, Any]) -> frozenset[str]:
+    """What of a run was handed over in Python: "network", "data", "method", and letters of teachers."""
+    named = [(name, config.get(name)) for name in ("network", "data", "method")]
+    named += [(letter, own) for letter, names in (config.get("teachers") or {}).items() for own in names]
+    return frozenset(name for name, label in named if is_given(label))
+
+
+def command_of(config: Mapping[str, Any]) -> str:
+    """The command that makes such a training: with teachers it is a distillation."""
+    return "distill" if config.get("teachers") else "train"
+
+
+def given_label(thing: object) -> str:
+    """The label of an object that stands for a setting.
+
+    >>> given_label([]), is_given(given_label([])), is_given("cnn-4")
+    ('given:list', True, False)
+    """
+    return f"{GIVEN}{type(thing).__name__}"
+
+
+def is_given(label: object) -> bool:
+    """Whether this is the label of an object, and no name."""
+    return str(label).startswith(GIVEN)
+
+
+def teachers_text(teachers: Mapping[str, Sequence[str]]) -> str:
+    """Teachers as a command line says them.
+
+    >>> teachers_text({"T": ["runs/t"]}), teachers_text({"T": ["a", "b"], "T_nat": ["n"]})
+    ('runs/t', 'T=a T=b T_nat=n')
+    """
+    if list(teachers) == ["T"] and len(teachers["T"]) == 1:
+        return teachers["T"][0]
+    return " ".join(f"{letter}={own}" for letter, names in teachers.items() for own in names)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -60,7 +168,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise Refused(str(path), expected=f"{path.suffix[1:].upper()}", got=str(error)) from None
     if not isinstance(found, dict):
         raise Refused(str(path), expected="settings by name", got=type(found).__name__)
-    return {**found, "params": flattened(found["params"])} if "params" in found else found
+    return current_names(found)
 
 
 @cache
@@ -90,9 +198,6 @@ def preset_values(preset: str, host: str, data: str) -> dict[str, Any]:
     return merged
 
 
-# config ---------------------------------------------------------------------------------------------------------------
-
-
 Value = float | int | bool | str
 
 
@@ -102,30 +207,13 @@ def _radius(text: object) -> object:
     return radius(text) if isinstance(text, str) else text
 
 
-Teachers = str | dict[str, str | list[str]]
-"""One teacher, or teachers by the letter that formulas use; a list is an ensemble."""
-
-
-def teachers_of(texts: Sequence[str]) -> Teachers:
-    """Teachers as a command line says them: RUN for T, LETTER=RUN for another, the same letter twice for an ensemble.
-
-    >>> teachers_of(["runs/t"])
-    'runs/t'
-    >>> teachers_of(["T=runs/a", "T=runs/b", "T_nat=runs/n"])
-    {'T': ['runs/a', 'runs/b'], 'T_nat': 'runs/n'}
-    """
-    found: dict[str, list[str]] = {}
-    for text in texts:
-        named = re.fullmatch(r"(T(?:_[a-z]+)?)=(.+)", text)
-        letter, spec = (named[1], named[2]) if named else ("T", text)
-        found.setdefault(letter, []).append(spec)
-    if list(found) == ["T"] and len(found["T"]) == 1:
-        return found["T"][0]
-    return {letter: specs[0] if len(specs) == 1 else specs for letter, specs in found.items()}
-
-
 Radius = Annotated[float, BeforeValidator(_radius)]
 """A number, or a fraction such as "8/255"."""
+
+ByLetter = dict[str, tuple[str, ...]]
+"""Teachers by the letter that formulas use: run folders, files or names; several of one letter are an ensemble."""
+DISTILLED = "rslad+mmard"
+"""The method of a training with teachers, if none is said."""
 
 
 def setting(default: Any, panel: str, text: str) -> Any:
@@ -133,15 +221,40 @@ def setting(default: Any, panel: str, text: str) -> Any:
     return Field(default=default, description=text, json_schema_extra={"panel": panel})
 
 
-class Settings(BaseModel):
-    """What training with or without a teacher has in common."""
+def taught(default: Any, text: str) -> Any:
+    """A field that only a training with teachers has a use for."""
+    return Field(default=default, description=text, json_schema_extra={"panel": "Method", "taught": True})
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
+
+class Settings(BaseModel):
+    """All settings of a training. One with teachers is a distillation, and `network` is its student."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=(), allow_inf_nan=False)
+
+    network: str = setting(
+        "resnet18",
+        "Method",
+        "Network to train, e.g. resnet18, wide_resnet-16-4, mobilenet_v2, cnn-8, or package.module:function.",
+    )
+    teachers: ByLetter = taught(
+        {},
+        "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights. Several: "
+        "T=RUN T_nat=RUN, one for each; the same letter again is an ensemble.",
+    )
+    teacher_weights: dict[str, str] = taught(
+        {}, "Weights for a teacher given by its network's name (.safetensors, .pt); T_nat=FILE for T_nat."
+    )
+    teacher_mix: Literal["probs", "logits"] = taught(
+        "probs", "What an ensemble of teachers averages: probabilities, or centred logits."
+    )
+    teacher_which: Literal["best", "last"] = taught("best", "Which weights of a teacher's run folder.")
+    teacher_table: str = taught("off", "Keep T(x) of every view: off, memory, cache (below ~/.cache), or a folder.")
+    fill_table: bool = taught(False, "Fill the teacher table before the first step.")
 
     method: str = setting("pgd_at", "Method", "Method and plug-ins, e.g. rslad+mmard; `mmard methods` lists them.")
     inner: str | None = setting(None, "Method", "Take the attack (inner objective) of this method instead.")
     outer: str | None = setting(None, "Method", "Take the loss (outer terms) of this method instead.")
-    params: Annotated[dict[str, Value], BeforeValidator(flattened)] = setting(
+    params: dict[str, Value] = setting(
         {}, "Method", "Parameters of methods and plug-ins by full name, e.g. mmard.guide=0.5."
     )
     peer: str | None = setting(
@@ -235,6 +348,22 @@ class Settings(BaseModel):
     tensorboard: bool = setting(False, "Machine", "Write TensorBoard events into the run folder.")
 
     @property
+    def given(self) -> frozenset[str]:
+        """What was handed over in Python: "network", "data", "method", and letters of teachers."""
+        return handed_over(dict(self))
+
+    @property
+    def command(self) -> str:
+        """The command that such a training is made with."""
+        return command_of({"teachers": self.teachers})
+
+    def refuse_unless_of(self, command: str, where: str, mend: str = "") -> None:
+        """Refuse a distillation in `train`, and a training without teachers in `distill`."""
+        if self.command != command:
+            got = f"one of mmard {self.command}"
+            raise Refused(where, expected=f"a run of mmard {command}", got=got, mend=mend or f"use {self.command}")
+
+    @property
     def host(self) -> str:
         """Name of the method under the plug-ins, whose preset applies: that of the outer half."""
         return (self.outer or self.method).split("+")[0].strip()
@@ -248,9 +377,12 @@ class Settings(BaseModel):
         Raises:
             Refused: for an unknown key, naming the nearest one, or a value of the wrong kind.
         """
+        said = current_names(said)
         unknown_keys = [key for key in said if key not in cls.model_fields]
         if unknown_keys:
-            raise _unknown_setting(unknown_keys[0], cls)
+            raise _unknown_setting(unknown_keys[0])
+        if said.get("teachers"):
+            said = {"method": DISTILLED, **said}
         bare = cls._checked(said)
         values = preset_values(bare.preset, bare.host, bare.data)
         params = {**values.pop("params", {}), **bare.params}
@@ -276,6 +408,14 @@ class Settings(BaseModel):
         return self.model_dump(mode="json")
 
 
+TAUGHT = frozenset(
+    name
+    for name, info in Settings.model_fields.items()
+    if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("taught")
+)
+"""Settings that only a training with teachers has a use for."""
+
+
 def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], left_out: Collection[str] = ()) -> list[str]:
     """What one run's settings say otherwise than another's, parameters by full name, e.g. "lr 0.1 for 0.2".
 
@@ -289,57 +429,11 @@ def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], left_out: Co
     return [f"{name} {mine.get(name, 'unsaid')!s} for {theirs[name]!s}" for name in names]
 
 
-class TrainSettings(Settings):
-    """Training without a teacher."""
-
-    model: str = setting(
-        "resnet18", "Method", "Network to train, e.g. resnet18, wide_resnet-16-4, cnn-32, or package.module:function."
-    )
-
-
-class DistillSettings(Settings):
-    """Training a student with a teacher."""
-
-    method: str = setting("rslad+mmard", "Method", "Method and plug-ins, e.g. rslad+mmard; `mmard methods` lists them.")
-    student: str = setting(
-        "resnet18", "Method", "Network to train, e.g. resnet18, mobilenet_v2, cnn-8, or package.module:function."
-    )
-    teacher: Teachers = setting(
-        ...,
-        "Method",
-        "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights. Several: "
-        "T=RUN T_nat=RUN, one for each; the same letter again is an ensemble.",
-    )
-    teacher_weights: str | dict[str, str] | None = setting(
-        None, "Method", "Weights for a teacher given by its network's name (.safetensors, .pt); T_nat=FILE for T_nat."
-    )
-    teacher_mix: Literal["probs", "logits"] = setting(
-        "probs", "Method", "What an ensemble of teachers averages: probabilities, or centred logits."
-    )
-    teacher_which: Literal["best", "last"] = setting("best", "Method", "Which weights of a teacher's run folder.")
-    teacher_table: str = setting(
-        "off", "Method", "Keep T(x) of every view: off, memory, cache (below ~/.cache), or a folder."
-    )
-    fill_table: bool = setting(False, "Method", "Fill the teacher table before the first step.")
-
-
-def teachers_said(settings: DistillSettings) -> dict[str, tuple[str, ...]]:
-    """What was said of every teacher, by letter; several members are an ensemble."""
-    said = settings.teacher if isinstance(settings.teacher, dict) else {"T": settings.teacher}
-    return {letter: (own,) if isinstance(own, str) else tuple(own) for letter, own in said.items()}
-
-
-def weights_said(settings: DistillSettings) -> dict[str, str]:
-    """Files of weights, by the letter of the teacher that they are for."""
-    files = settings.teacher_weights
-    return {"T": files} if isinstance(files, str) else files or {}
-
-
-def _unknown_setting(key: str, kind: type[Settings]) -> Refused:
-    near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.4)
+def _unknown_setting(key: str) -> Refused:
+    near = difflib.get_close_matches(key, (*Settings.model_fields, *ELSEWHERE), n=1, cutoff=0.4)
     return Refused(
         f"setting {key!r}",
-        expected=f"a name that {kind.__name__} has",
+        expected="the name of a setting",
         got=repr(key),
         mend=f"did you mean {near[0]!r}?" if near else "`mmard distill --help` lists them",
     )

@@ -126,7 +126,7 @@ MINE = (
         ((*TRAIN, "--config", "none.toml"), "none.toml: expected a file of settings, got No such file"),
         (
             (*TRAIN, "--config", "s/config.json"),
-            "got 'student', one of mmard distill; run it with: mmard distill --config s/config",
+            "got those of mmard distill; run it with: mmard distill --config s/config",
         ),
         (("train", "--resume", "full"), "full: expected a run folder, got a folder without config.json"),
         (("show", "nowhere"), "nowhere: expected a run folder, got no such folder"),

@@ -21,7 +21,7 @@ from typed import SMALL, SRC, Typed, everything
 
 from mmard.methods import PLUGINS, every_parameter
 from mmard.run import Run
-from mmard.settings import DistillSettings
+from mmard.settings import Settings
 
 
 # repeat and resume --------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_dry_run_leaves_nothing_behind(
     for row in (r"epochs +7 +said", r"eps +0.15 +preset", r"seed +0 +default", r"mmard.guide +1 +default"):
         assert re.search(row, done.out), row
     assert set(re.findall(r"^  (\w+) +\S.* (?:said|preset|default)$", done.out, re.MULTILINE)) >= (
-        set(DistillSettings.model_fields) - {"params"}
+        set(Settings.model_fields) - {"params"}
     )
 
 

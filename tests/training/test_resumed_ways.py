@@ -29,7 +29,7 @@ from mmard.method import Method
 from mmard.methods import build
 from mmard.plan import plan
 from mmard.run import Run
-from mmard.settings import DistillSettings
+from mmard.settings import Settings
 from mmard.training.fit import Interrupted, fit
 from mmard.training.known import tables_for
 from mmard.training.step import Step
@@ -195,7 +195,7 @@ def test_running_out_of_memory_is_told_once_and_remembered_over_a_stop(tmp_path:
 
 def job(**said: Any) -> Job:
     splits = Splits(picture_set(40), picture_set(30, 1), picture_set(12, 2))
-    settings = DistillSettings.resolve(
+    settings = Settings.resolve(
         {"teacher": "given:T", "student": "given:S", "method": "rslad", "batch_size": 16, "epochs": 2, **said}
     )
     return prepare(settings, student=net(), teacher=matcher(), data=splits)

@@ -35,9 +35,9 @@ from mmard.job import load_splits, teacher_of
 from mmard.method import Method
 from mmard.methods import build
 from mmard.modes import evaluating, frozen
-from mmard.networks import GIVEN, load_network, pick_device
+from mmard.networks import load_network, pick_device
 from mmard.run import Run, environment
-from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.settings import Settings, is_given
 from mmard.training.step import Outcome, Step
 
 # subjects -------------------------------------------------------------------------------------------------------------
@@ -78,11 +78,10 @@ def of_run(run: str | Path, data_dir: str | None = None) -> Subject:
     config: dict[str, Any] = dict(Run.open(run).config)
     if "method" not in config:
         raise Refused(str(run), expected="a run that trained a network", got="one without a method")
-    if str(config["data"]).startswith(GIVEN):
+    if is_given(config["data"]):
         mend = "choose a run on data that has a name"
         raise Refused(str(run), expected="data that can be loaded by name", got=config["data"], mend=mend)
-    kind: type[Settings] = DistillSettings if "student" in config else TrainSettings
-    settings = kind.resolve(config | ({"data_dir": data_dir} if data_dir else {}))
+    settings = Settings.resolve(config | ({"data_dir": data_dir} if data_dir else {}))
     images = load_splits(settings).test
     found = load_network(str(run), num_classes=images.num_classes, image_shape=images.image_shape)
     teacher = teacher_of(settings, images)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -14,7 +15,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from mmard.errors import Refused, unknown
-from mmard.settings import DistillSettings, Settings, TrainSettings, read_config, teachers_of
+from mmard.settings import DISTILLED, TAUGHT, Settings, command_of, handed_over, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -41,27 +42,29 @@ AsJson = Annotated[bool, option("Print records as JSON.", None, "--json")]
 Said = dict[str, Any]
 """What a user said: values by the name of the setting. What was not said is not in it."""
 
-COMMANDS: dict[type[Settings], str] = {TrainSettings: "train", DistillSettings: "distill"}
-BY_LETTER = {"teacher": "RUN|T=RUN", "teacher_weights": "FILE|T=FILE"}
+BY_LETTER = {"teachers": "RUN|T=RUN", "teacher_weights": "FILE|T=FILE"}
 """Settings that may be said once for each teacher, by its letter."""
+FLAGS = {"train": {"network": "--model"}, "distill": {"network": "--student", "teachers": "--teacher"}}
+"""What a command calls a setting, where it is not the setting's own name."""
 _NUMBERS = {int: "N", float: "X", bool: ""}
 
 
-def with_settings(kind: type[Settings], name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for every setting of this kind; those that were said arrive together as `name`."""
+def with_settings(command: str, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every setting that it has; those that were said arrive together as `name`."""
 
-    def grown(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != name]
-        # What this kind of training adds to the settings comes first in its help.
-        first = [field for field in kind.model_fields if field not in Settings.model_fields]
-        made = [_option(field, kind.model_fields[field]) for field in dict.fromkeys((*first, *kind.model_fields))]
+    def grown(work: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(work, eval_str=True).parameters.values() if p.name != name]
+        fields = {
+            n: f for n, f in Settings.model_fields.items() if command == "distill" or n not in TAUGHT | {"teachers"}
+        }
+        made = [_option(field, info, command) for field, info in fields.items()]
 
         def run(**values: Any) -> None:
             said = {p.name: value for p in made if (value := values.pop(p.name)) not in (None, [])}
-            command(**values, **{name: read_flags(said)})
+            work(**values, **{name: read_flags(said)})
 
-        run.__doc__ = command.__doc__
-        run.__name__ = command.__name__
+        run.__doc__ = work.__doc__
+        run.__name__ = work.__name__
         run.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (*own, *made)}
         return run
@@ -69,23 +72,23 @@ def with_settings(kind: type[Settings], name: str) -> Callable[[Callable[..., No
     return grown
 
 
-def _option(name: str, info: FieldInfo) -> inspect.Parameter:
+def _option(name: str, info: FieldInfo, command: str) -> inspect.Parameter:
     """The option of one setting. Its default is None, "not said", so that the preset can speak."""
     extra = info.json_schema_extra
     shown: Any = {
         "help": info.description,
         "rich_help_panel": extra.get("panel") if isinstance(extra, dict) else None,
-        "show_default": _default_text(info) or False,
+        "show_default": DISTILLED if (name, command) == ("method", "distill") else _default_text(info) or False,
     }
     # Text, which the settings read, so that every refusal of a value looks alike.
     annotation: Any = str | None
-    flag = "--" + name.replace("_", "-")
+    flag = FLAGS[command].get(name) or "--" + name.replace("_", "-")
     if info.annotation is bool:
         annotation, flag = bool | None, f"{flag}/--no-{flag[2:]}"
     elif name in BY_LETTER:
         annotation = list[str] | None
         shown["metavar"] = BY_LETTER[name]
-    elif _is(info, dict):
+    elif name == "params":
         annotation, flag = list[str] | None, "--param"
         shown["metavar"] = "NAME=VALUE"
     else:
@@ -102,19 +105,35 @@ def read_flags(flags: Mapping[str, Any]) -> Said:
     """Flags as the settings take them: lists in one text, parameters by name.
 
     >>> read_flags({"milestones": "100,150", "params": ["mmard.guide=0.5"]})
-    {'milestones': ['100', '150'], 'params': {'mmard.guide': 0.5}}
+    {'milestones': ['100', '150'], 'params': {'mmard.guide': '0.5'}}
     """
     said = dict(flags)
     if "milestones" in said:
         said["milestones"] = [part.strip() for part in said["milestones"].split(",") if part.strip()]
     for name in BY_LETTER.keys() & said.keys():
-        said[name] = teachers_of(said[name])
+        said[name] = by_letter(said[name])
+    if "teacher_weights" in said:
+        said["teacher_weights"] = {letter: files[-1] for letter, files in said["teacher_weights"].items()}
     if "params" in said:
         said["params"] = dict(_parameter(text) for text in said["params"])
     return said
 
 
-def with_file(kind: type[Settings], config: Path | None, flags: Said) -> Said:
+def by_letter(texts: Sequence[str]) -> dict[str, list[str]]:
+    """What was said for each teacher: RUN for T, LETTER=RUN for another, the same letter twice for an ensemble.
+
+    >>> by_letter(["runs/t"]), by_letter(["T=runs/a", "T=runs/b", "T_nat=runs/n"])
+    ({'T': ['runs/t']}, {'T': ['runs/a', 'runs/b'], 'T_nat': ['runs/n']})
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        named = re.fullmatch(r"(T(?:_[a-z]+)?)=(.+)", text)
+        letter, spec = (named[1], named[2]) if named else ("T", text)
+        found.setdefault(letter, []).append(spec)
+    return found
+
+
+def with_file(command: str, config: Path | None, flags: Said) -> Said:
     """Settings of a file, if one is given, with what was said on the command line over them.
 
     Raises:
@@ -123,19 +142,13 @@ def with_file(kind: type[Settings], config: Path | None, flags: Said) -> Said:
     if config is None:
         return flags
     found = read_config(config)
-    for other, command in COMMANDS.items():
-        only = [key for key in found if key in other.model_fields and key not in kind.model_fields]
-        if only:
-            mend = f"run it with: mmard {command} --config {config}"
-            raise Refused(
-                str(config),
-                expected=f"settings of mmard {COMMANDS[kind]}",
-                got=f"{only[0]!r}, one of mmard {command}",
-                mend=mend,
-            )
-    for key in [key for key in found if key not in kind.model_fields][:1]:
+    if (command == "train" and found.get("teachers")) or (command == "distill" and found.get("teachers") == {}):
+        theirs = command_of(found)
+        mend = f"run it with: mmard {theirs} --config {config}"
+        raise Refused(str(config), expected=f"settings of mmard {command}", got=f"those of mmard {theirs}", mend=mend)
+    for key in [key for key in found if key not in Settings.model_fields][:1]:
         try:
-            kind.resolve({key: found[key]})
+            Settings.resolve({key: found[key]})
         except Refused as error:
             raise Refused(f"{config}, {error.where}", expected=error.expected, got=error.got, mend=error.mend) from None
     params = {**_still_named(found, flags), **flags.get("params", {})}
@@ -153,32 +166,17 @@ def _still_named(found: Said, flags: Said) -> Said:
     return {full: value for full, value in found.get("params", {}).items() if full.split(".")[0] not in replaced}
 
 
-def _parameter(text: str) -> tuple[str, object]:
+def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip() or not value.strip():
         raise Refused("--param", expected="NAME=VALUE, e.g. mmard.guide=0.5", got=repr(text))
-    return name.strip(), _value(value.strip())
-
-
-def _value(text: str) -> object:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return name.strip(), value.strip()
 
 
 def _kinds(info: FieldInfo) -> list[Any]:
     """The kinds that a setting may have, without None and without validators."""
     kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
     return [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds if kind is not type(None)]
-
-
-def _is(info: FieldInfo, kind: type) -> bool:
-    return any(get_origin(each) is kind for each in _kinds(info))
 
 
 def _metavar(info: FieldInfo) -> str:
@@ -271,7 +269,7 @@ def settings_of(request: Request, run: Run | None) -> Settings:
     Raises:
         Refused: where neither says it, or nothing is where the target points.
     """
-    from mmard.networks import GIVEN, refuse_nowhere
+    from mmard.networks import refuse_nowhere
 
     said: dict[str, Any] = {
         "data": request.data,
@@ -290,13 +288,12 @@ def settings_of(request: Request, run: Run | None) -> Settings:
                     got="none",
                     mend=f"for example {flag}",
                 )
-        return TrainSettings.resolve(said)
+        return Settings.resolve(said)
     config = run.config
-    if "data" not in said and str(config.get("data")).startswith(GIVEN):
+    if "data" not in said and "data" in handed_over(config):
         raise Refused(
             f"evaluate {request.target}", expected="--data", got="a run on data that was handed over in Python"
         )
-    kind: type[Settings] = DistillSettings if "student" in config else TrainSettings
     if "data" in said and said["data"] != config.get("data"):
         # A folder, a size or a limit that was meant for other data means nothing for these.
         config = {
@@ -304,7 +301,7 @@ def settings_of(request: Request, run: Run | None) -> Settings:
             for name, value in config.items()
             if name not in ("data_dir", "image_size", "on_disk", "limit_train")
         }
-    return kind.resolve({**config, **said})
+    return Settings.resolve({**config, **said})
 
 
 def images_of(request: Request, settings: Settings) -> ImageSet:
@@ -410,11 +407,6 @@ def numbers(text: str | None) -> list[float] | None:
 # Which command made a run, where it stands, and what to type next about it.
 
 
-def command_of(config: dict[str, Any]) -> str:
-    """The command that made a run, by the settings it has."""
-    return "distill" if "student" in config else "train"
-
-
 def position_of(run: Run) -> Position | None:
     """Where a run stands; None before its first save."""
     from mmard.training.checkpoint import Position
@@ -429,10 +421,8 @@ def position_of(run: Run) -> Position | None:
 
 def next_commands(run: Run, finished: bool) -> list[str]:
     """What to type next about a run; what was made of Python objects can only be looked at from here."""
-    from mmard.networks import GIVEN
-
     path, config = shlex.quote(str(run.path)), run.config
-    if any(str(config.get(name)).startswith(GIVEN) for name in ("model", "student", "data", "method")):
+    if handed_over(config) & {"network", "data", "method"}:
         return [f"mmard show {path}"]
     if not finished:
         return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
@@ -441,7 +431,7 @@ def next_commands(run: Run, finished: bool) -> list[str]:
         use = f"--data {config['data']} --eps {_radius(config['eps'])}"
         if config.get("data_dir"):
             use += f" --data-dir {shlex.quote(config['data_dir'])}"
-        lines.append(f"mmard distill --teacher {path} --student {_smaller(config['model'])} {use}")
+        lines.append(f"mmard distill --teacher {path} --student {_smaller(config['network'])} {use}")
     return lines
 
 

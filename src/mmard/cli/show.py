@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.options import command_of, next_commands, position_of
+from mmard.cli.options import next_commands, position_of
 from mmard.cli.screen import commands, console, line, put, rich_table, watched
 from mmard.cli.train import value_text
 from mmard.errors import Refused
-from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.settings import Settings, command_of
 from mmard.words import duration, percent, plural, points, significant
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
 # showing --------------------------------------------------------------------------------------------------------------
 
 
-WHAT = ("method", "inner", "outer", "model", "student", "teacher", "data", "eps", "norm")
+WHAT = ("method", "inner", "outer", "network", "teachers", "data", "eps", "norm")
 """Settings that say what a run is, which come first."""
 
 
@@ -223,14 +223,12 @@ def _show_settings(run: Run) -> None:
     from mmard.job import method_parameters
 
     out, config = console(), run.config
-    kind: type[Settings] = DistillSettings if command_of(config) == "distill" else TrainSettings
     core = {
         name: config[name]
-        for name in ("method", "inner", "outer", "preset", "data", "teacher")
+        for name in ("method", "inner", "outer", "preset", "data", "teachers")
         if config.get(name) is not None
     }
-    usual = kind.resolve(core)
-    settings = kind.resolve(config)
+    usual, settings = Settings.resolve(core), Settings.resolve(config)
     values = settings.as_config()
     chosen = [
         name for name in values if name not in WHAT and name != "params" and values[name] != usual.as_config()[name]

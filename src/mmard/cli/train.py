@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mmard.cli.app import Page, app
-from mmard.cli.options import COMMANDS, Said, command_of, next_commands, option, position_of, with_file, with_settings
+from mmard.cli.options import Said, next_commands, option, position_of, with_file, with_settings
 from mmard.cli.screen import INTERRUPTED, Watch, busy, commands, complain, console, line, put, rich_table, watching
 from mmard.errors import Refused, require
-from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.settings import Settings, teachers_text
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ PRECEDENCE = """
     mmard train --resume runs/teacher
     """,
 )
-@with_settings(TrainSettings, "said")
+@with_settings("train", "said")
 def train(
     said: dict[str, Any],
     out: Out = None,
@@ -71,7 +71,7 @@ def train(
 ) -> None:
     """Train a network without a teacher."""
 
-    train_or_distill(TrainSettings, said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
+    train_or_distill("train", said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
 
 
 @app.command(
@@ -85,7 +85,7 @@ def train(
     mmard distill --resume runs/s
     """,
 )
-@with_settings(DistillSettings, "said")
+@with_settings("distill", "said")
 def distill(
     said: dict[str, Any],
     out: Out = None,
@@ -96,7 +96,7 @@ def distill(
 ) -> None:
     """Train a student with a teacher."""
 
-    train_or_distill(DistillSettings, said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
+    train_or_distill("distill", said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
 
 
 # training -------------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def distill(
 
 
 def train_or_distill(
-    kind: type[Settings],
+    command: str,
     flags: Said,
     *,
     out: Path | None,
@@ -121,17 +121,17 @@ def train_or_distill(
     """
     if resume is not None:
         _refuse_beside_resume(flags, out, config)
-        run = opened(resume, kind)
-        with _joined(kind.resolve(run.config)) as ranks:
+        run = opened(resume, command)
+        with _joined(Settings.resolve(run.config)) as ranks:
             if "epochs" in flags:
-                _lengthen(run, kind.resolve(run.config | {"epochs": flags["epochs"]}).epochs, dry_run, ranks)
-            _go_on(run, kind, dry_run, quiet, ranks)
+                _lengthen(run, Settings.resolve(run.config | {"epochs": flags["epochs"]}).epochs, dry_run, ranks)
+            _go_on(run, dry_run, quiet, ranks)
         return
-    said = with_file(kind, config, flags)
-    if kind is DistillSettings and "teacher" not in said:
+    said = with_file(command, config, flags)
+    if command == "distill" and not said.get("teachers"):
         mend = "train one: mmard train --method trades --model cnn-32 --data digits --out runs/teacher"
         raise Refused("distill", expected="--teacher with a run folder or a file of weights", got="none", mend=mend)
-    settings = kind.resolve(said)
+    settings = Settings.resolve(said)
     if out is not None:
         _folder_refused(out)
     with _joined(settings) as ranks:
@@ -145,7 +145,7 @@ def train_or_distill(
             return
         if out is None:
             out = _free(Path(default_out(settings, job.method.name)))
-        _train(job, _created(out, job.settings, ranks), kind, quiet)
+        _train(job, _created(out, job.settings, ranks), quiet)
 
 
 def _joined(settings: Settings) -> AbstractContextManager[Ranks | None]:
@@ -198,7 +198,7 @@ def _lengthen(run: Run, epochs: int, dry_run: bool, ranks: Ranks | None) -> None
         ranks.wait()
 
 
-def opened(path: Path, kind: type[Settings]) -> Run:
+def opened(path: Path, command: str) -> Run:
     """The run in a folder, if it is one of this command's.
 
     Raises:
@@ -207,14 +207,14 @@ def opened(path: Path, kind: type[Settings]) -> Run:
     from mmard.run import Run
 
     run = Run.open(path)
-    command = command_of(run.config)
-    if command != COMMANDS[kind]:
-        mend = f"go on with: mmard {command} --resume {shlex.quote(str(path))}"
-        raise Refused(str(path), expected=f"a run of mmard {COMMANDS[kind]}", got=f"one of mmard {command}", mend=mend)
+    settings = Settings.resolve(run.config)
+    settings.refuse_unless_of(
+        command, str(path), f"go on with: mmard {settings.command} --resume {shlex.quote(str(path))}"
+    )
     return run
 
 
-def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
+def _go_on(run: Run, dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
     from mmard.job import prepare
     from mmard.training.ranks import Silent
 
@@ -230,7 +230,7 @@ def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ra
         return
     said = run.config
     with busy("reading data and networks"):
-        job = prepare(kind.resolve(said), ranks=ranks)
+        job = prepare(Settings.resolve(said), ranks=ranks)
     if unsaid := [full for full in job.settings.params if full not in said.get("params", {})]:
         # A run of a version that had no such parameter, or did not write defaults down.
         taken = ", ".join(f"{full} {job.settings.params[full]}" for full in unsaid)
@@ -240,7 +240,7 @@ def _go_on(run: Run, kind: type[Settings], dry_run: bool, quiet: bool, ranks: Ra
         job.step.twins.keep(run.engine or {})
         _show_plan(job, said, done=position.epoch if position else 0)
         return
-    _train(job, run if ranks is None or ranks.first else Silent(run.path), kind, quiet)
+    _train(job, run if ranks is None or ranks.first else Silent(run.path), quiet)
 
 
 def _folder_refused(out: Path) -> None:
@@ -266,10 +266,10 @@ def _show_plan(job: Job, said: Said, done: int = 0) -> None:
     show_plan(made, said)
 
 
-def _train(job: Job, run: Run, kind: type[Settings], quiet: bool) -> None:
+def _train(job: Job, run: Run, quiet: bool) -> None:
     from mmard.training.fit import Diverged, Interrupted
 
-    again = f"mmard {COMMANDS[kind]} --resume {shlex.quote(str(run.path))}"
+    again = f"mmard {job.settings.command} --resume {shlex.quote(str(run.path))}"
     ranks = job.step.ranks
     if ranks is not None and not ranks.first:
         _follow(job, run)
@@ -435,17 +435,18 @@ def value_text(name: str, value: Any) -> str:
     """A setting's value as it would be said."""
     from mmard.balls import as_fraction
 
-    if value is None:
+    if value in (None, {}):
         return "not set"
     if name in ("eps", "step_size"):
         return as_fraction(value)
+    if name == "teachers":
+        return teachers_text(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):
-        pairs = [(key, own) for key, each in value.items() for own in (each if isinstance(each, list) else [each])]
-        return ", ".join(f"{key}={own}" for key, own in pairs)
+        return ", ".join(f"{key}={own}" for key, own in value.items())
     if isinstance(value, list | tuple):
         return ",".join(f"{each:g}" for each in value)
     return str(value)

@@ -54,7 +54,7 @@ BOUNDARY_LONGEST_TABLE = 8
 
 def boundary_section(about: Subject) -> Section:
     """Histograms of margins of both networks, and distances to both boundaries."""
-    students = [run for run in about.runs if "teacher" in run.config]
+    students = [run for run in about.runs if run.config.get("teachers")]
     chosen = Chosen(about, "boundary")
     having = chosen.having()
     if not students and not having:

@@ -12,7 +12,7 @@ from mmard.errors import Refused
 from mmard.methods import compose
 from mmard.report.blocks import NO_NUMBERS, Cards, Commands, Facts, Folded, Note, Section, Table, Text
 from mmard.report.subject import Group, Record, Shown, Subject, listed, quoted, setting, size
-from mmard.settings import DistillSettings, TrainSettings
+from mmard.settings import Settings, command_of, teachers_text
 from mmard.words import plural
 
 HASHED = 64_000_000
@@ -33,10 +33,7 @@ def reproduce(about: Subject) -> Section:
         pieces = [*pieces[:1], Folded(f"Commands of the other {len(pieces) - 1} runs", pieces[1:])]
     trained = [run for run in about.runs if run.trained]
     if trained:
-        again = [
-            f"mmard {'distill' if 'student' in run.config else 'train'} --config {quoted(run)} --out runs/again"
-            for run in trained[:1]
-        ]
+        again = [f"mmard {command_of(run.config)} --config {quoted(run)} --out runs/again" for run in trained[:1]]
         pieces.append(Commands("Any run again, from its settings alone", again))
     pieces.append(
         Note(
@@ -156,11 +153,7 @@ def settings_section(about: Subject) -> Section:
         else:
             pieces.append(Note("The runs have the same settings."))
     same = [key for key in keys if len(set(values[key].values())) == 1]
-    describe = {
-        name: field.description or ""
-        for kind in (TrainSettings, DistillSettings)
-        for name, field in kind.model_fields.items()
-    }
+    describe = {name: field.description or "" for name, field in Settings.model_fields.items()}
     first = about.runs[0].name
     table = Table(
         ("setting", "value", "what it is"),
@@ -259,9 +252,10 @@ def _formulas(config: Record) -> tuple[str, str, str] | None:
 def _facts(config: Record) -> list[tuple[str, Text]]:
     """What a run was, in the words of its settings."""
     told: list[tuple[str, Text]] = []
-    if network := config.get("student") or config.get("model") or config.get("network"):
-        told.append(("student" if "student" in config else "network", str(network)))
-    if teacher := config.get("teacher"):
+    if network := config.get("network"):
+        told.append(("student" if config.get("teachers") else "network", str(network)))
+    if config.get("teachers"):
+        teacher = teachers_text(config["teachers"])
         which = f", {config['teacher_which']} weights" if config.get("teacher_which") else ""
         told.append(("teacher", f"{teacher}{which}"))
     if config.get("data"):

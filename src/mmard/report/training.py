@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from mmard.report.blocks import Folded, Gallery, Missing, Note, Picture, Section, Table
 from mmard.report.plots import Line, line_plot
 from mmard.report.subject import Record, Shown, Subject, number, percent, quoted, setting
+from mmard.settings import command_of
 
 TRAINING_LONGEST_TABLE = 40
 """Epochs that a table shows; of longer runs it has every second, third, ..., and the best."""
@@ -23,8 +24,7 @@ def training_section(about: Subject) -> Section:
             pieces.append(Note(f"{run.name} is {run.progress}."))
     lost = [run for run in trained if not run.events]
     if lost:
-        command = [f"mmard distill --resume {quoted(run)}" for run in lost if "student" in run.config]
-        command += [f"mmard train --resume {quoted(run)}" for run in lost if "student" not in run.config]
+        command = [f"mmard {command_of(run.config)} --resume {quoted(run)}" for run in lost]
         pieces.append(Missing(f"No log of {', '.join(run.name for run in lost)}", command))
     pictures = _validation(about) + _losses(about) + _rate_and_time(about) + _terms(about)
     if pictures:

@@ -13,9 +13,9 @@ from typing import Any
 from mmard.balls import Budget
 from mmard.data.fetch import REPOSITORIES
 from mmard.files import load_tensors, tensors_hash
-from mmard.networks import GIVEN
 from mmard.report.subject import setting as shown
 from mmard.run import Run
+from mmard.settings import is_given
 from mmard.tables.figures import Figure, figures_of, severity
 from mmard.teachers import find, is_teacher
 
@@ -108,7 +108,7 @@ def _sentence(config: Record, facts: Record) -> str:
     network, classes = facts.get("network", "a network"), facts.get("num_classes", "?")
     shape = " x ".join(map(str, facts.get("image_shape", ())))
     ball = _ball(config)
-    if "student" in config:
+    if config.get("teachers"):
         made = f"distilled by `{config.get('method')}`"
     else:
         made = f"trained by `{config.get('method')}`" if "method" in config else "evaluated"
@@ -218,20 +218,20 @@ def _data(config: Record, facts: Record, figures: Sequence[Figure]) -> str:
     if 0 < len(classes) <= 20:
         lines.append(f"- classes: {', '.join(map(str, classes))}")
     data = str(config.get("data", "unknown"))
-    if not data.startswith(GIVEN):
+    if not is_given(data):
         lines.append("- the best weights were chosen on images held out of the training part, not on test images")
     return f"## Data\n\nSet: {data}.\n\n" + "\n".join(lines)
 
 
 def _teachers(config: Record) -> str:
-    said = config.get("teacher")
-    if said is None:
+    by_letter = config.get("teachers") or {}
+    lines = [
+        f"- {letter}: `{spec}`{_known(spec, str(config.get('data')))}"
+        for letter, specs in by_letter.items()
+        for spec in specs
+    ]
+    if not lines:
         return ""
-    by_letter = said if isinstance(said, dict) else {"T": said}
-    lines = []
-    for letter, specs in by_letter.items():
-        for spec in [specs] if isinstance(specs, str) else specs:
-            lines.append(f"- {letter}: `{spec}`{_known(spec, str(config.get('data')))}")
     return "## Teacher\n\n" + "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from mmard.data.decoding import optional
 from mmard.data.fetch import differs
 from mmard.errors import Refused
 from mmard.files import load_tensors, read_json, save_tensors, write_json, write_whole
-from mmard.networks import GIVEN, load_network
+from mmard.networks import load_network
 from mmard.run import Run, now
 from mmard.share.card import WEIGHTS, card, suspicions
 from mmard.teachers import Teacher, find, open_teacher
@@ -117,7 +117,7 @@ def refuse_code(network: str, where: str) -> None:
     Raises:
         Refused: for `package.module:function`, or an object that was handed over.
     """
-    if ":" in network or network.startswith(GIVEN):
+    if ":" in network:
         mend = "`mmard models` lists those; share code of your own beside its weights, as a repository"
         raise Refused(where, expected="a network that mmard builds by name", got=network, mend=mend)
 

@@ -51,7 +51,7 @@ from mmard.models import parameter_count
 from mmard.modes import evaluating, frozen
 from mmard.networks import load_network, pick_device
 from mmard.run import Run, environment, now
-from mmard.settings import DistillSettings, Settings, differences, teachers_said, weights_said
+from mmard.settings import Settings, differences
 from mmard.study.grid import MACHINE, Cell
 
 FORMAT = 1
@@ -122,17 +122,14 @@ def settings_here(cell: Cell, site: Site) -> Settings:
     settings = cell.settings
     here: dict[str, Any] = {"data_dir": site.data_dir or settings.data_dir}
     here |= {"device": site.device or settings.device, "threads": settings.threads or site.threads}
-    if isinstance(settings, DistillSettings):
-        cells = set(cell.teachers.values())
-        found = {
-            letter: [str(site.folder(name)) if name in cells else name for name in names]
-            for letter, names in teachers_said(settings).items()
-        }
-        each = {letter: names[0] if len(names) == 1 else names for letter, names in found.items()}
-        here["teacher"] = each["T"] if isinstance(settings.teacher, str) else each
-        if site.data_dir and settings.teacher_weights is not None:  # given files lie beside the data
-            files = {letter: str(Path(site.data_dir) / file) for letter, file in weights_said(settings).items()}
-            here["teacher_weights"] = files["T"] if isinstance(settings.teacher_weights, str) else files
+    cells = set(cell.teachers.values())
+    here["teachers"] = {
+        letter: tuple(str(site.folder(name)) if name in cells else name for name in names)
+        for letter, names in settings.teachers.items()
+    }
+    if site.data_dir:  # given files lie beside the data
+        files = settings.teacher_weights.items()
+        here["teacher_weights"] = {letter: str(Path(site.data_dir) / file) for letter, file in files}
     return settings.model_copy(update=here)
 
 
@@ -165,7 +162,7 @@ def position_of(run: Run) -> dict[str, Any]:
 
 def refuse_other(run: Run, settings: Settings) -> None:
     """Refuse a folder that another training began in; where it was made does not count."""
-    left_out = {*MACHINE, "teacher"}
+    left_out = {*MACHINE, "teachers"}
     if differ := differences(run.config, settings.as_config(), left_out):
         got = ", ".join(differ[:3])
         raise Refused(str(run.path), expected="the run of this cell", got=got, mend="choose another --runs")

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmard.errors import Refused, require, unknown
 from mmard.job import complete
 from mmard.methods import build, parameters
-from mmard.settings import DistillSettings, Settings, TrainSettings, Value
+from mmard.settings import TAUGHT, Settings, Value, as_published
 
 # declared -------------------------------------------------------------------------------------------------------------
 # What a study and a scale declare.
@@ -212,7 +212,6 @@ def _checked(made: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
 
 MACHINE = {"data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "attack_chunk", "teacher_table"}
 """Settings that do not belong to what is studied; two cells that differ in them alone are one."""
-OF_STUDENTS = set(DistillSettings.model_fields) - set(TrainSettings.model_fields)
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ class Cell:
     """
 
     name: str
-    settings: TrainSettings | DistillSettings
+    settings: Settings
     teachers: dict[str, str]
     role: str
     scale: str
@@ -365,8 +364,8 @@ def _teacher(role: str, scale: Scale, cells: dict[str, Cell]) -> str:
     """The cell of a teacher, made if need be."""
     said = {key: value for key, value in scale.teachers[role].items() if key not in ("title", "letter")}
     model = said.pop("model", scale.student)
-    own = {key: value for key, value in scale.every.items() if key not in OF_STUDENTS}
-    settings = TrainSettings.resolve({**own, "seed": 0, **said, "model": model})
+    own = {key: value for key, value in scale.every.items() if key not in TAUGHT}
+    settings = Settings.resolve({**own, "seed": 0, **said, "network": model})
     cell = _cell(settings, model, {}, scale, f"teacher {role}", False)
     cells.setdefault(cell.name, cell)
     return cell.name
@@ -381,25 +380,18 @@ def _student(
     boundary: bool,
 ) -> Cell:
     if not roles:
-        own = {key: value for key, value in said.items() if key not in OF_STUDENTS}
-        return _cell(TrainSettings.resolve({**own, "model": network}), network, {}, scale, "", False)
+        own = {key: value for key, value in said.items() if key not in TAUGHT}
+        return _cell(Settings.resolve({**own, "network": network}), network, {}, scale, "", False)
     given = {letter: scale.teachers[role].get("given") for letter, role in roles.items()}
     made = {letter: _teacher(role, scale, cells) for letter, role in roles.items() if given[letter] is None}
     files = {letter: scale.teachers[role]["weights"] for letter, role in roles.items() if given[letter] is not None}
     each = {letter: made.get(letter) or given[letter] for letter in roles}
-    settings = DistillSettings.resolve(
-        {
-            **said,
-            "student": network,
-            "teacher": each["T"] if list(each) == ["T"] else each,
-            "teacher_weights": files["T"] if list(files) == ["T"] else files or None,
-        }
-    )
+    settings = Settings.resolve({**said, "network": network, "teachers": each, "teacher_weights": files})
     return _cell(settings, network, made, scale, "", boundary)
 
 
 def _cell(
-    settings: TrainSettings | DistillSettings,
+    settings: Settings,
     network: str,
     teachers: dict[str, str],
     scale: Scale,
@@ -423,7 +415,7 @@ def cell_name(settings: Settings, network: str, teachers: dict[str, str], role: 
         for key, value in plain.items()
         if key not in MACHINE and (key in ("method", "params") or value != as_before.get(key, fields[key].default))
     }
-    text = json.dumps({**kept, "network": network, "teachers": teachers}, sort_keys=True)
+    text = json.dumps({**as_published(kept), "network": network, "teachers": teachers}, sort_keys=True)
     slug = re.sub(r"[^A-Za-z0-9.+_-]+", "_", role.replace(" ", "-") or f"{settings.method}-{network}")
     return f"{slug}-{settings.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -19,6 +19,7 @@ from mmard.balls import as_fraction
 from mmard.data import DATA
 from mmard.errors import Refused
 from mmard.files import write_whole
+from mmard.settings import current_names
 from mmard.study.claims import Verdict, judge, load_claims
 from mmard.study.drawing import drawn_from, stamp
 from mmard.study.grid import Scale, grid_of, load_scale, load_study, names
@@ -48,7 +49,7 @@ def recipe(records: Iterable[Record]) -> str:
 
     if not students:
         return ""
-    network = Counter((r["settings"].get("student") or r["settings"]["model"], r["parameters"]) for r in students)
+    network = Counter((current_names(r["settings"])["network"], r["parameters"]) for r in students)
     names = ", ".join(f"{name} ({weights:,} weights)" for (name, weights), _ in network.most_common())
     images = Counter(record["train_images"] for record in students).most_common(1)[0][0]
     eps, step = float(settled("eps")), settled("step_size")

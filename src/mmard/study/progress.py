@@ -23,7 +23,7 @@ from mmard.job import method_of
 from mmard.networks import new_network
 from mmard.plan import Passes, count_passes
 from mmard.run import Run
-from mmard.settings import DistillSettings, Settings
+from mmard.settings import Settings
 from mmard.study.cell import Site, is_complete
 from mmard.study.grid import Cell
 from mmard.study.workers import failure
@@ -137,7 +137,7 @@ def cell_kind(cell: Cell) -> str:
 
 def network_of(settings: Settings) -> str:
     """The network that is trained."""
-    return settings.student if isinstance(settings, DistillSettings) else str(getattr(settings, "model", ""))
+    return settings.network
 
 
 def spent(record: Mapping[str, Any]) -> float:
@@ -148,8 +148,8 @@ def spent(record: Mapping[str, Any]) -> float:
 def wall_seconds(expected: Mapping[str, float], cells: Mapping[str, Cell], jobs: int) -> float:
     """Wall-clock seconds of cells that so many workers share: their sum over the workers, or the longest wait.
 
-    >>> from mmard.settings import TrainSettings
-    >>> cells = {name: Cell(name, TrainSettings(), {}, "", "S", ()) for name in "abcd"}
+    >>> from mmard.settings import Settings
+    >>> cells = {name: Cell(name, Settings(), {}, "", "S", ()) for name in "abcd"}
     >>> wall_seconds(dict.fromkeys("abcd", 10.0), cells, jobs=2), wall_seconds({"a": 10.0}, cells, jobs=2)
     (20.0, 10.0)
     """

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmard.evaluation.score import Mask, wilson
-from mmard.settings import DistillSettings, Value
+from mmard.settings import Value
 from mmard.study.cell import unpacked
 from mmard.study.grid import Cell, Grid, Row
 from mmard.tables.statistics import Difference, deviation, difference, mean_interval
@@ -272,7 +272,7 @@ class Reading:
     def teacher_robust(self, row: Row, quantity: Quantity = ROBUST) -> float | None:
         """The teacher's own figure, of the weights that the student learnt from."""
         record, settings = self.teacher(row)[1], self.cell(row).settings
-        if record is None or not isinstance(settings, DistillSettings):
+        if record is None:
             return None
         return quantity.take(record, settings.teacher_which)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmard.errors import Refused, unknown
 from mmard.files import read_json, write_whole
-from mmard.settings import DistillSettings, TrainSettings
+from mmard.settings import Settings
 from mmard.study.cell import FORMAT, RECORD, OnProgress, Site, make
 from mmard.study.grid import Cell, added
 
@@ -159,10 +159,9 @@ def cell_of(record: Record) -> Cell:
     named = {part for key in ("method", "inner", "outer") for part in (said[key] or "").split("+")}
     younger = {key: said.pop(key) for key in added() if "." in key}
     said["params"] = {**{key: v for key, v in younger.items() if key.split(".")[0] in named}, **said["params"]}
-    kind = DistillSettings if "student" in said else TrainSettings
     return Cell(
         record["cell"],
-        kind.resolve(said),
+        Settings.resolve(said),
         dict(record["teachers"]),
         record["role"],
         record["scale"],

@@ -22,7 +22,7 @@ from mmard.balls import as_fraction
 from mmard.errors import Refused, unknown
 from mmard.evaluation.score import wilson
 from mmard.run import Run
-from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.settings import TAUGHT, Settings, teachers_text
 from mmard.tables.figures import Column, Figure, Sample, columns_of, figures_of
 from mmard.tables.statistics import Difference, deviation, difference, mean_interval
 
@@ -32,7 +32,7 @@ from mmard.tables.statistics import Difference, deviation, difference, mean_inte
 
 NO_MATTER = frozenset({"seed", "preset", "data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard"})
 """Settings by which runs may differ and still be repetitions of each other. What a preset says stands in the others."""
-NAMED_BY = ("method", "inner", "outer", "model", "student")
+NAMED_BY = ("method", "inner", "outer", "network")
 """Settings that a row's name begins with; `Configuration.method` and `.network` have them."""
 RADII = ("eps", "step_size")
 
@@ -108,6 +108,8 @@ def differing(found: Sequence[Configuration]) -> dict[str, dict[str, str]]:
 
 def shown(key: str, value: Any) -> str:
     """A setting's value as people read it."""
+    if key == "teachers":
+        return teachers_text(value)
     if key in RADII and isinstance(value, float):
         return as_fraction(value)
     if isinstance(value, float):
@@ -121,16 +123,17 @@ def shown(key: str, value: Any) -> str:
 
 def _settings(config: Mapping[str, Any], own_teacher: bool) -> dict[str, Any]:
     """What matters of a config, flat; settings that a config is too old to know have their default."""
-    kind: type[Settings] = DistillSettings if "student" in config else TrainSettings
     trained = "method" in config
-    usual = {name: field.default for name, field in kind.model_fields.items() if not field.is_required()}
+    usual = {name: field.default for name, field in Settings.model_fields.items()}
     whole = {**(_plain(usual) if trained else {}), **_plain(config)}
-    found = {key: value for key, value in whole.items() if key not in NO_MATTER and key != "params"}
+    nobody = NO_MATTER | {"params"} | (TAUGHT if not whole.get("teachers") else set())
+    found = {key: value for key, value in whole.items() if key not in nobody}
     found |= dict(whole.get("params") or {})
     if trained and found.get("step_size") is None and isinstance(found.get("eps"), float):
         found["step_size"] = found["eps"] / 4
     if own_teacher:
-        found["teacher"] = str(config["teacher"]).removesuffix(str(config["seed"])) + "<seed>"
+        (teacher,) = config["teachers"]["T"]
+        found["teachers"] = {"T": [teacher.removesuffix(str(config["seed"])) + "<seed>"]}
     return found
 
 
@@ -142,7 +145,10 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _teachers_by_seed(configs: Sequence[Mapping[str, Any]]) -> list[bool]:
     """Whether a run's teacher bears the run's own seed, and teaches no other run of the same settings."""
     ends = [
-        isinstance(c.get("teacher"), str) and "seed" in c and c["teacher"].endswith(f"-{c['seed']}") for c in configs
+        "seed" in c
+        and len(t := c.get("teachers") or {}) == len(t.get("T", ())) == 1
+        and t["T"][0].endswith(f"-{c['seed']}")
+        for c in configs
     ]
     with_whom = [repr(sorted(_settings(config, False).items())) for config in configs]
     taught: dict[str, int] = {}
@@ -157,7 +163,7 @@ def _method(settings: Mapping[str, Any]) -> str:
 
 
 def _network(settings: Mapping[str, Any]) -> str:
-    return str(settings.get("student") or settings.get("model") or settings.get("network") or "")
+    return str(settings.get("network") or "")
 
 
 def _names(found: Sequence[Mapping[str, Any]], first: Sequence[Run]) -> list[str]:
