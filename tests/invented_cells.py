@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmard.study.grid import Cell, Grid, Row, Scale, Study, Variant, grid_of, load_scale, load_study
+from mmard.tables.table import Entry
 
 IMAGES = 500
 GAINS = {"": 0.0, "+inner": 0.012, "+outer": 0.02, "+both": 0.03}
@@ -176,3 +177,8 @@ def _number(text: str) -> int:
 
 def _share(text: str) -> float:
     return _number(text) / 0xFFFFFFFF
+
+
+def text_of(cell: str | Entry) -> str:
+    """A cell of a table as plain text, with a star where it is strong."""
+    return cell if isinstance(cell, str) else cell.text + "*" * cell.strong

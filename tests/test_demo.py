@@ -11,6 +11,7 @@ from typing import Any
 
 import invented_cells
 import pytest
+from invented_cells import text_of
 
 from mmard.cli import answer
 from mmard.cli.demo import demo_cells, result
@@ -22,7 +23,6 @@ from mmard.study import grid, workers
 from mmard.study.grid import Cell, Row, Scale
 from mmard.study.methods import noise
 from mmard.study.reading import Reading
-from mmard.study.sheets import text_of
 from mmard.study.tables import charts, tables
 from mmard.tables.statistics import Difference
 

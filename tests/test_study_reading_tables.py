@@ -12,15 +12,16 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from invented_cells import VARIANTS, little, records
+from invented_cells import VARIANTS, little, records, text_of
 
 from mmard.report.drawing import Box, labels
 from mmard.study.drawing import drawn_from, stamp
+from mmard.study.figures import foot
 from mmard.study.grid import Cell, Reads, Row, Sweep
 from mmard.study.methods import pareto, ranked
 from mmard.study.reading import Reading
-from mmard.study.sheets import Entry, Sheet, as_csv, as_json, foot, latex, markdown, text_of
-from mmard.study.tables import DRAWERS, READERS, charts, tables
+from mmard.study.tables import VIEWS, charts, tables, written
+from mmard.tables.table import Entry, Table
 
 GUIDE = Sweep(axis="guide", param="mmard.guide", plugin="mmard", factor=3)
 MEASURE = Sweep(axis="measure", param="mmard.measure", plugin="mmard", values=("mi", "kl"))
@@ -47,12 +48,12 @@ def reading(kind: str, **more: Any) -> Reading:
     return Reading(made, records(made, **more))
 
 
-def cells(sheet: Sheet, row: int) -> list[str]:
+def cells(sheet: Table, row: int) -> list[str]:
     return [text_of(cell) for cell in sheet.rows[row]]
 
 
 def test_every_way_of_reading_is_tried_here() -> None:
-    assert set(KINDS) == set(READERS)
+    assert set(KINDS) == set(VIEWS)
 
 
 def test_plug_and_play_has_accuracy_gain_and_time() -> None:
@@ -161,7 +162,7 @@ def test_a_raised_suspicion_stands_beside_the_figure() -> None:
 
 
 def test_every_way_of_reading_has_its_tables_and_its_plots() -> None:
-    assert set(get_args(Reads)) == set(READERS) == set(DRAWERS)
+    assert set(get_args(Reads)) == set(VIEWS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,17 +176,17 @@ def test_a_study_without_records_has_tables_without_figures_and_no_plot(kind: st
 
 def test_the_same_table_in_every_format() -> None:
     found = reading("plug-and-play")
-    sheets, below = tables(found), foot(found)
-    text = markdown(sheets, below)
+    sheets = tables(found)
+    text = written(found, "markdown")
     assert text.count("| --- |") == len(sheets)
     assert text.rstrip().endswith("where beyond it.")
-    typeset = latex(sheets, below, "plug-and-play")
+    typeset = written(found, "latex")
     assert typeset.count(r"\begin{tabular}{lrrr}") == 2
     assert typeset.count(r"\begin{table}") == typeset.count(r"\end{table}") == len(sheets)
     assert "\N{MINUS SIGN}" not in typeset
-    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+    lines = list(csv.DictReader(io.StringIO(written(found, "csv"))))
     assert len(lines) == len(found.grid.rows)
-    again = json.loads(as_json(found))
+    again = json.loads(written(found, "json"))
     assert [float(line["robust"]) for line in lines] == [each["robust"] for each in again]
     assert again[0]["held_beside"] is None
     assert again[1]["held_beside"] == "plain"

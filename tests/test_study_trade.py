@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from invented_cells import little, records
+from invented_cells import little, records, text_of
 from numpy.testing import assert_allclose
 
 from mmard.study.claims import FAILS, HOLDS, OPEN, Claim, judge
 from mmard.study.grid import Grid, Row, Sweep
 from mmard.study.reading import Reading
-from mmard.study.sheets import MINUS, text_of
 from mmard.study.tables import tables
 from mmard.study.trends import Accuracies, _at_clean, above_line, trade_off_lines
+from mmard.tables.table import MINUS
 
 ALPHA = {"axis": "alpha", "param": "rslad.alpha", "values": (0.5, 1.0)}
 SWEEPS = tuple(Sweep(**ALPHA, host=host) for host in ("rslad", "rslad+mmard"))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mmard.cli.app import FrontPage, Page, app
@@ -28,13 +27,10 @@ if TYPE_CHECKING:
     from mmard.study.progress import Status, TimeEstimate
     from mmard.study.reading import Reading
     from mmard.study.records import Repeated
-    from mmard.study.sheets import Entry, Sheet
     from mmard.study.workers import JobLimits
 
 MOST = 12
 """Cells, or differences, that are listed one by one."""
-GAP = 2
-"""Blanks between columns of a terminal."""
 
 studies = typer.Typer(
     cls=FrontPage,
@@ -301,60 +297,21 @@ def print_reading(choice: Choice, site: Site, screen: Console) -> None:
 
 def print_tables(out: Console, reading: Reading) -> None:
     """All tables of a study, what is missing, and what stands behind the figures."""
+    from mmard.study.figures import foot
     from mmard.study.reading import missing_rows
-    from mmard.study.sheets import foot
     from mmard.study.tables import tables
 
-    for number, sheet in enumerate(tables(reading)):
-        for position, piece in enumerate(for_terminal(sheet, out.width)):
+    for number, table in enumerate(tables(reading)):
+        for position, piece in enumerate(table.pieces(out.width)):
             if number or position:
                 out.print()
             put(out, piece)
-        if sheet.caption:
-            line(out, sheet.caption, "quiet")
+        if table.caption:
+            line(out, table.caption, "quiet")
     out.print()
     line(out, foot(reading), "quiet")
     for row in missing_rows(reading):
         line(out, f"missing: {row}")
-
-
-def for_terminal(sheet: Sheet, width: int) -> list[Table]:
-    """One table for a console, in pieces below each other where it is wider; a star stands for bold."""
-    from mmard.study.sheets import text_of
-
-    columns = list(range(sheet.words, len(sheet.heads)))
-    widths = [_wide(sheet, c) for c in range(len(sheet.heads))]
-    named = sum(widths[: sheet.words])
-    pieces: list[list[int]] = [[]]
-    for c in columns:
-        if pieces[-1] and named + sum(widths[each] for each in pieces[-1]) + widths[c] > width:
-            pieces.append([])
-        pieces[-1].append(c)
-    made = []
-    for piece in pieces:
-        shown = [*range(sheet.words), *piece]
-        heads = [sheet.heads[c] for c in shown]
-        found = rich_table(*heads, right=heads[sheet.words :], fold=heads)
-        for column, c in zip(found.columns, shown, strict=True):
-            column.width = widths[c] - GAP
-        for row in sheet.rows:
-            # No-break spaces: a figure keeps its interval beside it.
-            found.add_row(*(Text(text_of(row[c]).replace(" ", "\u00a0"), _style(row[c])) for c in shown))
-        made.append(found)
-    return made
-
-
-def _wide(sheet: Sheet, c: int) -> int:
-    """Of a column: its widest cell, or the longest word of its head, which is folded above figures."""
-    from mmard.study.sheets import text_of
-
-    head = sheet.heads[c]
-    words = len(head) if c < sheet.words else max((len(word) for word in head.split()), default=0)
-    return GAP + max(words, *(len(text_of(row[c])) for row in sheet.rows), 0)
-
-
-def _style(cell: str | Entry) -> str:
-    return "" if isinstance(cell, str) or not cell.strong else "bold"
 
 
 def exit_where_unmade(choice: Choice, site: Site, board: Board) -> None:

@@ -108,6 +108,8 @@ def table(
     ] = None,
 ) -> None:
     """The tables of a study: means over seeds, differences paired by seed, and what is missing."""
+    from mmard.study.tables import written
+
     form = _format(form, out)
     with busy("reading records"):
         reading, source = Source(name, scale, records, runs, which).read()
@@ -120,7 +122,7 @@ def table(
         line(screen, f"From {source}.", "quiet")
         commands(screen, "the same as a picture", [f"mmard study plot {name} --scale {scale}"])
         return
-    text = written(reading, form)
+    text = _text(reading) if form == "text" else written(reading, form)
     if out is None:
         print(text, end="" if text.endswith("\n") else "\n")
         return
@@ -140,22 +142,11 @@ def _format(form: str | None, out: Path | None) -> str:
     return ENDINGS[out.suffix.lower()]
 
 
-def written(reading: Reading, form: str) -> str:
-    """The tables of a study as "text", "markdown", "latex", "csv" or "json"."""
-    from mmard.study.reading import missing_rows
-    from mmard.study.sheets import as_csv, as_json, foot, latex, markdown
-    from mmard.study.tables import tables
-
-    if form in ("csv", "json"):
-        return as_csv(reading) if form == "csv" else as_json(reading)
-    if form == "text":
-        screen = console()
-        with screen.capture() as captured:
-            print_tables(screen, reading)
-        return captured.get()
-    below = " ".join([foot(reading), *(f"Missing: {row}." for row in missing_rows(reading))])
-    sheets = tables(reading)
-    return markdown(sheets, below) if form == "markdown" else latex(sheets, below, reading.grid.study.name)
+def _text(reading: Reading) -> str:
+    screen = console()
+    with screen.capture() as captured:
+        print_tables(screen, reading)
+    return captured.get()
 
 
 # plot -----------------------------------------------------------------------------------------------------------------

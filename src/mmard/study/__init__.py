@@ -13,6 +13,6 @@ Made
 Read
     reading.py      means and paired differences by row; trends.py lines through rows
     hosts.py        tables and plots of variants beside their host; methods.py of methods beside each other
-    tables.py       by which of them a study is read; sheets.py and drawing.py how they are written and drawn
+    tables.py       by which of them a study is read, in every form; figures.py and drawing.py what they are made of
     claims.py       verdicts on the paper's claims; ledger.py RESULTS.md
 """

@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmard.study.figures import number
 from mmard.study.grid import Row
 from mmard.study.reading import (
     CLEAN,
@@ -38,7 +39,6 @@ from mmard.study.reading import (
     row_of,
     variants_of,
 )
-from mmard.study.sheets import number
 from mmard.study.trends import TeacherResult, above_line, by_teacher, trade_off_lines, trend
 from mmard.tables.statistics import LEVEL, Difference, difference, holm
 from mmard.words import plural

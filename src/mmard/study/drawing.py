@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmard.report.drawing import LETTER, LETTERS, SMALL, Canvas, canvas, need_plots, standing_alone
 from mmard.report.palette import mark, marker, series
+from mmard.study.figures import protocol
 from mmard.study.reading import Reading
-from mmard.study.sheets import protocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,9 @@ WIDTH = 720
 """Of a plot, in CSS pixels: what a page of text is wide."""
 NAME = 10
 """Between a name and the panel that it stands at."""
+BOTTOM = 40
+"""Below a panel, for its ticks and title."""
+LETTER_HEIGHT = 13.0
 WIDE = 7.0
 """Of a letter in a font that is wide."""
 
@@ -183,3 +186,16 @@ def level_title(reading: Reading) -> str:
 def slug_of(reading: Reading, *more: str) -> str:
     """What ids within a plot begin with."""
     return "-".join(filter(None, (reading.grid.scale.name, reading.grid.study.name, *more)))
+
+
+def same_heights(shown: Sequence[object]) -> None:
+    """The widest of the limits along y for all of some panels, with the same ticks in percent."""
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    panels = [axes for axes in shown if isinstance(axes, Axes)]
+    limits = [axes.get_ylim() for axes in panels]
+    for axes in panels:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(in_percent))

@@ -1,27 +1,28 @@
-"""Plots that hold variants of a host beside the host."""
+"""Tables and plots that hold variants of a host beside the host: plug-ins, boundaries, ablation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from mmard.report.drawing import LETTER, Canvas
-from mmard.report.palette import dash, mark, series
+from mmard.report.drawing import Canvas
+from mmard.report.palette import mark
 from mmard.study.drawing import (
+    BOTTOM,
     WIDTH,
     Plot,
     along,
     around,
     dot,
-    in_percent,
     in_rows,
     legend,
     level_title,
     name_width,
     panel,
     plot,
+    same_heights,
     words,
 )
+from mmard.study.figures import NOTHING, gap_entry, mean_text, study_table
 from mmard.study.grid import Row
 from mmard.study.reading import (
     CLEAN,
@@ -29,7 +30,6 @@ from mmard.study.reading import (
     ROBUST,
     SECONDS,
     Host,
-    Mean,
     Point,
     Quantity,
     Reading,
@@ -48,13 +48,67 @@ from mmard.study.reading import (
     times_as_long,
     variants_of,
 )
-from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
-from mmard.study.trends import Slope, TeacherResult, Trend, by_teacher, trend
-from mmard.tables.statistics import LEVEL, holm
+from mmard.tables.table import Entry, Table
 
 ROW = 14
 """Height of one variant's line."""
-BOTTOM = 40
+
+
+Cells = tuple[str | Entry, ...]
+
+
+# plug-and-play --------------------------------------------------------------------------------------------------------
+def plug_and_play_tables(reading: Reading) -> list[Table]:
+    """Hosts down, variants across: robust accuracy, gain, clean accuracy, its gain, time."""
+    variants, keys = variants_of(reading), hosts_of(reading)
+    first, added = variants[0], variants[1:]
+
+    def mean(row: Row | None, quantity: Quantity) -> str:
+        return NOTHING if row is None else mean_text(reading.mean(row, quantity), quantity)
+
+    def means(quantity: Quantity) -> tuple[Cells, ...]:
+        return tuple(
+            (host_name(reading, key), *(mean(row_of(reading, key, variant), quantity) for variant in variants))
+            for key in keys
+        )
+
+    def gain(row: Row | None, quantity: Quantity) -> str | Entry:
+        return NOTHING if row is None else gap_entry(reading.gain(row, reading.reference(row), quantity), quantity)
+
+    def gains(quantity: Quantity) -> tuple[Cells, ...]:
+        found: list[Cells] = [
+            (host_name(reading, key), *(gain(row_of(reading, key, variant), quantity) for variant in added))
+            for key in keys
+        ]
+        if len(keys) > 1:
+            every = [[r for key in keys if (r := row_of(reading, key, variant)) is not None] for variant in added]
+            pairs = [[(row, reading.reference(row)) for row in rows] for rows in every]
+            found.append(("mean of the hosts", *(gap_entry(pooled(reading, p, quantity), quantity) for p in pairs)))
+        return tuple(found)
+
+    times = tuple(
+        (
+            host_name(reading, key),
+            *(_times(reading, row_of(reading, key, v), row_of(reading, key, first)) for v in added),
+        )
+        for key in keys
+    )
+    above = f"Points above {first}."
+    made = [
+        study_table(("robust %", *variants), means(ROBUST), ""),
+        study_table(("gain, robust", *added), gains(ROBUST), above),
+        study_table(("clean %", *variants), means(CLEAN), "The same networks without an attack.", main=False),
+        study_table(("gain, clean", *added), gains(CLEAN), above, main=False),
+    ]
+    if any(any(cells[1:]) for cells in times):
+        said = f"As multiples of {first}; medians over seeds."
+        made.append(study_table(("training time", *added), times, said, main=False))
+    return made
+
+
+def _times(reading: Reading, row: Row | None, other: Row | None) -> str:
+    found = None if row is None else times_as_long(reading, row, other, SECONDS)
+    return NOTHING if found is None else f"{found:.2f}"
 
 
 def plug_and_play_plots(reading: Reading) -> list[Plot]:
@@ -96,6 +150,43 @@ def plug_and_play_plots(reading: Reading) -> list[Plot]:
         words(made, WIDTH - 12, 32, note, quiet=True, ha="right")
 
     return [plot(reading, "", alt, draw, top + height + BOTTOM)]
+
+
+# boundary -------------------------------------------------------------------------------------------------------------
+_WORDS = (
+    "Margin, in nats: log-probability of the true class minus the largest other. Entropy in nats. Distance: to first"
+    " order, in radii of the ball. Means over images."
+)
+
+
+def boundary_tables(reading: Reading) -> list[Table]:
+    """What changes most, then margins, misreadings, entropy and distances of every variant."""
+    first = variants_of(reading)[0]
+    shown = (margin("teacher"), misread("teacher"), distance("teacher"), misread("student"))
+    lines: list[Cells] = []
+    for row in reading.grid.rows:
+        reference = reading.reference(row)
+        if reference is not None:
+            pairs = ((mean_text(reading.mean(reference, q), q), _change(reading, row, reference, q)) for q in shown)
+            lines.append((row_name(reading, row), *(cell for pair in pairs for cell in pair)))
+    heads = ("", *(head for q in shown for head in (q.title, "change")))
+    where = f"On {INPUTS['own']}; last weights."
+    made = [study_table(heads, tuple(lines), f"{where} Values of {first}, and what changes. {_WORDS}")]
+    for state, said in INPUTS.items():
+        quantities = boundary_quantities(state)
+        rows: list[Cells] = []
+        for row in reading.grid.rows:
+            reference = reading.reference(row)
+            rows.append((row_name(reading, row), *(mean_text(reading.mean(row, q), q) for q in quantities)))
+            if reference is not None:
+                rows.append(("change", *(_change(reading, row, reference, q) for q in quantities)))
+        heads = ("", *(quantity.title for quantity in quantities))
+        made.append(study_table(heads, tuple(rows), f"On {said}; last weights. {_WORDS}", main=False))
+    return made
+
+
+def _change(reading: Reading, row: Row, reference: Row, quantity: Quantity) -> str | Entry:
+    return gap_entry(reading.gain(row, reference, quantity), quantity)
 
 
 def boundary_plots(reading: Reading) -> list[Plot]:
@@ -151,6 +242,37 @@ def _moved(axes: object, reading: Reading, row: Row | None, quantity: Quantity, 
         dot(axes, before.mean, y, 0, hollow=True)
 
 
+# ablation -------------------------------------------------------------------------------------------------------------
+def ablation_tables(reading: Reading) -> list[Table]:
+    """One table for each host: its variants, then the points of every axis with the default in its position."""
+    made = []
+    first = variants_of(reading)[0]
+    for key in hosts_of(reading):
+        host = row_of(reading, key, first)
+        resting = [row for v in variants_of(reading) if (row := row_of(reading, key, v)) is not None]
+        rows: list[Cells] = [("", row.variant, *_beside(reading, row, None, host)) for row in resting]
+        for axis, points in axes_of(reading, key).items():
+            for position, point in enumerate(points):
+                value = f"{point.value} (default)" if point.default else point.value
+                default = None if point.default else reading.reference(point.row)
+                rows.append((axis if position == 0 else "", value, *_beside(reading, point.row, default, host)))
+        heads = (host_name(reading, key), "value", "robust %", "minus the default", f"minus {first}", "clean %", "time")
+        time = f"Time: of training, as a multiple of {first}'s; medians over seeds."
+        made.append(study_table(heads, tuple(rows), time, words=2))
+    return made
+
+
+def _beside(reading: Reading, row: Row, default: Row | None, host: Row | None) -> Cells:
+    other = None if row is host else host
+    return (
+        mean_text(reading.mean(row, ROBUST), ROBUST),
+        gap_entry(reading.gain(row, default, ROBUST), ROBUST),
+        gap_entry(reading.gain(row, other, ROBUST), ROBUST),
+        mean_text(reading.mean(row, CLEAN), CLEAN),
+        _times(reading, row, other),
+    )
+
+
 def ablation_plots(reading: Reading) -> list[Plot]:
     """A panel for every axis of each host: value against robust accuracy, and its price."""
     made: list[Plot] = []
@@ -194,7 +316,7 @@ def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: s
             axes.set_xticks(range(len(points)), [_tick(reading, point, bare) for point in points])
             axes.set_xlim(-0.6, len(points) - 0.4)
             axes.tick_params(axis="y", labelleft=k % across == 0)
-        _same_heights(shown)
+        same_heights(shown)
         words(made, 2, 14, "robust %", quiet=True)
         legend(made, [(5, "default", False), (0, "beyond noise", False), (0, "within noise", True)], left + 40, 14)
         plain = variants_of(reading)[0]
@@ -208,283 +330,3 @@ def _tick(reading: Reading, point: Point, bare: Row | None) -> str:
     times = times_as_long(reading, point.row, bare, SECONDS)
     value = point.value.replace(",", " ") if len(point.value) > 6 else point.value
     return value if times is None else f"{value}\n{times:.2f}"
-
-
-def _same_heights(shown: Sequence[object]) -> None:
-    from matplotlib.axes import Axes
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    panels = [axes for axes in shown if isinstance(axes, Axes)]
-    limits = [axes.get_ylim() for axes in panels]
-    for axes in panels:
-        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
-
-
-def saturation_plots(reading: Reading) -> list[Plot]:
-    """Student against teacher with a line for each variant; teachers that are set apart in a panel of their own."""
-    made = []
-    pairs = dict.fromkeys((each.host, each.student) for each in hosts_of(reading))
-    for position, (host, student) in enumerate(pairs):
-        teachers = [each for each in by_teacher(reading, host, student) if each.robust is not None and each.students]
-        if teachers:
-            made.append(_follows(reading, host, student, teachers, "" if position == 0 else student))
-    return made
-
-
-def _follows(reading: Reading, host: str, student: str, teachers: Sequence[TeacherResult], slug: str) -> Plot:
-    variants = variants_of(reading)
-    inside, outside = [t for t in teachers if not t.apart], [t for t in teachers if t.apart]
-    left, top, height = 40, 34, 290
-    aside = 50 + 74 * len(outside) if outside else 0
-    wide = WIDTH - left - aside - 16
-    name = host_name(reading, Host(host, student, ""))
-    alt = f"Robust accuracy of students of {name} against that of their teachers, {' and '.join(variants)}."
-
-    def draw(made: Canvas) -> None:
-        main = panel(made, left, top, wide, height, first=True)
-        apart = panel(made, left + wide + 44, top, aside - 44, height) if outside else None
-        robust = [float(each.robust or 0) for each in inside]
-        for index, variant in enumerate(variants):
-            shift = (index - (len(variants) - 1) / 2) * max(0.0005, 0.015 * (max(robust) - min(robust)))
-            for each in inside:
-                _students(main, float(each.robust or 0) + shift, each.students.get(variant), index)
-            line = trend(teachers, variant)
-            if line is not None:
-                ends = [min(robust), max(robust)]
-                (drawn,) = main.plot(ends, [line.cells.at(x) for x in ends], color=mark(series(index)), linewidth=1.6)
-                if dash(index):
-                    drawn.set_dashes(dash(index))
-            for at, each in enumerate(outside):
-                if apart is not None:
-                    _students(apart, at + (index - (len(variants) - 1) / 2) * 0.16, each.students.get(variant), index)
-        along(main, "robust % of the teacher")
-        if apart is not None:
-            labels = [f"{each.role}\n{number(each.robust or 0.0, ROBUST)}" for each in outside]
-            apart.set_xticks(range(len(outside)), labels)
-            apart.set_xlim(-0.6, len(outside) - 0.4)
-            words(made, left + wide + 44, top + height + 46, "apart, not in the lines", quiet=True)
-        for axes in (main, apart):
-            _same_heights([axes])
-        taken, level = -math.inf, 0
-        for x, role in sorted((float(each.robust or 0), each.role) for each in inside):
-            at_pixel = float(main.transData.transform((x, 0))[0])
-            level = level + 1 if at_pixel - LETTER * len(role) / 2 < taken else 0
-            taken = max(taken, at_pixel + LETTER * len(role) / 2)
-            main.annotate(
-                role, (x, 0), xycoords=("data", "axes fraction"), xytext=(0, 5 + 12 * level),
-                textcoords="offset points", ha="center", fontsize=10, color=mark("muted"),
-            )  # fmt: skip
-        head = f"{name}, robust %"
-        words(made, 2, 14, head, quiet=True)
-        slopes = [(index, _slope_text(variant, teachers), False) for index, variant in enumerate(variants)]
-        legend(made, slopes, 26 + LETTER * len(head), 14)
-
-    return plot(reading, slug, alt, draw, top + height + 56)
-
-
-def _slope_text(variant: str, teachers: Sequence[TeacherResult]) -> str:
-    found = trend(teachers, variant)
-    if found is None:
-        return variant
-    reach = "" if found.teachers.half is None else f" ± {found.teachers.half:.2f}"
-    return f"{variant}: slope {found.teachers.slope:.2f}{reach}".replace("-", "\N{MINUS SIGN}")
-
-
-def _students(axes: object, x: float, mean: Mean | None, index: int) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes), "a panel"
-    if mean is None:
-        return
-    if mean.n > 1:
-        axes.plot(
-            [x] * mean.n, mean.values, "o", color=mark(series(index)), markersize=2.6, alpha=0.45, markeredgewidth=0
-        )
-    dot(axes, x, mean.mean, index, reach=mean.interval, upright=True)
-
-
-# tables of hosts ------------------------------------------------------------------------------------------------------
-# Tables that hold variants of a host beside the host: plug-ins, nearness, ablation, teachers.
-
-
-Cells = tuple[str | Entry, ...]
-
-
-def plug_and_play_tables(reading: Reading) -> list[Sheet]:
-    """Hosts down, variants across: robust accuracy, gain, clean accuracy, its gain, time."""
-    variants, keys = variants_of(reading), hosts_of(reading)
-    first, added = variants[0], variants[1:]
-
-    def mean(row: Row | None, quantity: Quantity) -> str:
-        return NOTHING if row is None else mean_text(reading.mean(row, quantity), quantity)
-
-    def means(quantity: Quantity) -> tuple[Cells, ...]:
-        return tuple(
-            (host_name(reading, key), *(mean(row_of(reading, key, variant), quantity) for variant in variants))
-            for key in keys
-        )
-
-    def gain(row: Row | None, quantity: Quantity) -> str | Entry:
-        return NOTHING if row is None else gap_entry(reading.gain(row, reading.reference(row), quantity), quantity)
-
-    def gains(quantity: Quantity) -> tuple[Cells, ...]:
-        found: list[Cells] = [
-            (host_name(reading, key), *(gain(row_of(reading, key, variant), quantity) for variant in added))
-            for key in keys
-        ]
-        if len(keys) > 1:
-            every = [[r for key in keys if (r := row_of(reading, key, variant)) is not None] for variant in added]
-            pairs = [[(row, reading.reference(row)) for row in rows] for rows in every]
-            found.append(("mean of the hosts", *(gap_entry(pooled(reading, p, quantity), quantity) for p in pairs)))
-        return tuple(found)
-
-    times = tuple(
-        (
-            host_name(reading, key),
-            *(_times(reading, row_of(reading, key, v), row_of(reading, key, first)) for v in added),
-        )
-        for key in keys
-    )
-    above = f"Points above {first}."
-    made = [
-        Sheet(("robust %", *variants), means(ROBUST), ""),
-        Sheet(("gain, robust", *added), gains(ROBUST), above),
-        Sheet(("clean %", *variants), means(CLEAN), "The same networks without an attack.", main=False),
-        Sheet(("gain, clean", *added), gains(CLEAN), above, main=False),
-    ]
-    if any(any(cells[1:]) for cells in times):
-        said = f"As multiples of {first}; medians over seeds."
-        made.append(Sheet(("training time", *added), times, said, main=False))
-    return made
-
-
-def _times(reading: Reading, row: Row | None, other: Row | None) -> str:
-    found = None if row is None else times_as_long(reading, row, other, SECONDS)
-    return NOTHING if found is None else f"{found:.2f}"
-
-
-def boundary_tables(reading: Reading) -> list[Sheet]:
-    """What changes most, then margins, misreadings, entropy and distances of every variant."""
-    first = variants_of(reading)[0]
-    shown = (margin("teacher"), misread("teacher"), distance("teacher"), misread("student"))
-    lines: list[Cells] = []
-    for row in reading.grid.rows:
-        reference = reading.reference(row)
-        if reference is not None:
-            pairs = ((mean_text(reading.mean(reference, q), q), _change(reading, row, reference, q)) for q in shown)
-            lines.append((row_name(reading, row), *(cell for pair in pairs for cell in pair)))
-    heads = ("", *(head for q in shown for head in (q.title, "change")))
-    where = f"On {INPUTS['own']}; last weights."
-    made = [Sheet(heads, tuple(lines), f"{where} Values of {first}, and what changes. {_WORDS}")]
-    for state, said in INPUTS.items():
-        quantities = boundary_quantities(state)
-        rows: list[Cells] = []
-        for row in reading.grid.rows:
-            reference = reading.reference(row)
-            rows.append((row_name(reading, row), *(mean_text(reading.mean(row, q), q) for q in quantities)))
-            if reference is not None:
-                rows.append(("change", *(_change(reading, row, reference, q) for q in quantities)))
-        heads = ("", *(quantity.title for quantity in quantities))
-        made.append(Sheet(heads, tuple(rows), f"On {said}; last weights. {_WORDS}", main=False))
-    return made
-
-
-_WORDS = (
-    "Margin, in nats: log-probability of the true class minus the largest other. Entropy in nats. Distance: to first"
-    " order, in radii of the ball. Means over images."
-)
-
-
-def _change(reading: Reading, row: Row, reference: Row, quantity: Quantity) -> str | Entry:
-    return gap_entry(reading.gain(row, reference, quantity), quantity)
-
-
-def ablation_tables(reading: Reading) -> list[Sheet]:
-    """One table for each host: its variants, then the points of every axis with the default in its position."""
-    made = []
-    first = variants_of(reading)[0]
-    for key in hosts_of(reading):
-        host = row_of(reading, key, first)
-        resting = [row for v in variants_of(reading) if (row := row_of(reading, key, v)) is not None]
-        rows: list[Cells] = [("", row.variant, *_beside(reading, row, None, host)) for row in resting]
-        for axis, points in axes_of(reading, key).items():
-            for position, point in enumerate(points):
-                value = f"{point.value} (default)" if point.default else point.value
-                default = None if point.default else reading.reference(point.row)
-                rows.append((axis if position == 0 else "", value, *_beside(reading, point.row, default, host)))
-        heads = (host_name(reading, key), "value", "robust %", "minus the default", f"minus {first}", "clean %", "time")
-        time = f"Time: of training, as a multiple of {first}'s; medians over seeds."
-        made.append(Sheet(heads, tuple(rows), time, words=2))
-    return made
-
-
-def _beside(reading: Reading, row: Row, default: Row | None, host: Row | None) -> Cells:
-    other = None if row is host else host
-    return (
-        mean_text(reading.mean(row, ROBUST), ROBUST),
-        gap_entry(reading.gain(row, default, ROBUST), ROBUST),
-        gap_entry(reading.gain(row, other, ROBUST), ROBUST),
-        mean_text(reading.mean(row, CLEAN), CLEAN),
-        _times(reading, row, other),
-    )
-
-
-def saturation_tables(reading: Reading) -> list[Sheet]:
-    """Students by teacher, the weakest first, and slopes."""
-    made = []
-    variants = variants_of(reading)
-    first, added = variants[0], variants[1:]
-    for host, student in dict.fromkeys((key.host, key.student) for key in hosts_of(reading)):
-        teachers = by_teacher(reading, host, student)
-        rows: list[Cells] = []
-        for each in sorted(teachers, key=lambda t: t.apart):
-            own = [NOTHING if value is None else number(value, ROBUST) for value in (each.robust, each.clean)]
-            means = [mean_text(each.students.get(variant), ROBUST) for variant in variants]
-            gains = [gap_entry(each.gains.get(variant), ROBUST) for variant in added]
-            rows.append((each.role + (", apart" if each.apart else ""), *own, *means, *gains))
-        name = host_name(reading, Host(host, student, ""))
-        students = (*(f"{v}: robust %" for v in variants), *(f"gain of {v}" for v in added))
-        heads = (f"{name}, teacher", "its robust %", "its clean %", *students)
-        said = f"Of teachers the weights that taught. {_roles(teachers)} {_after_holm(teachers, added)}"
-        made.append(Sheet(heads, tuple(rows), said.strip()))
-        lines: list[Cells] = [(f"{name} {variant}", *_slopes(trend(teachers, variant))) for variant in variants]
-        lines += [(f"{variant} minus {first}", *_slopes(trend(teachers, variant, first))) for variant in added]
-        made.append(Sheet(("student's points for one of the teacher's", "slope", "± cells", "± teachers", "n"),
-                          tuple(lines), _SLOPES))  # fmt: skip
-    return made
-
-
-def _after_holm(teachers: Sequence[TeacherResult], variants: Sequence[str]) -> str:
-    """From which teachers a variant gains, or loses, once it is told that there are several."""
-    said = []
-    for variant in variants:
-        ps = {t.role: p for t in teachers if variant in t.gains and (p := t.gains[variant].p()) is not None}
-        clear = [role for role, p in zip(ps, holm(list(ps.values())), strict=True) if p < LEVEL]
-        if len(ps) > 1:
-            said.append(f"{variant}: {', '.join(clear) or 'none'} of {len(ps)}")
-    return f"Beyond noise after Holm over the teachers: {'; '.join(said)}." if said else ""
-
-
-def _roles(teachers: Sequence[TeacherResult]) -> str:
-    return "; ".join(f"{each.role}: {each.title}" for each in teachers) + "."
-
-
-_SLOPES = (
-    "Least squares over robust teachers x seeds, those set apart left out. ± cells: half of the 95 % interval"
-    " (Student's t) with every network as a point; too narrow for teachers at large, as students of one teacher are not"
-    " independent. ± teachers: the same with one point for each teacher, the mean over seeds. n: teachers, networks."
-)
-
-
-def _slopes(found: Trend | None) -> Cells:
-    if found is None:
-        return (NOTHING,) * 4
-    halves = ["unknown" if line.half is None else f"{line.half:.2f}" for line in (found.cells, found.teachers)]
-    clear = found.teachers.half is not None and abs(found.cells.slope) > found.teachers.half
-    return (Entry(_signed(found.teachers), clear), *halves, f"{found.teachers.n}, {found.cells.n}")
-
-
-def _signed(line: Slope) -> str:
-    return f"{line.slope:+.2f}".replace("-", "\N{MINUS SIGN}")

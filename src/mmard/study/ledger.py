@@ -22,11 +22,11 @@ from mmard.files import write_whole
 from mmard.settings import current_names
 from mmard.study.claims import Verdict, judge, load_claims
 from mmard.study.drawing import drawn_from, stamp
+from mmard.study.figures import NOTHING, foot, number, study_table
 from mmard.study.grid import Scale, grid_of, load_scale, load_study, names
 from mmard.study.reading import CLEAN, ROBUST, Reading, Record, missing_rows
-from mmard.study.sheets import NOTHING, Sheet, foot, markdown_sheet, number
 from mmard.study.tables import charts, tables
-from mmard.tables.table import markdown_table, markdown_text
+from mmard.tables.table import Table, markdown, markdown_table, markdown_text
 from mmard.words import duration, plural
 
 # provenance -----------------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def recipe(records: Iterable[Record]) -> str:
     )
 
 
-def teachers(scale: Scale, records: Iterable[Record]) -> Sheet | None:
+def teachers(scale: Scale, records: Iterable[Record]) -> Table | None:
     """The teachers that have records, with their own figures."""
     rows = []
     for record in records:
@@ -74,7 +74,9 @@ def teachers(scale: Scale, records: Iterable[Record]) -> Sheet | None:
     if not rows:
         return None
     rows.sort(key=lambda row: row[-1])
-    return Sheet(("teacher", "what it is", "weights", "clean %", "robust %"), tuple(rows), "Best weights.", words=2)
+    return study_table(
+        ("teacher", "what it is", "weights", "clean %", "robust %"), tuple(rows), "Best weights.", words=2
+    )
 
 
 def provenance(records: Iterable[Record]) -> list[str]:
@@ -281,7 +283,7 @@ def _scale(
     ]
     if studies:
         parts.append(markdown_text(foot(next(iter(studies.values())))))
-    parts += [markdown_sheet(own).strip()] if own is not None else []
+    parts += [markdown([own]).strip()] if own is not None else []
     lines = "\n".join(f"- {markdown_text(line)}" for line in provenance(records.values()))
     again = "```\n" + "\n".join(commands(scale)) + "\n```"
     parts.append(_folded("Commits, machines, versions, hours and commands", f"{lines}\n\n{again}"))
@@ -299,14 +301,14 @@ def _study(reading: Reading, made: ResultsPage, pictures: Path, draw: bool) -> s
     parts = [f"### {study.title}", f"*{markdown_text(study.question)}*"]
     parts += _pictures(reading, made, pictures, draw)
     sheets = tables(reading)
-    parts += [markdown_sheet(sheet).strip() for sheet in sheets if sheet.main]
+    parts += [markdown([sheet]).strip() for sheet in sheets if sheet.main]
     lacking = missing_rows(reading)
     if lacking:
         named = "; ".join(lacking[:MOST_GAPS]) + (f"; and {len(lacking) - MOST_GAPS} more" * (len(lacking) > MOST_GAPS))
         parts.append(f"Missing: {markdown_text(named)}.")
     marks = foot(reading).partition("\N{DAGGER}: ")[2]
     parts += [f"\N{DAGGER}: {markdown_text(marks)}"] if marks else []
-    rest = [markdown_sheet(sheet).strip() for sheet in sheets if not sheet.main]
+    rest = [markdown([sheet]).strip() for sheet in sheets if not sheet.main]
     if rest:
         parts.append(_folded("More figures", "\n\n".join(rest)))
     parts.append(f"`mmard study table {study.name} --scale {scale.name}`")

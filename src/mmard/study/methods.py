@@ -1,4 +1,4 @@
-"""Plots that hold methods beside each other."""
+"""Tables and plots that hold methods beside each other: benchmark, hyperparameters, single networks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mmard.report.drawing import Box, Canvas, labels, reach, write_names
-from mmard.report.palette import mark, series
+from mmard.report.palette import mark
 from mmard.study.drawing import (
+    BOTTOM,
+    LETTER_HEIGHT,
     WIDE,
     WIDTH,
     Plot,
@@ -27,13 +29,13 @@ from mmard.study.drawing import (
     plot,
     words,
 )
+from mmard.study.figures import NOTHING, gap_entry, mean_text, number, study_table
 from mmard.study.grid import Row
 from mmard.study.reading import (
     CLEAN,
     ROBUST,
     SECONDS,
     WHICH,
-    Mean,
     Quantity,
     Reading,
     Record,
@@ -45,34 +47,34 @@ from mmard.study.reading import (
     mean_of,
     row_name,
     row_of,
-    rows_of,
-    short,
-    valued,
     variants_of,
 )
-from mmard.study.sheets import NOTHING, Entry, Sheet, gap_entry, mean_text, number
-from mmard.study.trends import above_line, trade_off_lines, without_plugin
 from mmard.tables.statistics import Difference
+from mmard.tables.table import Entry, Table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 
-# tables of methods ----------------------------------------------------------------------------------------------------
-# Tables that hold methods beside each other: the benchmark, what they trade, what their hyperparameters are worth.
+ROW = 19
 
 
+NEAR = 16.0
+"""Pixels from a point at which its name is read as its own without a line."""
+
+
+# benchmark ------------------------------------------------------------------------------------------------------------
 def ranked(reading: Reading) -> list[Row]:
     """Rows that have a robust accuracy, the highest first."""
     found = {row: mean.mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
     return sorted(found, key=lambda row: -found[row])
 
 
-def benchmark_tables(reading: Reading) -> list[Sheet]:
+def benchmark_tables(reading: Reading) -> list[Table]:
     """All methods, sorted, with best and last weights; then accuracy for time."""
     rows = ranked(reading)
     if not rows:
-        return [Sheet(("method",), (), "No records.")]
+        return [study_table(("method",), (), "No records.")]
     readings = {which: replace(reading, which=which) for which in WHICH}
     made: list[tuple[str | Entry, ...]] = []
     for row in rows:
@@ -90,14 +92,16 @@ def benchmark_tables(reading: Reading) -> list[Sheet]:
         f"Sorted by robust accuracy, {reading.which} weights, of which the differences are too. noise: within that of"
         " the top, which is the highest of all and so flattered by chance. Time: of training, median over seeds."
     )
-    sheets = [Sheet(heads, tuple(made), caption)]
+    sheets = [study_table(heads, tuple(made), caption)]
     front = pareto(reading)
     if front:
         lines = [(row_name(reading, row), number(s, SECONDS), number(r, ROBUST)) for row, s, r in front]
         caption = (
             "Methods to which no other is at once faster and more robust, by medians of time and means of accuracy."
         )
-        sheets.append(Sheet(("most robust for its time", "training, s", "robust %"), tuple(lines), caption, main=False))
+        sheets.append(
+            study_table(("most robust for its time", "training, s", "robust %"), tuple(lines), caption, main=False)
+        )
     return sheets
 
 
@@ -124,160 +128,6 @@ def pareto(reading: Reading) -> list[tuple[Row, float, float]]:
         if not front or each[2] > front[-1][2]:
             front.append(each)
     return front
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """A hyperparameter of a method, off by a factor to both sides.
-
-    Attributes:
-        host: the method.
-        axis: the hyperparameter.
-        default: its value.
-        changes: what robust accuracy changes by, for each point: (label such as "/3", value, change).
-    """
-
-    host: str
-    axis: str
-    default: str
-    changes: tuple[tuple[str, str, Difference | None], ...]
-
-    @property
-    def worst(self) -> float:
-        """The largest loss, as a change: at most 0."""
-        return min([0.0, *(gap.mean for _, _, gap in self.changes if gap is not None)])
-
-
-def sensitivities(reading: Reading, quantity: Quantity = ROBUST) -> list[Sensitivity]:
-    """Every hyperparameter of the study, those of one method together."""
-    found = []
-    for key in hosts_of(reading):
-        for axis, points in axes_of(reading, key).items():
-            default = next((point.value for point in points if point.default), "")
-            changes = tuple(
-                (
-                    p.row.variant.removeprefix(f"{axis} "),
-                    p.value,
-                    reading.gain(p.row, reading.reference(p.row), quantity),
-                )
-                for p in points
-                if not p.default
-            )
-            found.append(Sensitivity(host_name(reading, key), axis, default, changes))
-    return found
-
-
-def trade_off_tables(reading: Reading) -> list[Sheet]:
-    """Clean and robust accuracy along every line, and what a row has above the other lines."""
-    found = trade_off_lines(reading)
-    heads = ("method", CLEAN.title, ROBUST.title, *(f"above the line of {host_name(reading, key)}" for key in found))
-    rows: list[tuple[str | Entry, ...]] = []
-    for key in hosts_of(reading):
-        for row in found.get(key, rows_of(reading, key)):
-            means = [mean_text(reading.mean(row, quantity), quantity) for quantity in (CLEAN, ROBUST)]
-            gaps = [gap_entry(above_line(reading, row, line), ROBUST) for line in found.values()]
-            rows.append((valued(reading, row), *means, *gaps))
-    caption = (
-        "Above a line: robust accuracy minus that of the line at the same clean accuracy, in points, paired by seed; a"
-        " line is straight between its rows, and beyond its ends as at the nearer one."
-    )
-    plugged = [(row, other) for row in reading.grid.rows if (other := without_plugin(reading, row)) is not None]
-    gains = tuple(
-        (valued(reading, row), *(gap_entry(reading.gain(row, other, q), q) for q in (CLEAN, ROBUST)))
-        for row, other in plugged
-    )
-    heads_of_gains = ("minus the same without its plug-in", "clean, points", "robust, points")
-    return [Sheet(heads, tuple(rows), caption), Sheet(heads_of_gains, gains, "")]
-
-
-def sensitivity_tables(reading: Reading) -> list[Sheet]:
-    """What each hyperparameter costs, and the worst of each method."""
-    every = sensitivities(reading)
-    labels = list(dict.fromkeys(label for each in every for label, _, _ in each.changes))
-    rows: list[tuple[str | Entry, ...]] = []
-    for each in every:
-        cells: list[str | Entry] = []
-        for label in labels:
-            gap, value = next(((gap, value) for own, value, gap in each.changes if own == label), (None, ""))
-            entry = gap_entry(gap, ROBUST)
-            cells.append(replace(entry, text=f"{entry.text} (at {value})") if isinstance(entry, Entry) else entry)
-        rows.append((each.host, each.axis, each.default, *cells))
-    caption = "Change of robust accuracy in points."
-    sheets = [Sheet(("method", "hyperparameter", "default", *labels), tuple(rows), caption, words=3)]
-    worst = []
-    for key in hosts_of(reading):
-        name = host_name(reading, key)
-        own = [each for each in every if each.host == name and any(gap is not None for _, _, gap in each.changes)]
-        rest = row_of(reading, key, variants_of(reading)[0])
-        if own:
-            least = min(own, key=lambda each: each.worst)
-            gap_cells = [(gap.mean, label, gap) for label, _, gap in least.changes if gap is not None]
-            _, label, gap = min(gap_cells, key=lambda each: each[0])
-            robust = NOTHING if rest is None else mean_text(reading.mean(rest, ROBUST), ROBUST)
-            worst.append((name, robust, f"{least.axis} {label}", gap_entry(gap, ROBUST)))
-    caption = "The hyperparameter of each method whose change costs most; the lowest of several, so chance adds to it."
-    sheets.append(Sheet(("method", "robust % at defaults", "worst", "change"), tuple(worst), caption))
-    return sheets
-
-
-def networks_of(reading: Reading) -> list[tuple[str, dict[int, Record]]]:
-    """The networks of a study with their records by seed: teachers, then rows."""
-    found: dict[str, dict[int, Record]] = {}
-    for row in reading.grid.rows:
-        cell, record = reading.teacher(row)
-        if record is not None:
-            role = reading.grid.cells[cell].role.removeprefix("teacher ")
-            title = str(reading.grid.scale.teachers[role].get("title", role))
-            found.setdefault(f"teacher: {title}", {reading.grid.cells[cell].seed: record})
-    return [*found.items(), *((row_name(reading, row), reading.recorded(row)) for row in reading.grid.rows)]
-
-
-def networks_tables(reading: Reading) -> list[Sheet]:
-    """Teachers and students: how many weights, and accuracy under each attack."""
-    specs = reading.grid.scale.attacks
-    figures = [r["figures"][reading.which] for _, own in networks_of(reading) for r in own.values()]
-    labels = [next((own[spec]["label"].split(" (")[0] for own in figures if spec in own), spec) for spec in specs]
-    quantities = [CLEAN, *(accuracy(spec, f"{label} %") for spec, label in zip(specs, labels, strict=True)), ROBUST]
-    rows: list[tuple[str | Entry, ...]] = []
-    for name, own in networks_of(reading):
-        means = [mean_of(own, quantity, reading.which, max(len(own), 1)) for quantity in quantities]
-        weights = f"{next(iter(own.values()))['parameters']:,}" if own else NOTHING
-        rows.append((name, weights, *map(mean_text, means, quantities)))
-    heads = ("network", "weights", *(quantity.title for quantity in quantities))
-    return [Sheet(heads, tuple(rows), "Robust: right under every attack.")]
-
-
-def comparisons(reading: Reading) -> list[str]:
-    """The study's comparisons as sentences, each with what its difference may be off by."""
-    rows = {row.host: row for row in reversed(reading.grid.rows)}
-    found = []
-    for each in reading.grid.study.compared:
-        gap = reading.gain(rows[each.host], rows[each.than], ROBUST)
-        if gap is not None:
-            known = ((gap.over_images, "over images"), (gap.over_seeds, "over seeds"))
-            halves = [f"±{100 * half:.1f} {of}" for half, of in known if half is not None]
-            found.append(
-                f"{each.says}: {100 * gap.mean:+.1f} points of robust accuracy, {' and '.join(halves)}: {noise(gap)}."
-            )
-    return found
-
-
-def noise(gap: Difference) -> str:
-    """What a difference is beyond, in words; one seed of training says nothing of noise over seeds."""
-    if gap.over_seeds is None:
-        clear = gap.over_images is not None and abs(gap.mean) > gap.over_images
-        return f"{'beyond' if clear else 'within'} the noise of the test images alone"
-    return "beyond noise" if beyond(gap) else "within noise"
-
-
-# charts of methods ----------------------------------------------------------------------------------------------------
-
-
-BOTTOM = 40
-ROW = 19
-LETTER_HEIGHT = 13.0
-NEAR = 16.0
-"""Pixels from a point at which its name is read as its own without a line."""
 
 
 def benchmark_plots(reading: Reading) -> list[Plot]:
@@ -406,6 +256,78 @@ def _seconds_axis(axes: object, seconds: list[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
 
 
+# sensitivity ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Sensitivity:
+    """A hyperparameter of a method, off by a factor to both sides.
+
+    Attributes:
+        host: the method.
+        axis: the hyperparameter.
+        default: its value.
+        changes: what robust accuracy changes by, for each point: (label such as "/3", value, change).
+    """
+
+    host: str
+    axis: str
+    default: str
+    changes: tuple[tuple[str, str, Difference | None], ...]
+
+    @property
+    def worst(self) -> float:
+        """The largest loss, as a change: at most 0."""
+        return min([0.0, *(gap.mean for _, _, gap in self.changes if gap is not None)])
+
+
+def sensitivities(reading: Reading, quantity: Quantity = ROBUST) -> list[Sensitivity]:
+    """Every hyperparameter of the study, those of one method together."""
+    found = []
+    for key in hosts_of(reading):
+        for axis, points in axes_of(reading, key).items():
+            default = next((point.value for point in points if point.default), "")
+            changes = tuple(
+                (
+                    p.row.variant.removeprefix(f"{axis} "),
+                    p.value,
+                    reading.gain(p.row, reading.reference(p.row), quantity),
+                )
+                for p in points
+                if not p.default
+            )
+            found.append(Sensitivity(host_name(reading, key), axis, default, changes))
+    return found
+
+
+def sensitivity_tables(reading: Reading) -> list[Table]:
+    """What each hyperparameter costs, and the worst of each method."""
+    every = sensitivities(reading)
+    labels = list(dict.fromkeys(label for each in every for label, _, _ in each.changes))
+    rows: list[tuple[str | Entry, ...]] = []
+    for each in every:
+        cells: list[str | Entry] = []
+        for label in labels:
+            gap, value = next(((gap, value) for own, value, gap in each.changes if own == label), (None, ""))
+            entry = gap_entry(gap, ROBUST)
+            cells.append(replace(entry, text=f"{entry.text} (at {value})") if isinstance(entry, Entry) else entry)
+        rows.append((each.host, each.axis, each.default, *cells))
+    caption = "Change of robust accuracy in points."
+    sheets = [study_table(("method", "hyperparameter", "default", *labels), tuple(rows), caption, words=3)]
+    worst = []
+    for key in hosts_of(reading):
+        name = host_name(reading, key)
+        own = [each for each in every if each.host == name and any(gap is not None for _, _, gap in each.changes)]
+        rest = row_of(reading, key, variants_of(reading)[0])
+        if own:
+            least = min(own, key=lambda each: each.worst)
+            gap_cells = [(gap.mean, label, gap) for label, _, gap in least.changes if gap is not None]
+            _, label, gap = min(gap_cells, key=lambda each: each[0])
+            robust = NOTHING if rest is None else mean_text(reading.mean(rest, ROBUST), ROBUST)
+            worst.append((name, robust, f"{least.axis} {label}", gap_entry(gap, ROBUST)))
+    caption = "The hyperparameter of each method whose change costs most; the lowest of several, so chance adds to it."
+    sheets.append(study_table(("method", "robust % at defaults", "worst", "change"), tuple(worst), caption))
+    return sheets
+
+
 def sensitivity_plots(reading: Reading) -> list[Plot]:
     """What each hyperparameter changes when it is off to either side, the most costly method last."""
     every = [each for each in sensitivities(reading) if any(gap is not None for _, _, gap in each.changes)]
@@ -450,6 +372,34 @@ def _change(axes: object, gap: Difference, y: float, index: int) -> None:
     dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not beyond(gap))
 
 
+# networks -------------------------------------------------------------------------------------------------------------
+def networks_of(reading: Reading) -> list[tuple[str, dict[int, Record]]]:
+    """The networks of a study with their records by seed: teachers, then rows."""
+    found: dict[str, dict[int, Record]] = {}
+    for row in reading.grid.rows:
+        cell, record = reading.teacher(row)
+        if record is not None:
+            role = reading.grid.cells[cell].role.removeprefix("teacher ")
+            title = str(reading.grid.scale.teachers[role].get("title", role))
+            found.setdefault(f"teacher: {title}", {reading.grid.cells[cell].seed: record})
+    return [*found.items(), *((row_name(reading, row), reading.recorded(row)) for row in reading.grid.rows)]
+
+
+def networks_tables(reading: Reading) -> list[Table]:
+    """Teachers and students: how many weights, and accuracy under each attack."""
+    specs = reading.grid.scale.attacks
+    figures = [r["figures"][reading.which] for _, own in networks_of(reading) for r in own.values()]
+    labels = [next((own[spec]["label"].split(" (")[0] for own in figures if spec in own), spec) for spec in specs]
+    quantities = [CLEAN, *(accuracy(spec, f"{label} %") for spec, label in zip(specs, labels, strict=True)), ROBUST]
+    rows: list[tuple[str | Entry, ...]] = []
+    for name, own in networks_of(reading):
+        means = [mean_of(own, quantity, reading.which, max(len(own), 1)) for quantity in quantities]
+        weights = f"{next(iter(own.values()))['parameters']:,}" if own else NOTHING
+        rows.append((name, weights, *map(mean_text, means, quantities)))
+    heads = ("network", "weights", *(quantity.title for quantity in quantities))
+    return [study_table(heads, tuple(rows), "Robust: right under every attack.")]
+
+
 def networks_plots(reading: Reading) -> list[Plot]:
     """Every network's accuracy, clean and under all attacks."""
     networks = networks_of(reading)
@@ -471,70 +421,24 @@ def networks_plots(reading: Reading) -> list[Plot]:
     return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
-# charts of trade ------------------------------------------------------------------------------------------------------
-# The plot of what methods trade: clean accuracy along, robust accuracy up, a line for each that has several rows.
+def comparisons(reading: Reading) -> list[str]:
+    """The study's comparisons as sentences, each with what its difference may be off by."""
+    rows = {row.host: row for row in reversed(reading.grid.rows)}
+    found = []
+    for each in reading.grid.study.compared:
+        gap = reading.gain(rows[each.host], rows[each.than], ROBUST)
+        if gap is not None:
+            known = ((gap.over_images, "over images"), (gap.over_seeds, "over seeds"))
+            halves = [f"±{100 * half:.1f} {of}" for half, of in known if half is not None]
+            found.append(
+                f"{each.says}: {100 * gap.mean:+.1f} points of robust accuracy, {' and '.join(halves)}: {noise(gap)}."
+            )
+    return found
 
 
-HEIGHT = 380
-TRADE_BOTTOM = 40
-TRADE_LETTER_HEIGHT = 13.0
-
-
-def trade_off_plots(reading: Reading) -> list[Plot]:
-    """Every row where it stands, those of one method joined."""
-    found = trade_off_lines(reading)
-    if not found:
-        return []
-    hosts = hosts_of(reading)
-    left, top = 44, 30
-    names = ", ".join(host_name(reading, host) for host in hosts)
-    alt = f"Robust accuracy against clean accuracy, along a weight of each method's own: {names}."
-
-    def draw(made: Canvas) -> None:
-        axes = panel(made, left, top, WIDTH - left - 12, HEIGHT, first=True)
-        said: dict[tuple[float, float], str] = {}
-        shown: list[tuple[int, str, bool]] = []
-        for index, host in enumerate(hosts):
-            rows = found.get(host, rows_of(reading, host))
-            accuracies = {row: position for row in rows if (position := _place(reading, row)) is not None}
-            at = {row: (clean.mean, robust.mean) for row, (clean, robust) in accuracies.items()}
-            axes.plot(*zip(*at.values(), strict=True), color=mark(series(index)), linewidth=1, zorder=1)
-            for row, (clean, robust) in accuracies.items():
-                dot(axes, *at[row], index, thin=around(clean.mean, clean.deviation))
-                dot(axes, *at[row], index, thin=around(robust.mean, robust.deviation), upright=True)
-                said[at[row]] = _value(reading, row) if len(at) > 1 else host_name(reading, host)
-            if len(at) > 1:
-                shown.append((index, " by ".join([host_name(reading, host), *axes_of(reading, host)]), False))
-        axes.margins(0.08, 0.08)
-        _in_percent(axes)
-        words(made, 2, 14, "robust %", quiet=True)
-        legend(made, shown, left + 40, 14)
-        words(made, 2, top + HEIGHT + TRADE_BOTTOM - 8, "means, and thin the standard deviation over seeds", quiet=True)
-        made.figure.draw_without_rendering()
-        points = [(float(x), float(y)) for x, y in (axes.transData.transform(each) for each in said)]
-        box = axes.get_window_extent()
-        sizes = [(WIDE * len(name), TRADE_LETTER_HEIGHT) for name in said.values()]
-        placed = labels(points, sizes, Box(box.x0 + 2, box.y0 + 2, box.x1, box.y1))
-        write_names(made, axes, list(said.values()), points, placed)
-
-    return [plot(reading, "", alt, draw, top + HEIGHT + TRADE_BOTTOM)]
-
-
-def _place(reading: Reading, row: Row) -> tuple[Mean, Mean] | None:
-    clean, robust = reading.mean(row, CLEAN), reading.mean(row, ROBUST)
-    return None if clean is None or robust is None else (clean, robust)
-
-
-def _value(reading: Reading, row: Row) -> str:
-    axis = row.axis or next(each.axis for each in reading.grid.rows if each.host == row.host and each.axis)
-    return short(reading.value(row, axis))
-
-
-def _in_percent(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    for each in (axes.xaxis, axes.yaxis):
-        each.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-        each.set_major_formatter(FuncFormatter(in_percent))
-    axes.grid(visible=True, axis="both")
-    axes.set_xlabel("clean %", loc="right", labelpad=3)
+def noise(gap: Difference) -> str:
+    """What a difference is beyond, in words; one seed of training says nothing of noise over seeds."""
+    if gap.over_seeds is None:
+        clear = gap.over_images is not None and abs(gap.mean) > gap.over_images
+        return f"{'beyond' if clear else 'within'} the noise of the test images alone"
+    return "beyond noise" if beyond(gap) else "within noise"
