@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,12 @@ def picture_splits() -> Splits:
 
 
 def net(seed: int = 0, dropout: float = 0.0, width: int = 3) -> nn.Sequential:
-    """A network with BatchNorm, on `SHAPE`, in train mode."""
+    """A network with BatchNorm, on `SHAPE`, in train mode; a copy of one that is made once."""
+    return copy.deepcopy(_net(seed, dropout, width))
+
+
+@cache
+def _net(seed: int, dropout: float, width: int) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import permutations
 from typing import Any
 
@@ -73,7 +75,15 @@ def linear(shape: tuple[int, ...], classes: int = 2, seed: int = 0) -> nn.Sequen
 
 
 def conv(seed: int = 0, width: int = 4, batch_norm: bool = True, classes: int = CLASSES) -> nn.Sequential:
-    """A smooth network on `SHAPE` with lively weights, in train mode, with a BatchNorm that has seen something."""
+    """A smooth network on `SHAPE` with lively weights, in train mode, with a BatchNorm that has seen something.
+
+    A copy of one that is made once: seeding all of PyTorch's generators costs more than most of what is asked of it.
+    """
+    return copy.deepcopy(_conv(seed, width, batch_norm, classes))
+
+
+@cache
+def _conv(seed: int, width: int, batch_norm: bool, classes: int) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = nn.Sequential(

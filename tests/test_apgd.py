@@ -90,8 +90,8 @@ def test_a_linear_model_falls_where_the_ball_reaches_its_boundary_and_never_befo
     if norm == "l1":  # its smallest step is a tenth of the radius, and the box cuts the ball into many corners
         attack, enough = replace(attack, steps=100), max(enough, 1.2)
     distance = nearest(model, x, y, norm)
-    near = np.flatnonzero((distance > 1e-3) & (distance < (3 if norm == "l1" else 0.098 / enough)))[:5]
-    assert len(near) == 5
+    near = np.flatnonzero((distance > 1e-3) & (distance < (3 if norm == "l1" else 0.098 / enough)))[:3]
+    assert len(near) == 3
     for i in near:
         one, label = x[i : i + 1], y[i : i + 1]
         beyond, short = Budget(float(distance[i]) * enough, norm), Budget(float(distance[i]) * 0.999, norm)
@@ -148,7 +148,7 @@ def test_climbs_side_by_side_are_climbs_in_turn(
     norm: str, late: bool, attack: APGD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Samples fall in several of the climbs, after which the next start is drawn for fewer."""
-    model, x = Counted(Scene()), scene_images(40).double() / 255
+    model, x = Counted(Scene()), scene_images(20).double() / 255
     y = model(x).argmax(1)
     budget = Budget(EPS[norm] * 0.6, norm)
     if late:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from laws import over
+
+from mmard.cli import answer
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -55,11 +59,12 @@ def test_python_on_a_page_runs(where: str, body: str, tmp_path: Path, monkeypatc
 
 @cache
 def help_of(command: str) -> str:
-    call = [sys.executable, "-m", "mmard", *command.split(), "--help"]
-    return subprocess.run(call, capture_output=True, text=True, timeout=120, check=True).stdout
+    with redirect_stdout(StringIO()) as out:
+        assert answer([*command.split(), "--help"]) == 0
+    return out.getvalue()
 
 
-@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{where}: {line[:50]}" for where, line in COMMANDS])
+@over(("where", "line"), COMMANDS, ids=[f"{where}: {line[:50]}" for where, line in COMMANDS])
 def test_a_command_on_a_page_has_only_options_that_exist(where: str, line: str) -> None:
     _, command, *rest = shlex.split(line, comments=True)
     if command.startswith("--"):
@@ -71,7 +76,7 @@ def test_a_command_on_a_page_has_only_options_that_exist(where: str, line: str) 
     assert {word.split("=")[0] for word in rest if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@over("page", PAGES, ids=name)
 def test_links_lead_to_files_of_this_project(page: Path) -> None:
     for target in DESTINATIONS.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).resolve().exists(), f"{name(page)} links to {target}"

@@ -33,14 +33,14 @@ TEACHER = conv(seed=99, width=5).eval()
 Trajectory = tuple[dict[str, Tensor], tuple[Tensor, ...], Tensor]
 
 
-def twenty_steps(spec: str, params: Params, progress: float) -> Trajectory:
-    """Weights and statistics after twenty steps of SGD, every x_adv on the way, and the global random state."""
+def eight_steps(spec: str, params: Params, progress: float) -> Trajectory:
+    """Weights and statistics after eight steps of SGD, every x_adv on the way, and the global random state."""
     torch.manual_seed(0)
     student = conv()
     step = step_of(build(spec, params), student, TEACHER, attack=PGD(2, 4 / 255, "gaussian"))
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     attacked = []
-    for k in range(20):
+    for k in range(8):
         outcome = step.run(images(4, seed=k), labels(4, seed=k), progress)
         optimizer.zero_grad()
         outcome.loss.backward()
@@ -57,13 +57,13 @@ EARLY = {"iad_i": {"iad_i.begin": -1.0}, "iad_ii": {"iad_ii.begin": -1.0}, "adai
 
 @cache
 def host_alone(host: str, progress: float) -> Trajectory:
-    return twenty_steps(host, EARLY.get(host, {}), progress)
+    return eight_steps(host, EARLY.get(host, {}), progress)
 
 
 def assert_same(found: Trajectory, expected: Trajectory) -> None:
     assert same(found[0], expected[0]), "weights or statistics"
     assert torch.equal(found[2], expected[2]), "the global generator"
-    assert not expected[1] or len(found[1]) == len(expected[1]) == 20
+    assert not expected[1] or len(found[1]) == len(expected[1]) == 8
     assert all(torch.equal(a, b) for a, b in zip(found[1], expected[1], strict=bool(expected[1]))), "x_adv"
 
 
@@ -98,14 +98,14 @@ def with_hosts(plugins: tuple[tuple[str, Params], ...]) -> list[tuple[str, str, 
 
 @over(("host", "plugin", "params"), with_hosts(OFF))
 def test_a_plug_in_with_weight_zero_is_the_host_to_the_bit(host: str, plugin: str, params: Params) -> None:
-    assert_same(twenty_steps(host + plugin, {**EARLY.get(host, {}), **params}, 1.0), host_alone(host, 1.0))
+    assert_same(eight_steps(host + plugin, {**EARLY.get(host, {}), **params}, 1.0), host_alone(host, 1.0))
 
 
 @over("pair", PAIRS)
 def test_two_plug_ins_with_weight_zero_are_the_host_to_the_bit_in_either_order(pair: str) -> None:
     for host in PAIRED:
         params = {name: value for name, value in NOTHING.items() if name.split(".")[0] in pair.split("+")}
-        assert_same(twenty_steps(host + pair, params, 1.0), host_alone(host, 1.0))
+        assert_same(eight_steps(host + pair, params, 1.0), host_alone(host, 1.0))
 
 
 @over(("host", "plugin", "params"), with_hosts(EVALUATED))
@@ -116,14 +116,14 @@ def test_a_plug_in_that_is_computed_with_weight_zero_is_the_host_to_the_bit(
         with pytest.raises(Refused, match="set guide or own > 0"):
             build(host + plugin, params)
         return
-    assert_same(twenty_steps(host + plugin, {**EARLY.get(host, {}), **params}, 0.0), host_alone(host, 0.0))
+    assert_same(eight_steps(host + plugin, {**EARLY.get(host, {}), **params}, 0.0), host_alone(host, 0.0))
 
 
-def test_the_twenty_steps_can_tell_a_difference() -> None:
+def test_the_eight_steps_can_tell_a_difference() -> None:
     expected = host_alone("rslad", 1.0)
-    igdm = twenty_steps("rslad+igdm", {"igdm.alpha": 1e-6}, 1.0)
+    igdm = eight_steps("rslad+igdm", {"igdm.alpha": 1e-6}, 1.0)
     assert not same(igdm[0], expected[0])
-    guided = twenty_steps("rslad+mmard", {"mmard.beta": 0.0}, 1.0)
+    guided = eight_steps("rslad+mmard", {"mmard.beta": 0.0}, 1.0)
     assert not all(torch.equal(a, b) for a, b in zip(guided[1], expected[1], strict=True))
 
 
