@@ -72,7 +72,7 @@ OFF: tuple[tuple[str, Params], ...] = (
     ("+mmard", {"mmard.guide": 0.0, "mmard.beta": 0.0}),
     ("+igdm+mmard", {"igdm.alpha": 0.0, "mmard.guide": 0.0, "mmard.beta": 0.0}),
     ("+fair", {"fair.beta": 0.0}),
-    ("+awp", {"awp.gamma": 0.0, "temperature.tau": 1.0}),
+    ("+awp", {"awp.gamma": 0.0}),
     ("+temperature", {"temperature.tau": 1.0}),
 )
 NOTHING = {"igdm.alpha": 0.0, "mmard.guide": 0.0, "mmard.beta": 0.0, "fair.beta": 0.0, "awp.gamma": 0.0}
