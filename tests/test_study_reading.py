@@ -18,7 +18,6 @@ from mmard.study.reading import (
     SECONDS,
     Reading,
     axes_of,
-    beyond,
     boundary_quantities,
     distance,
     hosts_of,
@@ -70,7 +69,7 @@ def test_a_gain_is_paired_by_seed() -> None:
     certain = found.gain(both, plain, ROBUST)
     assert certain is not None
     assert certain.over_seeds == pytest.approx(0, abs=1e-12)
-    assert beyond(certain) is (certain.mean > (certain.over_images or 0))
+    assert certain.clear is (certain.mean > (certain.over_images or 0))
     assert found.reference(plain) is None
 
 
@@ -84,7 +83,7 @@ def test_without_verdicts_there_is_no_interval_over_images() -> None:
     assert gap is not None
     assert gap.over_images is None
     assert gap.verdict == "unknown"
-    assert not beyond(gap)
+    assert not gap.clear
 
 
 def test_a_seed_that_one_side_lacks_is_left_out_on_both() -> None:
@@ -137,7 +136,7 @@ def test_one_seed_has_an_interval_over_images_and_is_never_beyond_noise() -> Non
     assert gap is not None
     assert gap.over_seeds is None
     assert gap.over_images is not None
-    assert not beyond(gap)
+    assert not gap.clear
 
 
 def test_best_and_last_are_kept_apart() -> None:

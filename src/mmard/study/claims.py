@@ -28,7 +28,6 @@ from mmard.study.reading import (
     Mean,
     Quantity,
     Reading,
-    beyond,
     distance,
     host_name,
     hosts_of,
@@ -153,8 +152,8 @@ def _gain(claim: Claim, reading: Reading) -> Verdict:
     pairs = [(row, reading.reference(row)) for row in rows if row is not None]
     gaps = [gap for row, other in pairs if (gap := reading.gain(row, other, quantity)) is not None]
     sign = -1 if claim.direction == "less" else 1
-    better = sum(beyond(gap) and sign * gap.mean > 0 for gap in gaps)
-    worse = sum(beyond(gap) and sign * gap.mean < 0 for gap in gaps)
+    better = sum(gap.clear and sign * gap.mean > 0 for gap in gaps)
+    worse = sum(gap.clear and sign * gap.mean < 0 for gap in gaps)
     words = f"mean of {len(pairs)} hosts; beyond noise {better} for it, {worse} against"
     if len(gaps) == len(pairs) > 2:
         most = max(range(len(gaps)), key=lambda place: sign * gaps[place].mean)

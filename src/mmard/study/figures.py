@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from mmard.balls import Budget
-from mmard.study.reading import ROBUST, Mean, Quantity, Reading, beyond, half, row_name
+from mmard.study.reading import ROBUST, Mean, Quantity, Reading, half_width, row_name
 from mmard.tables.statistics import Difference
 from mmard.tables.table import MARK, MINUS, Entry, Table
 
@@ -45,10 +45,10 @@ def gap_entry(gap: Difference | None, quantity: Quantity) -> str | Entry:
     """A difference and half of its interval; strong where it is beyond noise."""
     if gap is None:
         return NOTHING
-    spread = half(gap)
+    spread = half_width(gap)
     over = "" if spread is None else f" ± {spread * quantity.times:.{quantity.digits}f}"
     images = " (images)" if gap.over_seeds is None and spread is not None else ""
-    return Entry(number(gap.mean, quantity, sign=True) + over + images, strong=beyond(gap))
+    return Entry(number(gap.mean, quantity, sign=True) + over + images, strong=gap.clear)
 
 
 def protocol(reading: Reading) -> str:

@@ -34,10 +34,9 @@ from mmard.study.reading import (
     Quantity,
     Reading,
     axes_of,
-    beyond,
     boundary_quantities,
     distance,
-    half,
+    half_width,
     host_name,
     hosts_of,
     margin,
@@ -135,7 +134,7 @@ def plug_and_play_plots(reading: Reading) -> list[Plot]:
                 gap = reading.gain(row, reading.reference(row), ROBUST)
                 if gap is not None:
                     seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
-                    dot(gains, gap.mean, y, index, reach=seeds, thin=images, hollow=not beyond(gap))
+                    dot(gains, gap.mean, y, index, reach=seeds, thin=images, hollow=not gap.clear)
         middles = [position * step + (len(variants) - 1) / 2 for position in range(len(keys))]
         last = step * len(keys) - 1.3
         in_rows(level, names, middles, last)
@@ -237,7 +236,7 @@ def _moved(axes: object, reading: Reading, row: Row | None, quantity: Quantity, 
     )
     if before is not None and after is not None:
         axes.plot([before.mean, after.mean], [y, y], color=mark("muted"), linewidth=1, zorder=1)
-        dot(axes, after.mean, y, index, reach=None if gap is None else around(after.mean, half(gap)))
+        dot(axes, after.mean, y, index, reach=None if gap is None else around(after.mean, half_width(gap)))
     if before is not None:
         dot(axes, before.mean, y, 0, hollow=True)
 
@@ -310,8 +309,8 @@ def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: s
                 mean = reading.mean(point.row, ROBUST)
                 if mean is not None:
                     gain = None if point.default else reading.gain(point.row, reading.reference(point.row), ROBUST)
-                    reach = None if gain is None else around(mean.mean, half(gain))
-                    clear = point.default or beyond(gain)
+                    reach = None if gain is None else around(mean.mean, half_width(gain))
+                    clear = point.default or (gain is not None and gain.clear)
                     dot(axes, at, mean.mean, 5 if point.default else 0, reach=reach, hollow=not clear, upright=True)
             axes.set_xticks(range(len(points)), [_tick(reading, point, bare) for point in points])
             axes.set_xlim(-0.6, len(points) - 0.4)

@@ -41,7 +41,6 @@ from mmard.study.reading import (
     Record,
     accuracy,
     axes_of,
-    beyond,
     host_name,
     hosts_of,
     mean_of,
@@ -79,7 +78,7 @@ def benchmark_tables(reading: Reading) -> list[Table]:
     made: list[tuple[str | Entry, ...]] = []
     for row in rows:
         gap = None if row is rows[0] else reading.gain(row, rows[0], ROBUST)
-        noise = gap is not None and gap.over_seeds is not None and not beyond(gap)
+        noise = gap is not None and gap.over_seeds is not None and not gap.clear
         found = gap_entry(gap, ROBUST)
         minus_top = f"{found.text}, noise" if noise and isinstance(found, Entry) else found
         seconds = reading.mean(row, SECONDS)
@@ -163,7 +162,7 @@ def _ranks(reading: Reading) -> Plot:
             gap = reading.gain(row, rows[0], ROBUST) if y else None
             if gap is not None:
                 seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
-                dot(gaps, gap.mean, y, 2, reach=seeds, thin=images, hollow=not beyond(gap))
+                dot(gaps, gap.mean, y, 2, reach=seeds, thin=images, hollow=not gap.clear)
         in_rows(level, names, range(len(rows)), len(rows) - 0.3)
         in_rows(gaps, names, range(len(rows)), len(rows) - 0.3, named=False)
         along(level, level_title(reading))
@@ -369,7 +368,7 @@ def _change(axes: object, gap: Difference, y: float, index: int) -> None:
 
     assert isinstance(axes, Axes), "a panel"
     seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
-    dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not beyond(gap))
+    dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not gap.clear)
 
 
 # networks -------------------------------------------------------------------------------------------------------------
@@ -441,4 +440,4 @@ def noise(gap: Difference) -> str:
     if gap.over_seeds is None:
         clear = gap.over_images is not None and abs(gap.mean) > gap.over_images
         return f"{'beyond' if clear else 'within'} the noise of the test images alone"
-    return "beyond noise" if beyond(gap) else "within noise"
+    return gap.verdict

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,8 +55,6 @@ class TimeEstimate:
     cells: Mapping[str, Cell]
     _passes: dict[str, dict[str, Passes]] = field(default_factory=dict)
     _units: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _taken: dict[str, list[float]] | None = None
-    _correction: float | None = None
 
     def seconds(self, cell: Cell) -> float:
         """Of a cell."""
@@ -65,24 +64,21 @@ class TimeEstimate:
             return statistics.median(every) if every else 0.0
         return statistics.median(known) if known else self.guess(cell) * self.correction
 
-    @property
+    @cached_property
     def taken(self) -> dict[str, list[float]]:
         """Seconds of finished cells, by kind."""
-        if self._taken is None:
-            self._taken = {}
-            for name, record in self.records.items():
-                if name in self.cells:
-                    self._taken.setdefault(cell_kind(self.cells[name]), []).append(spent(record))
-        return self._taken
+        found: dict[str, list[float]] = {}
+        for name, record in self.records.items():
+            if name in self.cells:
+                found.setdefault(cell_kind(self.cells[name]), []).append(spent(record))
+        return found
 
-    @property
+    @cached_property
     def correction(self) -> float:
         """By which guesses are multiplied: the median over what is finished; 1 where nothing is."""
-        if self._correction is None:
-            done = [(name, record) for name, record in self.records.items() if name in self.cells]
-            shares = [spent(record) / max(self.guess(self.cells[name]), 1e-3) for name, record in done[:20]]
-            self._correction = statistics.median(shares) if shares else 1.0
-        return self._correction
+        done = [(self.cells[name], record) for name, record in self.records.items() if name in self.cells]
+        shares = [spent(record) / max(self.guess(cell), 1e-3) for cell, record in done[:20]]
+        return statistics.median(shares) if shares else 1.0
 
     def guess(self, cell: Cell) -> float:
         """From passes alone."""
@@ -193,10 +189,6 @@ def planned_minutes(studies: Sequence[str], minutes: Mapping[str, float]) -> flo
 def hours_used(records: Iterable[Mapping[str, Any]]) -> float:
     """Of all workers together."""
     return sum(map(spent, records)) / 3600
-
-
-# standing -------------------------------------------------------------------------------------------------------------
-# How far cells are, from their folders.
 
 
 STATES = ("done", "running", "begun", "failed", "missing")

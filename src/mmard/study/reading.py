@@ -295,12 +295,7 @@ def _unlike(a: Mapping[str, Value], b: Mapping[str, Value]) -> int:
     return sum(a.get(key) != b.get(key) for key in a.keys() | b.keys())
 
 
-def beyond(gap: Difference | None) -> bool:
-    """Whether a difference is there and beyond noise."""
-    return gap is not None and gap.clear
-
-
-def half(gap: Difference) -> float | None:
+def half_width(gap: Difference) -> float | None:
     """Half of a difference's 95 % interval; with one seed that over images; None where neither is known."""
     return gap.over_images if gap.half is None else gap.half
 
