@@ -18,6 +18,7 @@ from mmard.cli.demo import demo_cells, result
 from mmard.data import load
 from mmard.files import weights_hash
 from mmard.networks import new_network
+from mmard.report import page
 from mmard.run import Run
 from mmard.study import grid, workers
 from mmard.study.grid import Cell, Row, Scale
@@ -44,6 +45,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "load_scale", smaller)
     here = lambda work, sites, report: workers.take_part(replace(work, site=sites[0]), report)  # noqa: E731
     monkeypatch.setattr(workers, "run_here", here)
+    monkeypatch.setattr(page, "write_report", lambda runs, file: file.write_text("\n".join(map(str, runs))))
 
 
 def test_what_is_trained() -> None:
@@ -80,17 +82,19 @@ def test_the_demo_as_it_is_typed(small: None, capsys: pytest.CaptureFixture[str]
         assert re.search(rows[-1], out.replace("\N{DAGGER}", "")), cells
         assert record["environment"]["python"]
     teacher = next(record["cell"] for record in records if record["role"])
+    assert out.rstrip().endswith("All of it as a page: d/report.html")
+    assert Path("d/report.html").read_text().startswith(f"d/{teacher}\nd/natural-")
     for command in re.findall(r"^  (mmard .*)$", out, re.MULTILINE):
-        assert command.split()[1] in ("report", "show", "evaluate", "distill", "train")
+        assert command.split()[1] in ("show", "evaluate", "distill", "train")
     assert f"--teacher d/{teacher} " in out
     assert Run.open(f"d/{teacher}").has_state
 
     # Again: nothing is trained or attacked twice, and the table is the same.
-    before = {path: path.stat().st_mtime_ns for path in Path("d").rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in Path("d").glob("*/**/*") if path.is_file()}
     assert answer(["demo", "--quick", "--out", "d"]) == 0
     again = capsys.readouterr().out
     assert "nothing is left to do" in again
-    assert {path: path.stat().st_mtime_ns for path in Path("d").rglob("*") if path.is_file()} == before
+    assert {path: path.stat().st_mtime_ns for path in Path("d").glob("*/**/*") if path.is_file()} == before
     assert all(re.search(row, again.replace("\N{DAGGER}", "")) for row in rows)
     assert again[again.index("Robust: right") :] == out[out.index("Robust: right") :]
 
@@ -123,7 +127,7 @@ LEVELS: dict[str, Any] = {"natural": 0.0, "pgd_at": 0.6, "ard": 0.7, "ard_mmard"
 
 def test_what_it_says_is_computed_from_the_table() -> None:
     one = result(reading(1, **LEVELS))
-    assert re.fullmatch(r"Without a defence, .*% of images become 0\.0% under attack\.", one[0])
+    assert re.fullmatch(r"Without a defence, the accuracy of \d\d\.\d% falls to 0\.0%\.", one[0])
     assert re.fullmatch(
         r"Learning from .*: \+10\.0 points .* over images: beyond the noise of the test images alone\.", one[1]
     )

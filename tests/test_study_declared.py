@@ -75,14 +75,14 @@ def _beta(value: float) -> Sweep:
     return Sweep(axis="beta", param="mmard.beta", values=(value,), plugin="mmard")
 
 
-@pytest.mark.parametrize("at", ["S", "M"])
+@pytest.mark.parametrize("at", ["S", "M", "demo"])
 def test_every_record_is_of_a_cell_of_the_same_name_today(at: str) -> None:
     """A setting or a parameter that is younger than the records must be in declared/added.toml."""
     records = read(Path(__file__).parents[1] / "results" / "studies" / f"{at}.jsonl")
     for name, record in records.items():
         cell = cell_of(record)
         assert cell_name(cell.settings, cell.settings.network, cell.teachers, cell.role) == name
-        assert cell.settings.best_by == "robust", "as it was before it could be said"
+        assert at == "demo" or cell.settings.best_by == "robust", "as it was before it could be said"
 
 
 def test_a_teacher_without_an_attack_is_chosen_by_clean_accuracy() -> None:

@@ -12,7 +12,7 @@ from mmard.cli.app import Page, app
 from mmard.cli.options import option
 from mmard.cli.screen import busy, commands, console, line
 from mmard.cli.study import exit_where_unmade, make_cells, plan, print_tables
-from mmard.errors import require
+from mmard.errors import Refused, require
 from mmard.words import percent
 
 if TYPE_CHECKING:
@@ -90,20 +90,34 @@ def _conclude(choice: Choice, folder: Path, seeds: int, quick: bool, screen: Con
     else:
         for text in result(reading):
             line(screen, text)
-    runs = {row.host: shlex.quote(str(folder / row.cells[0])) for row in grid.rows}
-    teacher = shlex.quote(str(folder / reading.teacher(grid.rows[-1])[0]))
-    best = runs["ard+mmard"]
+    teacher = reading.teacher(grid.rows[-1])[0]
+    runs = [folder / name for name in (teacher, *(row.cells[0] for row in grid.rows))]
+    teacher, *_, best = (shlex.quote(str(run)) for run in runs)
     commands(
         screen,
         "next",
         [
-            f"mmard report {teacher} {' '.join(runs.values())} --out report.html",
             f"mmard show {best}",
             f"mmard evaluate {best} --which last --attack fgsm,pgd-100x5,cw-100",
             f"mmard distill --method adaad+mmard --teacher {teacher} --student cnn-4 --data digits --out runs/adaad",
             "mmard train --method trades --model wide_resnet-16-4 --data folder --data-dir YOUR_IMAGES --dry-run",
         ],
     )
+    _report(runs, folder / "report.html", screen)
+
+
+def _report(runs: list[Path], file: Path, screen: Console) -> None:
+    """Write the report of the first seed, where plots can be drawn, and end with its path."""
+    from mmard.report.page import write_report
+
+    try:
+        with busy("drawing the report"):
+            write_report(runs, file)
+    except Refused as refusal:
+        line(screen, f"No report: {refusal}", "quiet")
+        return
+    screen.print()
+    line(screen, f"All of it as a page: {file}", "strong")
 
 
 def result(reading: Reading) -> list[str]:
@@ -115,7 +129,7 @@ def result(reading: Reading) -> list[str]:
     clean, robust = (reading.mean(bare, quantity) for quantity in (CLEAN, ROBUST))
     lines = []
     if clean is not None and robust is not None:
-        lines.append(f"Without a defence, {percent(clean.mean)} of images become {percent(robust.mean)} under attack.")
+        lines.append(f"Without a defence, the accuracy of {percent(clean.mean)} falls to {percent(robust.mean)}.")
     lines += comparisons(reading)
     n = max(len(row.cells) for row in reading.grid.rows)
     if n == 1:
