@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from records import PGD, N, folder, record
 
 from mmard.errors import Refused
-from mmard.files import write_json
+from mmard.files import read_json, tensors_hash, write_json
+from mmard.run import Run
 from mmard.tables.comparison import Accuracy, Comparison, comparison
-from mmard.tables.figures import Column
+from mmard.tables.figures import Column, findings_of, present
 from mmard.tables.paper import remarks
 
 HERE = Path(__file__).resolve().parents[1] / "results" / "cifar10-jpeg"
@@ -237,7 +239,8 @@ def test_raised_suspicions_stand_beside_every_figure_of_the_weights(tmp_path: Pa
     for each in (run, other):
         record(each, 70)
     (run.path / "findings").mkdir()
-    write_json(run.path / "findings" / "c.json", {"kind": "checks", "weights": "wa", "findings": findings})
+    head = {"kind": "checks", "which": "best", "split": "test", "n": N, "seed": 0, "weights": "wa"}
+    write_json(run.path / "findings" / "c.json", head | {"findings": findings})
     made = comparison([run, other])
     assert cell(made, "trades", "PGD-20").suspicious == ("softmax-outputs",)
     assert cell(made, "pgd_at", "PGD-20").suspicious == ()
@@ -334,3 +337,80 @@ def test_the_trial_on_cifar10_is_read_as_its_page_has_it() -> None:
 def test_columns_hold_what_they_say() -> None:
     column = Column("pgd-20", "", PGD, "linf", 8 / 255, "test", N, "d", "x", (0,), (250,), None)
     assert column.budget == "linf 8/255"
+
+
+# records --------------------------------------------------------------------------------------------------------------
+def weighed(path: Path) -> Run:
+    """A run with weights and a figure and a check on them."""
+    run = folder(path, "trades")
+    run.save_weights("best", {"w": torch.zeros(3)}, {})
+    weights = tensors_hash({"w": torch.zeros(3)})
+    record(run, 40, weights=weights, written="1")
+    head = {"kind": "checks", "which": "best", "split": "test", "n": N, "seed": 0, "weights": weights}
+    run.save_finding("c", head | {"findings": [{"check": "more-steps", "verdict": "suspicious", "says": "x"}]})
+    return run
+
+
+def test_figures_of_weights_that_were_trained_on_are_not_the_runs_own(tmp_path: Path) -> None:
+    run = weighed(tmp_path / "a")
+    assert comparison([run.path]).cells[0, 0].mean == pytest.approx(0.4)
+    run.save_weights("best", {"w": torch.ones(3)}, {})
+    with pytest.raises(Refused, match="1 figure of weights that the run has outgrown"):
+        comparison([run.path])
+    assert present(run, findings_of(run)) == ([], 1)
+    record(run, 45, "cw-30", weights=tensors_hash({"w": torch.ones(3)}), written="0")
+    made = comparison([run.path])
+    assert made.cells[0, 0].mean == pytest.approx(0.45), "whatever the clock says that wrote it"
+    assert made.cells[0, 0].suspicious == ()
+    assert any("outgrown" in line for line in made.refused)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"correct": "40"}, "correct: expected int"),
+        ({"correct": True}, "correct: expected int"),
+        ({"correct": 101}, "correct: expected 0 to 100"),
+        ({"correct": 41, "accuracy": 0.41}, "as its record says"),
+        ({"n": 0}, "at least one image"),
+        ({"n": 50}, "expected"),
+        ({"accuracy": 0.9}, "accuracy: expected 40 of 100"),
+        ({"interval": [0.5, 0.6]}, "interval: expected one around 0.4"),
+        ({"interval": [0.3]}, "interval: expected two numbers"),
+        ({"norm": "l3"}, "linf"),
+        ({"norm": None}, "a norm and a radius"),
+        ({"eps": -1.0}, "a radius"),
+        ({"weights": None}, "weights: expected str"),
+        ({"label": 3}, "label: expected str"),
+    ],
+)
+def test_a_record_that_cannot_be_true_is_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    run = weighed(tmp_path / "a")
+    (file,) = run.scores.glob("*.json")
+    write_json(file, read_json(file) | change)
+    with pytest.raises(Refused) as caught:
+        comparison([run.path])
+    assert says in str(caught.value)
+    assert str(file.with_suffix("")) in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"findings": [{"check": "a"}]}, {"findings": None}, {"kind": "what"}, {"which": 1}])
+def test_a_finding_that_cannot_be_read_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    run = weighed(tmp_path / "a")
+    file = run.findings_folder / "c.json"
+    write_json(file, read_json(file) | change)
+    with pytest.raises(Refused, match=r"c\.json"):
+        comparison([run.path])
+
+
+def test_records_that_are_no_objects_and_torn_verdicts_are_refused(tmp_path: Path) -> None:
+    run = weighed(tmp_path / "a")
+    (file,) = run.scores.glob("*.json")
+    whole = file.with_suffix(".npy").read_bytes()
+    file.with_suffix(".npy").write_bytes(whole[:50])
+    with pytest.raises(Refused, match="verdicts"):
+        comparison([run.path])
+    file.with_suffix(".npy").write_bytes(whole)
+    write_json(file, [1, 2])
+    with pytest.raises(Refused, match="expected a record"):
+        comparison([run.path])

@@ -40,7 +40,9 @@ def runs(tmp_path: Path) -> list[Path]:
     record(big, 60, images="a_set, 100 % of {it} & more #1")
     (big.path / "findings").mkdir()
     finding = {"check": "softmax-outputs", "verdict": "suspicious", "says": "", "figures": {}}
-    write_json(big.path / "findings" / "c.json", {"kind": "checks", "weights": "wbig", "findings": [finding]})
+    head = {"which": "best", "split": "test", "n": 9, "seed": 0}
+    body = {"kind": "checks", "weights": "wbig", "findings": [finding]}
+    write_json(big.path / "findings" / "c.json", head | body)
     return [*made, big.path]
 
 

@@ -27,7 +27,6 @@ from mmard.report.plots import Bar, Dot, Line, Place, bar_rows, dot_rows, line_p
 from mmard.report.subject import (
     Chosen,
     Group,
-    Record,
     Shown,
     Subject,
     budget,
@@ -40,7 +39,7 @@ from mmard.report.subject import (
     setting,
 )
 from mmard.tables.comparison import Accuracy, Comparison, comparison
-from mmard.tables.figures import Column, Sample
+from mmard.tables.figures import Column, Record, Sample
 from mmard.tables.paper import caption, spread
 
 RESULTS_LEAD = (

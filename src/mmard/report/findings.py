@@ -30,7 +30,6 @@ from mmard.report.plots import Bin, Dot, dot_rows, histogram, reliability
 from mmard.report.subject import (
     TRAINING,
     Chosen,
-    Record,
     Shown,
     Subject,
     listed,
@@ -41,6 +40,7 @@ from mmard.report.subject import (
     percent,
     protocol,
 )
+from mmard.tables.figures import Record
 from mmard.words import plural
 
 BOUNDARY_LEAD = (

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from mmard.errors import Refused
 from mmard.methods import compose
 from mmard.report.blocks import NO_NUMBERS, Cards, Commands, Facts, Folded, Note, Section, Table, Text
-from mmard.report.subject import Group, Record, Shown, Subject, listed, quoted, setting, size
+from mmard.report.subject import Group, Shown, Subject, listed, quoted, setting, size
 from mmard.settings import Settings, command_of, teachers_text
+from mmard.tables.figures import Record
 from mmard.words import plural
 
 HASHED = 64_000_000

@@ -15,9 +15,7 @@ from mmard.files import read_json
 from mmard.report.blocks import Missing, Note
 from mmard.run import Run
 from mmard.tables.comparison import configurations
-from mmard.tables.figures import severity
-
-Record = dict[str, Any]
+from mmard.tables.figures import Record, findings_of, outgrown, present, scores_of, severity, written
 
 NOT_TERMS = frozenset(
     ("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "reach", "clean", "robust", "best", "images")
@@ -183,9 +181,10 @@ def subject(paths: Sequence[str | Path]) -> Subject:
 
 def _shown(run: Run, name: str, group: int) -> Shown:
     environments = run.path / "environment.json"
-    scores = run.score_records()
-    findings, stale = _present(run.findings(), scores)
-    text = f"{name}: {stale} finding{'s' * (stale != 1)} on weights that the run has outgrown, not shown"
+    every = scores_of(run)
+    scores, early = present(run, every)
+    found, stale = present(run, findings_of(run), every)
+    texts = [f"{name}: {outgrown(n, what)}, not shown" for n, what in ((early, "figure"), (stale, "finding")) if n]
     return Shown(
         run=run,
         name=name,
@@ -195,8 +194,8 @@ def _shown(run: Run, name: str, group: int) -> Shown:
         environments=read_json(environments) if environments.is_file() else [],
         events=_events(run),
         scores=scores,
-        findings=findings,
-        left_out=(text,) if stale else (),
+        findings=_once(found),
+        left_out=tuple(texts),
     )
 
 
@@ -209,20 +208,11 @@ def _events(run: Run) -> list[Record]:
     return run.log()
 
 
-def _written(record: Record) -> str:
-    return str((record.get("environment") or {}).get("written", ""))
-
-
-def _present(findings: Iterable[Record], scores: Iterable[Record]) -> tuple[list[Record], int]:
-    """Findings on the present weights, the latest where the same was looked for twice; and how many are on others."""
-    findings = list(findings)
-    latest: dict[str, str] = {}
-    for record in sorted([*scores, *findings], key=_written):
-        latest[str(record["which"])] = str(record["weights"])
-    kept = [f for f in findings if latest[str(f["which"])] == f["weights"]]
+def _once(findings: Sequence[Record]) -> list[Record]:
+    """The latest where the same was looked for twice."""
     protocol = ("kind", "over", "which", "split", "n", "data", "attack", "label", "norm", "eps")
-    last = {tuple(str(f.get(key)) for key in protocol): f for f in sorted(kept, key=_written)}
-    return [f for f in kept if any(f is each for each in last.values())], len(findings) - len(kept)
+    last = {tuple(str(f.get(key)) for key in protocol): f for f in sorted(findings, key=written)}
+    return [f for f in findings if any(f is each for each in last.values())]
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:

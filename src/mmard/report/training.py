@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from mmard.report.blocks import Folded, Gallery, Missing, Note, Picture, Section, Table
 from mmard.report.plots import Line, line_plot
-from mmard.report.subject import Record, Shown, Subject, number, percent, quoted, setting
+from mmard.report.subject import Shown, Subject, number, percent, quoted, setting
 from mmard.settings import command_of
+from mmard.tables.figures import Record
 
 TRAINING_LONGEST_TABLE = 40
 """Epochs that a table shows; of longer runs it has every second, third, ..., and the best."""

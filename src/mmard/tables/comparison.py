@@ -304,7 +304,12 @@ def comparison(
             refused += left_out
     if not figures:
         mend = f"mmard evaluate {opened[0].path}"
-        raise Refused("compare", expected="runs with records", got="runs that were never evaluated", mend=mend)
+        raise Refused(
+            "compare",
+            expected="runs with records",
+            got="; ".join(refused) or "runs that were never evaluated",
+            mend=mend,
+        )
     kept = [
         figure
         for figure in figures

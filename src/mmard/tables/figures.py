@@ -1,22 +1,181 @@
-"""The figures of a run as its folder has them: a record, its verdicts, and the seed that trained what was measured."""
+"""The figures of a run as its folder has them, and the columns that they may stand in.
+
+    scores_of(run), findings_of(run)    records, each held against what a record must be and against its own verdicts
+    present(run, records)               those on the weights that the folder holds now
+    figures_of(run, seed)               the same as figures, each with the seed that trained what was measured
+    columns_of(figures)                 which figures may stand under each other
+
+What reads a run folder goes through here: a run that was measured early and trained on has no early figures as its own.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmard.balls import Budget
-from mmard.errors import Refused
+from mmard.balls import NORMS, Budget
+from mmard.errors import Refused, require
 from mmard.evaluation.score import Mask
-from mmard.files import read_json
+from mmard.files import load_tensors, read_json, tensors_hash
 from mmard.run import Run
 
+Record = dict[str, Any]
 
+# records --------------------------------------------------------------------------------------------------------------
+_NUMBER = (int, float)
+_HEAD: dict[str, Any] = {"which": str, "split": str, "n": int, "weights": str, "seed": int}
+SCORE = _HEAD | {
+    "data": str, "images": str, "batch_size": int, "attack": str, "label": str, "correct": int, "accuracy": _NUMBER,
+    "interval": list, "norm": (str, type(None)), "eps": (*_NUMBER, type(None)),
+}  # fmt: skip
+"""What every record of an accuracy has, by type."""
+FINDINGS: dict[str, dict[str, Any]] = {
+    "checks": {"findings": list},
+    "curve": {"over": str, "points": list},
+    "classes": {"classes": list, "count": list, "clean": list, "attacked": list},
+    "margins": {"edges": list, "clean": list, "attacked": list},
+    "calibration": {"clean": list, "attacked": list},
+    "boundary": {"clean": dict, "attacked": dict, "histograms": dict, "teacher": str},
+    "examples": {"items": list, "classes": list},
+}
+"""What a finding of each kind has beside its head, by type."""
+_ITEMS: dict[tuple[str, str], dict[str, Any]] = {
+    ("checks", "findings"): {"check": str, "verdict": str, "says": str},
+    ("curve", "points"): {"value": _NUMBER, "correct": int, "n": int},
+    ("calibration", "clean"): {"n": int},
+    ("calibration", "attacked"): {"n": int},
+    ("examples", "items"): {"true": int, "adv_pred": int, "clean_pred": int},
+}
+_SAVED = re.compile(r"(best|last)[A-Za-z0-9-]*")
+"""Names of weights that a run saves; other records name a file of somebody else."""
+
+
+def scores_of(run: Run) -> list[Record]:
+    """All records of accuracies, by file name.
+
+    Raises:
+        Refused: for a record that lacks something, contradicts itself, or contradicts the verdicts beside it.
+    """
+    return [_score(file) for file in sorted(run.scores.glob("*.json"))]
+
+
+def findings_of(run: Run) -> list[Record]:
+    """All findings, by file name, each with its "slug".
+
+    Raises:
+        Refused: for one that lacks something.
+    """
+    return [_finding(file) | {"slug": file.stem} for file in sorted(run.findings_folder.glob("*.json"))]
+
+
+def present(run: Run, records: Sequence[Record], among: Sequence[Record] = ()) -> tuple[list[Record], int]:
+    """The records on the weights that the folder holds now, and how many are on others.
+
+    Where the weights themselves are gone, as from a published run, those are meant that were measured last.
+
+    Args:
+        among: more records that say which weights were measured last.
+    """
+    latest = {str(r["which"]): str(r["weights"]) for r in sorted([*among, *records], key=written)}
+    held = {which: _hash_of(run, which) or weights for which, weights in latest.items()}
+    kept = [record for record in records if held[str(record["which"])] == record["weights"]]
+    return kept, len(records) - len(kept)
+
+
+def written(record: Mapping[str, Any]) -> str:
+    """When a record was made, as text that sorts."""
+    return str((record.get("environment") or {}).get("written", ""))
+
+
+def _score(file: Path) -> Record:
+    record = _typed(file, read_json(file), SCORE)
+    n, correct, eps = record["n"], record["correct"], record["eps"]
+    require(n >= 1, f"{file}: n", expected="at least one image", got=n)
+    require(0 <= correct <= n, f"{file}: correct", expected=f"0 to {n} images", got=correct)
+    require(eps is None or 0 <= eps < float("inf"), f"{file}: eps", expected="a radius", got=eps)
+    require(record["norm"] in (None, *NORMS), f"{file}: norm", expected=" or ".join(NORMS), got=record["norm"])
+    require((record["norm"] is None) == (eps is None), str(file), expected="a norm and a radius, or neither", got=eps)
+    share = record["accuracy"]
+    require(abs(share - correct / n) < 1e-6, f"{file}: accuracy", expected=f"{correct} of {n}", got=share)
+    low, high = _pair(file, record["interval"])
+    require(
+        0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1,
+        f"{file}: interval",
+        expected=f"one around {share:g}",
+        got=[low, high],
+    )
+    verdicts = file.with_suffix(".npy")
+    if verdicts.is_file():
+        mask = _mask(verdicts)
+        told = f"{int(mask.sum())} of {mask.size}" if mask.dtype == np.bool_ else f"numbers of type {mask.dtype}"
+        whole = mask.dtype == np.bool_ and mask.shape == (n,) and int(mask.sum()) == correct
+        require(whole, str(verdicts), expected=f"{correct} of {n} images read rightly, as its record says", got=told)
+    return record
+
+
+def _finding(file: Path) -> Record:
+    record = _typed(file, read_json(file), {"kind": str})
+    kind = record["kind"]
+    require(kind in FINDINGS, f"{file}: kind", expected=" or ".join(FINDINGS), got=kind)
+    _typed(file, record, _HEAD | FINDINGS[kind])
+    for (of, key), wanted in _ITEMS.items():
+        for each in record[key] if of == kind else ():
+            _typed(file, each, wanted)
+    if kind == "classes":
+        lengths = {len(record[key]) for key in FINDINGS["classes"]}
+        require(len(lengths) == 1, str(file), expected="as many counts as classes", got=sorted(lengths))
+        for key in ("clean", "attacked"):
+            fit = all(0 <= right <= n for right, n in zip(record[key], record["count"], strict=True))
+            require(fit, f"{file}: {key}", expected="no more right than images of a class", got="more")
+    return record
+
+
+def _typed(file: Path, record: Any, wanted: Mapping[str, Any]) -> Record:
+    """A record that has what it must have; true and false are no numbers."""
+    require(isinstance(record, dict), str(file), expected="a record, which is an object", got=type(record).__name__)
+    for key, kind in wanted.items():
+        value = record.get(key)
+        fits = key in record and isinstance(value, kind) and not isinstance(value, bool)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(dict.fromkeys("nothing" if k is type(None) else k.__name__ for k in kinds))
+        require(fits, f"{file}: {key}", expected=names, got=type(value).__name__ if key in record else "no such entry")
+    return dict(record)
+
+
+def _pair(file: Path, value: list[Any]) -> tuple[float, float]:
+    fits = len(value) == 2 and all(isinstance(each, _NUMBER) for each in value)
+    require(fits, f"{file}: interval", expected="two numbers", got=value)
+    return float(value[0]), float(value[1])
+
+
+def _mask(file: Path) -> Any:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise Refused(str(file), expected="verdicts, a .npy file", got=str(error)) from None
+
+
+def _hash_of(run: Run, which: str) -> str | None:
+    """Of the tensors that a run has under this name; None where it has none."""
+    file = run.weights_file(which)
+    if not _SAVED.fullmatch(which) or not file.is_file():
+        return None
+    stat = file.stat()
+    return _hash(file, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _hash(file: Path, _changed: int, _size: int) -> str:
+    return tensors_hash(load_tensors(file)[0])
+
+
+# figures --------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Figure:
     """One record.
@@ -68,16 +227,13 @@ class Figure:
     @property
     def written(self) -> str:
         """When it was measured, as text that sorts."""
-        return str((self.record.get("environment") or {}).get("written", ""))
+        return written(self.record)
 
     @cached_property
     def mask(self) -> Mask | None:
-        """Verdicts (n,), or None if the file is gone or is that of other images."""
+        """Verdicts (n,), or None if the file is gone."""
         file = self.file.with_suffix(".npy")
-        if not file.is_file():
-            return None
-        mask: Mask = np.load(file, allow_pickle=False)
-        return mask if mask.shape == (self.n,) and int(mask.sum()) == self.correct else None
+        return _mask(file) if file.is_file() else None
 
 
 def figures_of(run: Run, seed: int) -> tuple[list[Figure], list[str]]:
@@ -86,25 +242,27 @@ def figures_of(run: Run, seed: int) -> tuple[list[Figure], list[str]]:
     "best" weights change while a run goes on: figures on what was best before belong to another network.
     """
     suspicious = _suspicious(run)
-    found = []
-    for file in sorted(run.scores.glob("*.json")):
-        record = read_json(file)
-        found.append(Figure(run.path, seed, record, file, suspicious.get(str(record["weights"]), ())))
-    latest: dict[str, Figure] = {}
-    for figure in sorted(found, key=lambda f: f.written):
-        latest[figure.which] = figure
-    kept = [f for f in found if f.record["weights"] == latest[f.which].record["weights"]]
-    stale = len(found) - len(kept)
-    text = f"{run.path}: {stale} figure{'s' * (stale > 1)} of weights that the run has outgrown, left out"
-    return kept, [text] if stale else []
+    files = sorted(run.scores.glob("*.json"))
+    made = list(zip(files, (_score(file) for file in files), strict=True))
+    kept, stale = present(run, [record for _, record in made])
+    figures = [
+        Figure(run.path, seed, record, file, suspicious.get(str(record["weights"]), ()))
+        for file, record in made
+        if any(record is each for each in kept)
+    ]
+    return figures, [f"{run.path}: {outgrown(stale, 'figure')}, left out"] if stale else []
+
+
+def outgrown(stale: int, what: str) -> str:
+    """What is said of records on earlier weights."""
+    return f"{stale} {what}{'s' * (stale != 1)} of weights that the run has outgrown"
 
 
 def _suspicious(run: Run) -> dict[str, tuple[str, ...]]:
     """The suspicion checks that were raised, by hash of the weights."""
     raised: dict[str, tuple[str, ...]] = {}
-    for file in sorted((run.path / "findings").glob("*.json")):
-        record = read_json(file)
-        if record.get("kind") == "checks":
+    for record in findings_of(run):
+        if record["kind"] == "checks":
             slugs = [f["check"] for f in record["findings"] if f["verdict"] == "suspicious"]
             weights = str(record["weights"])
             raised[weights] = tuple(dict.fromkeys((*raised.get(weights, ()), *slugs)))
