@@ -126,6 +126,19 @@ def _cpu_name() -> str:
 
 Event = dict[str, Any]
 """One line of the log: a "kind" and numbers. Displays and trackers see the same events as the file."""
+LOGGED = frozenset(
+    ("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "images", "reach", "clean", "robust", "best")
+)
+"""What an event has beside the terms of the loss."""
+
+
+def terms_of(event: Event) -> Event:
+    """The terms of the loss in an event, by name.
+
+    >>> terms_of({"kind": "step", "step": 3, "loss": 2.0, "adv": 1.5, "nat": 0.5})
+    {'adv': 1.5, 'nat': 0.5}
+    """
+    return {name: value for name, value in event.items() if name not in LOGGED}
 
 
 class Run:

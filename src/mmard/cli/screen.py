@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
-from mmard.words import duration, percent, plural, significant
+from mmard.words import duration, percent, plural, printable, significant
 
 if TYPE_CHECKING:
     from mmard.study.cell import Site
@@ -31,9 +31,20 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 
+class PlainConsole(Console):
+    """A console to which text is text: no markup in square brackets, and nothing that steers a terminal."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(theme=THEME, highlight=False, markup=False, **how)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Strings, those in tables among them."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **how)
+
+
 def console() -> Console:
     """Where results go: standard output. Lines that are no table are never broken when it is not a terminal."""
-    return Console(theme=THEME, highlight=False)
+    return PlainConsole()
 
 
 def is_terminal() -> bool:
@@ -43,7 +54,7 @@ def is_terminal() -> bool:
 
 def watched() -> Console | None:
     """Where passing progress goes: standard error, if somebody watches it in a terminal that can redraw."""
-    err = Console(theme=THEME, highlight=False, stderr=True)
+    err = PlainConsole(stderr=True)
     return err if sys.stderr.isatty() and not err.is_dumb_terminal else None
 
 
@@ -55,11 +66,12 @@ def busy(what: str) -> AbstractContextManager[object]:
 
 def complain(message: str) -> None:
     """One line on standard error."""
-    print("mmard: " + " ".join(message.split()), file=sys.stderr)
+    print("mmard: " + printable(" ".join(message.split())), file=sys.stderr)
 
 
 def line(out: Console, text: str = "", style: str = "") -> None:
     """One line, which a file gets whole however long it is, and a terminal folded under its own indent."""
+    text = printable(text)
     if out.is_terminal:
         indent = len(text) - len(text.lstrip())
         out.print(Padding(Text(text.strip(), style=style), (0, 0, 0, indent)))
@@ -97,7 +109,7 @@ def commands(out: Console, title: str, lines: Iterable[str]) -> None:
     out.print()
     out.print(Text(title, style="quiet"))
     for each in lines:
-        out.print(Text("  " + each, style="command"), soft_wrap=True)
+        out.print(Text("  " + printable(each), style="command"), soft_wrap=True)
 
 
 # live -----------------------------------------------------------------------------------------------------------------
@@ -107,9 +119,6 @@ def commands(out: Console, title: str, lines: Iterable[str]) -> None:
 Event = dict[str, Any]
 Observer = Callable[[Event], None]
 
-NOT_TERMS = frozenset(
-    ("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "reach", "clean", "robust", "best")
-)
 LINE_EVERY_SECONDS = 60.0
 """Time between lines within an epoch where nothing can be redrawn."""
 
@@ -176,7 +185,9 @@ class Watch:
         """The last known learning rate, loss and terms."""
         if not self.losses:
             return ""
-        terms = [f"{name} {significant(value)}" for name, value in self.losses.items() if name not in NOT_TERMS]
+        from mmard.run import terms_of
+
+        terms = [f"{name} {significant(value)}" for name, value in terms_of(self.losses).items()]
         parts = f" = {' + '.join(terms)}" if len(terms) > 1 else ""
         return f"lr {significant(self.losses['lr'])}   loss {significant(self.losses['loss'])}{parts}"
 

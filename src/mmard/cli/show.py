@@ -18,13 +18,15 @@ from mmard.cli.screen import commands, console, line, put, rich_table, watched
 from mmard.cli.train import value_text
 from mmard.errors import Refused
 from mmard.settings import Settings, command_of
-from mmard.words import duration, percent, plural, points, significant
+from mmard.words import duration, percent, plural, points, printable, significant
 
 if TYPE_CHECKING:
     from mmard.evaluation.evaluate import Measured, Progress
     from mmard.run import Run
     from mmard.training.checkpoint import Position
 
+
+Record = dict[str, Any]
 
 # scores ---------------------------------------------------------------------------------------------------------------
 # Figures on the command line: how far each attack is, the table of scores, their records.
@@ -70,7 +72,7 @@ def scores_table(records: Sequence[dict[str, Any]]) -> Table:
         right=("accuracy", "95% interval", "images", "seconds"), fold=("attack",),
     )  # fmt: skip
     for record in records:
-        name, _, details = record["label"].partition(" (")
+        name, _, details = printable(record["label"]).partition(" (")
         label = Text.assemble(name, (f" ({details}" if details else "", "quiet"))
         budget = "none" if record["eps"] is None else f"{record['norm']} {as_fraction(record['eps'])}"
         made.add_row(
@@ -108,15 +110,25 @@ def show_run(path: Path, as_json: bool) -> None:
         Refused: if there is no run.
     """
     from mmard.run import Run
+    from mmard.tables.figures import findings_of, outgrown, present, scores_of
 
     run = Run.open(path)
     if "method" not in run.config:
         got = f"records of {run.config.get('network', 'a network')}"
         raise Refused(str(path), expected="a run that was trained", got=got, mend=f"mmard compare {path} shows them")
+    every = scores_of(run)
+    scores, early = present(run, every)
+    findings, stale = present(run, findings_of(run), every)
     position = position_of(run)
     events = [event for event in run.log() if event["kind"] == "epoch"]
+    notes = warnings(run, position, events, scores, findings)
+    notes += [f"{outgrown(n, what)}, not shown" for n, what in ((early, "figure"), (stale, "finding")) if n]
     if as_json:
-        print(json.dumps(facts(run, position, events), indent=2))
+        print(
+            json.dumps(
+                facts(run, position, events) | {"scores": scores, "findings": findings, "warnings": notes}, indent=2
+            )
+        )
         return
     out = console()
     line(out, str(run.path), "strong")
@@ -129,22 +141,22 @@ def show_run(path: Path, as_json: bool) -> None:
             line(out, f"  {name} epoch {event['epoch']}: {found}, on validation images")
     out.print()
     _show_settings(run)
-    for title, records in _by_weights_and_images(run.score_records()):
+    for title, records in _by_weights_and_images(scores):
         out.print()
         line(out, title, "strong")
         put(out, scores_table(records), 2)
-    kinds = sorted({f.get("over", f["kind"]) for f in run.findings()})
+    kinds = sorted({str(f.get("over", f["kind"])) for f in findings})
     if kinds:
         out.print()
         line(out, f"also found: {', '.join(kinds)}; mmard report draws them", "quiet")
-    for warning in warnings(run, position, events):
+    for note in notes:
         out.print()
-        line(out, f"note: {warning}")
+        line(out, f"note: {note}")
     commands(out, "next", next_commands(run, finished=position is not None and position.finished))
 
 
 def facts(run: Run, position: Position | None, events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same as JSON holds it."""
+    """What the run is, as JSON holds it."""
     from dataclasses import asdict
 
     return {
@@ -153,13 +165,12 @@ def facts(run: Run, position: Position | None, events: list[dict[str, Any]]) -> 
         "config": run.config,
         "position": asdict(position) if position is not None else None,
         "epochs": events,
-        "scores": run.score_records(),
-        "findings": run.findings(),
-        "warnings": warnings(run, position, events),
     }
 
 
-def warnings(run: Run, position: Position | None, events: list[dict[str, Any]]) -> list[str]:
+def warnings(
+    run: Run, position: Position | None, events: list[Record], scores: list[Record], findings: list[Record]
+) -> list[str]:
     """What a reader of the figures should know."""
     found = []
     weights = {which: run.weights_file(which).is_file() for which in ("best", "last")}
@@ -177,17 +188,21 @@ def warnings(run: Run, position: Position | None, events: list[dict[str, Any]]) 
         best = max(events, key=lambda event: (event["robust"], event["clean"])) if events else None
         if best is not None and best["robust"] == 0:
             found.append("no validation image survived the attack in any epoch")
-    stale = [r["attack"] for r in run.score_records() if r["split"] == "val"]
-    for record in run.findings():
+    flattered = [r["attack"] for r in scores if r["split"] == "val"]
+    for record in findings:
         found += [
-            f"suspicious at {record['norm']} {record['eps']:.4g}, {record['which']} weights: {f['check']}: {f['says']}"
+            f"suspicious{_at(record)}, {record['which']} weights: {f['check']}: {f['says']}"
             f" (docs/checks.md#{f['check']})"
             for f in record.get("findings", ())
             if f["verdict"] == "suspicious"
         ]
-    if stale:
-        found.append(f"figures on validation images ({', '.join(stale)}) chose the best weights and flatter them")
+    if flattered:
+        found.append(f"figures on validation images ({', '.join(flattered)}) chose the best weights and flatter them")
     return found
+
+
+def _at(record: Record) -> str:
+    return "" if record.get("eps") is None else f" at {record['norm']} {record['eps']:.4g}"
 
 
 def _status(run: Run, position: Position | None) -> str:
@@ -260,8 +275,6 @@ def _show_settings(run: Run) -> None:
 # findings -------------------------------------------------------------------------------------------------------------
 # What an evaluation found beside accuracies, for a terminal: a few lines each, and the rest is in the records.
 
-
-Record = dict[str, Any]
 
 MOST_CLASSES = 20
 """Classes up to which each has its row; of more, the worst are shown."""

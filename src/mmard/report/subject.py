@@ -13,14 +13,9 @@ from mmard.balls import as_fraction
 from mmard.errors import Refused
 from mmard.files import read_json
 from mmard.report.blocks import Missing, Note
-from mmard.run import Run
+from mmard.run import Run, terms_of
 from mmard.tables.comparison import configurations
 from mmard.tables.figures import Record, findings_of, outgrown, present, scores_of, severity, written
-
-NOT_TERMS = frozenset(
-    ("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "reach", "clean", "robust", "best", "images")
-)
-"""Numbers of an epoch that are no terms of its loss."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Shown:
     def terms(self) -> list[str]:
         """Terms of its loss by name, as they were first logged."""
         source = self.epochs or self.steps
-        return list(dict.fromkeys(key for event in source for key in event if key not in NOT_TERMS))
+        return list(dict.fromkeys(key for event in source for key in terms_of(event)))
 
     @property
     def wanted_epochs(self) -> int | None:

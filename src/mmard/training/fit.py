@@ -22,7 +22,7 @@ from mmard.engine.twin import Record, Twins
 from mmard.errors import Refused, needs_extra
 from mmard.method import Method
 from mmard.modes import kept_random_state
-from mmard.run import Event, Run
+from mmard.run import LOGGED, Event, Run
 from mmard.training.checkpoint import Position, pack, refuse_changed, refuse_without_state, unpack
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
@@ -109,10 +109,6 @@ class Validation(NamedTuple):
     robust: float
 
 
-LOGGED = frozenset(("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "images", "reach", "best"))
-"""Names that a term cannot have, with those of `Validation`: the log has them."""
-
-
 class Tally:
     """Sums over the steps of an epoch so far, kept where the step computed them, so that no step waits for a GPU."""
 
@@ -131,7 +127,7 @@ class Tally:
             Refused: for a term that has the name of another thing in the log.
         """
         batch = outcome.batch
-        taken = sorted(outcome.terms.keys() & (LOGGED | set(Validation._fields)))
+        taken = sorted(outcome.terms.keys() & LOGGED)
         if taken:
             where = f"term {taken[0]!r} of method {self._step.method.name}"
             raise Refused(where, expected="a name that the log does not use", got=repr(taken[0]), mend="rename it")

@@ -1,0 +1,64 @@
+"""What `mmard show` says of a run: its own figures alone, and every text as it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import invented_runs
+import pytest
+import torch
+from typed import Typed
+
+from mmard.files import read_json, write_json
+from mmard.run import Run
+
+
+def made(folder: Path, **how: Any) -> Path:
+    return invented_runs.run(folder, teacher_which="best", **how)
+
+
+def test_text_in_square_brackets_is_shown_and_nothing_dies_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made(tmp_path / "a[red]run[/red]", data="[bold]set[/bold] [/]", data_dir="[/x]")
+    (file,) = (path / "scores").glob("best-aa.json")
+    write_json(file, read_json(file) | {"label": "[link=x]Auto[/link] [/]\x1b[31m", "images": "[b]\x1b]0;pictures"})
+    done = Typed(capsys, "show", str(path))
+    assert done.status == 0, done.err
+    for text in ("[bold]set[/bold] [/]", "[/x]", "[link=x]Auto[/link] [/]", "a[red]run[/red]", "[b]"):
+        assert text in done.out
+    assert "\x1b" not in done.out
+
+
+def test_figures_of_weights_that_were_trained_on_are_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made(tmp_path / "a", suspicious=("more-steps",))
+    before = Typed(capsys, "show", str(path)).out
+    assert "AutoAttack" in before
+    assert "suspicious" in before
+    Run(path).save_weights("best", {"w": torch.ones(2)}, {})
+    done = Typed(capsys, "show", str(path))
+    assert done.status == 0, done.err
+    assert "AutoAttack" not in done.out
+    assert "suspicious" not in done.out
+    assert "4 figures of weights that the run has outgrown" in done.out
+    held = json.loads(Typed(capsys, "show", str(path), "--json").out)
+    assert held["scores"] == held["findings"] == []
+
+
+@pytest.mark.parametrize("command", ["show", "compare", "report"])
+def test_a_record_that_cannot_be_true_is_refused_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made(tmp_path / "a", kinds=("checks",))
+    file = path / "scores" / "best-aa.json"
+    whole = read_json(file)
+    for change in ({"correct": whole["correct"] + 1, "accuracy": None}, {"n": "many"}):
+        write_json(file, whole | change)
+        done = Typed(capsys, command, str(path))
+        assert done.status == 2
+        assert str(file) in done.err
+        assert done.err.count("\n") == 1
