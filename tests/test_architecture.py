@@ -22,7 +22,7 @@ PACKAGE = SRC / "mmard"
 
 # Imports go downward or stay on their floor. A folder ends in "/" and stands for everything in it.
 FLOORS = {
-    0: ("_version.py", "errors.py", "words.py", "ops.py", "balls.py", "modes.py", "seeds.py", "files.py"),
+    0: ("_version.py", "errors.py", "words.py", "ops.py", "balls.py", "modes.py", "seeds.py", "files.py", "trust.py"),
     1: ("models/", "data/"),
     2: ("batch.py", "method.py", "memory.py", "methods/", "attacks/"),
     3: ("run.py", "settings.py", "engine/"),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mmard.run import Run
     from mmard.share.hub import pull, push
     from mmard.tables.comparison import comparison
+    from mmard.trust import trust_code
 
 _HOME = {
     "mmard.api": ("Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"),
@@ -53,6 +54,7 @@ _HOME = {
     "mmard.report.page": ("write_report",),
     "mmard.run": ("Run",),
     "mmard.share.hub": ("pull", "push"),
+    "mmard.trust": ("trust_code",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -43,6 +43,7 @@ from mmard.run import Event, Run
 from mmard.settings import GIVEN, Settings, given_label
 from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
+from mmard.trust import trust_code
 
 __all__ = ["Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"]
 
@@ -238,6 +239,8 @@ def _go(
             settings = Settings.resolve(run.config)
     else:
         settings = Settings.resolve(said)
+        typed = [each for specs in settings.teachers.values() for each in specs]
+        trust_code(settings.network, settings.peer or "", *typed)
         settings.refuse_unless_of(command, command)
         out = out or default_out(settings, method if isinstance(method, str) else method.name)
         Run.refuse_taken(out)

@@ -48,6 +48,7 @@ from mmard.training.known import Tables, tables_for
 from mmard.training.ranks import Ranks
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
+from mmard.trust import refuse_untrusted
 
 # images ---------------------------------------------------------------------------------------------------------------
 # The images that settings name or that are handed over: splits, the batches of a training, what validates it.
@@ -232,6 +233,8 @@ def prepare(
     Raises:
         Refused: for anything that would make the training fail or mean nothing; nothing has been written by then.
     """
+    for name in (settings.network, settings.peer, *(each for specs in settings.teachers.values() for each in specs)):
+        refuse_untrusted(name or "", "settings")
     device = pick_device(settings.device)
     if ranks is not None:
         device = own_device(device, ranks)
@@ -486,6 +489,8 @@ def teacher_of(settings: Settings, images: ImageSet) -> Teacher | None:
     named = settings.teachers.get("T")
     if named is None or "T" in settings.given:
         return None
+    for name in named:
+        refuse_untrusted(name, "the run's teacher")
     found = load_teacher(
         named,
         num_classes=images.num_classes,

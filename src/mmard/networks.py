@@ -24,6 +24,7 @@ from mmard.seeds import derive
 from mmard.settings import Settings, given_label, is_given
 from mmard.teachers import SHAPE, is_teacher, open_teacher, without_prefix
 from mmard.training.ranks import Ranks
+from mmard.trust import refuse_untrusted
 
 FILES = (".safetensors", ".pt", ".pth", ".onnx")
 """How files of networks end."""
@@ -193,6 +194,7 @@ def _rebuilt(
     if is_given(name):
         mend = "hand the object over in Python, or train it as package.module:function"
         raise Refused(where, expected="a network that can be built by name", got=name, mend=mend)
+    refuse_untrusted(name, where)
     _same_data(classes, shape, num_classes, image_shape, where)
     channels = shape[0]
     stand_in = {"mean": [0.0] * channels, "std": [1.0] * channels} if facts.get("normalised") else {}

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from mmard.errors import Refused
+from mmard.trust import trust_typed
 
 
 def commands() -> Any:
@@ -37,6 +38,7 @@ def answer(arguments: Sequence[str]) -> int:
     0: done. 1: training diverged, or an error of ours, with its traceback. 2: refused, with one line that says where,
     expected, got and mend. 130: stopped by the user.
     """
+    trust_typed(arguments)
     app = commands()
     from mmard.cli.screen import complain
 

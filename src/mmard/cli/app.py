@@ -173,6 +173,10 @@ def front(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    trust_code: Annotated[
+        list[str] | None,
+        typer.Option("--trust-code", metavar="NAME", help="Let weights and runs name this package.module:function."),
+    ] = None,
 ) -> None:
     """Adversarial robustness distillation: train a robust teacher, distil a small student, attack the result.
 

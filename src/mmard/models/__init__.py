@@ -34,6 +34,7 @@ from mmard.models.resnet import resnet18, resnet34, resnet50
 from mmard.models.wide_resnet import preact_resnet18_swish, wide_resnet, wide_resnet_swish
 from mmard.modes import evaluating
 from mmard.seeds import generator
+from mmard.trust import trust_code
 
 # probe ----------------------------------------------------------------------------------------------------------------
 # A few images through a network before any work begins, so that a wrong one is refused at once.
@@ -163,6 +164,7 @@ def foreign(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> C
             from the call, if that fails or returns something else than an `nn.Module`.
     """
     who = f"network {name!r}"
+    trust_code(name)  # whoever comes here has typed it, or it was let in
     function = _find(name)
     offered: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape}
     try:
