@@ -33,6 +33,7 @@ from mmard.study.reading import (
     hosts_of,
     margin,
     misread,
+    nearest,
     pooled,
     row_name,
     row_of,
@@ -52,6 +53,7 @@ QUANTITIES = {
     "clean": CLEAN,
     "teacher margin": margin("teacher"),
     "teacher distance": distance("teacher"),
+    "teacher nearest": nearest("teacher"),
     "student distance": distance("student"),
     "student misread": misread("student"),
 }
@@ -60,6 +62,7 @@ UNITS = {
     "clean": "points",
     "teacher margin": "nats",
     "teacher distance": "radii",
+    "teacher nearest": "radii",
     "student distance": "radii",
     "student misread": "points",
 }

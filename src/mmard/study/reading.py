@@ -120,6 +120,11 @@ def distance(whose: str, state: str = "own") -> Quantity:
     return in_radii(boundary_quantity(whose, "distance_first_order", f"{whose}: distance", state=state))
 
 
+def nearest(whose: str, state: str = "own") -> Quantity:
+    """To the nearest point with another prediction that an attack of least norm finds, in radii of the ball."""
+    return in_radii(boundary_quantity(whose, "distance_minimal", f"{whose}: nearest", state=state))
+
+
 def boundary_quantities(state: str) -> tuple[Quantity, ...]:
     """All of them, the teacher's first."""
     return tuple(
