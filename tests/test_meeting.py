@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ import torch
 from test_distributed import TESTS, launched, said
 
 from mmard.api import train
-from mmard.cli.evaluate import show_scores
-from mmard.cli.options import Request, refuse_apart
+from mmard.cli.evaluate import Evaluate, refuse_apart, show_scores
 from mmard.errors import Refused
 from mmard.run import Run
 
@@ -72,10 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-REQUEST = Request(
-    target="", attacks="pgd-3,apgd-ce", eps=None, norm=None, which="best", weights=None, data=None, data_dir=None,
-    split="test", first=200, batch_size=60, seed=0, device="cpu",
-)  # fmt: skip
+REQUEST = Evaluate(target="", attacks="pgd-3,apgd-ce", first=200, batch_size=60, device="cpu")
 
 
 def evaluated(run: Path, attacks: str, *, first: int) -> subprocess.Popen[str]:
@@ -86,7 +81,7 @@ def evaluated(run: Path, attacks: str, *, first: int) -> subprocess.Popen[str]:
 
 def test_the_command_under_the_launcher_leaves_what_one_process_leaves(trained, tmp_path):
     runs = [shutil.copytree(trained, tmp_path / name) for name in ("one", "two")]
-    show_scores(replace(REQUEST, target=str(runs[0])), as_json=False)
+    show_scores(REQUEST.model_copy(update={"target": str(runs[0])}), as_json=False)
     process = evaluated(runs[1], REQUEST.attacks, first=200)
     text = said(process)
     assert process.returncode == 0, text
@@ -126,4 +121,4 @@ def test_a_lost_process_ends_the_evaluation_with_a_word_on_what_is_kept(trained,
 @pytest.mark.parametrize(("said", "flag"), [({"processes": 3}, "--processes"), ({"made_on": "elsewhere"}, "--from")])
 def test_what_processes_of_a_launch_cannot_do_is_refused(trained, said, flag):
     with pytest.raises(Refused, match=f"{flag}: expected"):
-        refuse_apart(replace(REQUEST, target=str(trained), **said))
+        refuse_apart(REQUEST.model_copy(update={"target": str(trained), **said}))

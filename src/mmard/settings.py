@@ -199,6 +199,8 @@ def preset_values(preset: str, host: str, data: str) -> dict[str, Any]:
 
 
 Value = float | int | bool | str
+EVALUATION_BATCH = 250
+"""Images that an evaluation attacks at once where nothing else is said; random starts depend on it."""
 
 
 def _radius(text: object) -> object:
@@ -224,6 +226,24 @@ def setting(default: Any, panel: str, text: str) -> Any:
 def taught(default: Any, text: str) -> Any:
     """A field that only a training with teachers has a use for."""
     return Field(default=default, description=text, json_schema_extra={"panel": "Method", "taught": True})
+
+
+BOUNDS = {"greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}"}
+
+
+def refusal_of(error: ValidationError, where: str, name: str = "") -> Refused:
+    """The first fault that a model found in a value, in our words; with a name, one of its words is offered."""
+    first = error.errors()[0]
+    context, value = first.get("ctx", {}), first["input"]
+    if isinstance(inner := context.get("error"), Refused):
+        return Refused(where, expected=inner.expected, got=inner.got, mend=inner.mend)
+    if name and first["type"] == "literal_error":
+        return unknown(name, str(value), re.findall(r"'([^']+)'", context["expected"]))
+    if first["type"] in BOUNDS:
+        return Refused(where, expected=BOUNDS[first["type"]].format(**context), got=str(value))
+    expected = re.split(", (?:unable|got) ", first["msg"].removeprefix("Input should be "))[0]
+    got = "nothing" if first["type"] == "missing" else repr(value)
+    return Refused(where, expected=expected[:1].lower() + expected[1:], got=got)
 
 
 class Settings(BaseModel):
@@ -395,13 +415,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(said))
         except ValidationError as error:
-            first = error.errors()[0]
-            where, inner = f"setting {first['loc'][0]}", first.get("ctx", {}).get("error")
-            if isinstance(inner, Refused):
-                raise Refused(where, expected=inner.expected, got=inner.got, mend=inner.mend) from None
-            expected = re.split(", (?:unable|got) ", first["msg"].removeprefix("Input should be "))[0]
-            got = "nothing" if first["type"] == "missing" else repr(first["input"])
-            raise Refused(where, expected=expected[:1].lower() + expected[1:], got=got) from None
+            raise refusal_of(error, f"setting {error.errors()[0]['loc'][0]}") from None
 
     def as_config(self) -> dict[str, Any]:
         """All settings as JSON holds them; `resolve` gives the same settings back."""

@@ -1,34 +1,54 @@
-"""The command `bench`: its options and its help page."""
+"""`mmard bench`: what was measured, as tables."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 
-from mmard.cli.app import Page, app
-from mmard.cli.options import option
+from mmard.cli.options import MOST_THREADS, Options, command, option
 from mmard.cli.screen import INTERRUPTED, complain, console, line, put, rich_table, watched
 from mmard.errors import Refused
 
 
-def _speed(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
-    return option(text, metavar, *flags, panel="Speed", shown=shown)
+class Bench(Options):
+    """What `mmard bench` is asked for."""
+
+    size: str = option(
+        "auto", "Networks and batches: laptop, gpu, or auto by device; tiny shows that it runs.", "NAME", panel="Speed"
+    )
+    only: str = option("", "These methods, e.g. rslad,adaad+igdm.", "LIST")
+    part: str = option("", "Of methods, pairs, price (of MMARD), attacks, data.", "LIST", panel="Speed", shown="all")
+    minutes: float = option(
+        8.0, "Time that is kept, by fewer repetitions where it must be.", panel="Speed", gt=0, le=1440
+    )
+    threads: int = option(1, "Of the CPU; with one, time of the process counts.", panel="Speed", ge=1, le=MOST_THREADS)
+    agreement: bool = option(
+        False, "Instead of speed: what engine and precision change in x_adv, loss and update.", panel="Agreement"
+    )
+    run: Path | None = option(
+        None, "On this run's student and teacher; on two trained on digits now if not given.", "RUN", panel="Agreement"
+    )
+    images: int = option(64, "Of the test set.", panel="Agreement", ge=1)
+    seed: int = option(0, "Of the attack's start.", panel="Agreement")
+    data_dir: Path | None = option(None, "Folder that holds the run's data.", "FOLDER", panel="Agreement")
+    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
+    out: Path | None = option(
+        None,
+        "Folder of the record and its chart; benchmarks/results in a checkout, else the working directory.",
+        "FOLDER",
+    )
+    as_json: bool = option(False, "Print the record as JSON.", flag="--json")
 
 
-def _agreement(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
-    return option(text, metavar, *flags, panel="Agreement", shown=shown)
-
-
-@app.command(
-    cls=Page,
-    rich_help_panel="Look",
-    epilog="""
+@command(
+    "Look",
+    """
     mmard bench
     mmard bench --only rslad,adaad --part methods,pairs
     mmard bench --size gpu --minutes 4 --out here
@@ -36,147 +56,58 @@ def _agreement(text: str, metavar: str, *flags: str, shown: str = "") -> Any:
     mmard bench --agreement --run runs/s --only rslad+mmard
     """,
 )
-def bench(
-    size: Annotated[
-        str,
-        _speed(
-            "Networks and batches: laptop, gpu, or auto by device; tiny shows that it runs.",
-            "NAME",
-            "--size",
-            shown="auto",
-        ),
-    ] = "auto",
-    only: Annotated[
-        str, typer.Option("--only", help="These methods, e.g. rslad,adaad+igdm.", metavar="LIST", show_default=False)
-    ] = "",
-    part: Annotated[
-        str, _speed("Of methods, pairs, price (of MMARD), attacks, data.", "LIST", "--part", shown="all")
-    ] = "",
-    minutes: Annotated[
-        float, _speed("Time that is kept, by fewer repetitions where it must be.", "X", "--minutes", shown="8")
-    ] = 8.0,
-    threads: Annotated[int, _speed("Of the CPU; with one, time of the process counts.", "N", shown="1")] = 1,
-    agreement: Annotated[
-        bool,
-        typer.Option(
-            "--agreement",
-            help="Instead of speed: what engine and precision change in x_adv, loss and update.",
-            rich_help_panel="Agreement",
-            show_default=False,
-        ),
-    ] = False,
-    run: Annotated[
-        Path | None,
-        _agreement("On this run's student and teacher; on two trained on digits now if not given.", "RUN", "--run"),
-    ] = None,
-    images: Annotated[int, _agreement("Of the test set.", "N", shown="64")] = 64,
-    seed: Annotated[int, _agreement("Of the attack's start.", "N", shown="0")] = 0,
-    data_dir: Annotated[Path | None, _agreement("Folder that holds the run's data.", "FOLDER", "--data-dir")] = None,
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.", metavar="TEXT", show_default="auto")
-    ] = "auto",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Folder of the record and its chart; benchmarks/results in a checkout, else the working directory.",
-            metavar="FOLDER",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.", show_default=False)] = False,
-) -> None:
+def bench(options: Bench) -> None:
     """How fast training, attacks and data are on this machine, the engine beside the plain path in alternation.
 
     With --agreement: how far the engine's results are from the plain path's.
     """
+    if options.run is not None and not options.agreement:
+        raise Refused("--run", expected="--agreement beside it", got="none", mend="say --agreement as well")
+    with _Telling("agreement" if options.agreement else "benchmark") as told:
+        record = (_agreement if options.agreement else _benchmark)(options, told)
+    if options.as_json:
+        print(json.dumps(record, indent=2))
+        return
+    (agreed if options.agreement else shown)(console(), record)
 
-    specs = [word.strip() for word in only.split(",") if word.strip()]
-    if agreement:
-        show_agreement(run, specs, images, seed, None if data_dir is None else str(data_dir), device, out, as_json)
-    else:
-        parts = [word.strip() for word in part.split(",") if word.strip()]
-        show_benchmark(size, specs, parts, minutes, threads, device, out, as_json, run)
 
-
-# benching -------------------------------------------------------------------------------------------------------------
-# `mmard bench`: what was measured, as tables.
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 Record = Mapping[str, Any]
 
 
-def show_benchmark(
-    size: str,
-    only: Sequence[str],
-    part: Sequence[str],
-    minutes: float,
-    threads: int,
-    device: str,
-    out: Path | None,
-    as_json: bool,
-    run: Path | None,
-) -> None:
-    """Measure speed, write the record, print it.
-
-    Raises:
-        Refused: for an unknown name, or what belongs to --agreement.
-    """
+def _benchmark(options: Bench, told: Callable[[str], None]) -> Record:
     from mmard.bench.measure import benchmark
     from mmard.bench.records import default_folder
 
-    if run is not None:
-        raise Refused("--run", expected="--agreement beside it", got="none", mend="say --agreement as well")
-    with _Telling("benchmark") as told:
-        record = benchmark(
-            size,
-            only=only,
-            part=part,
-            minutes=minutes,
-            threads=threads,
-            device=device,
-            out=out or default_folder(),
-            told=told,
-        )
-    if as_json:
-        print(json.dumps(record, indent=2))
-        return
-    shown(console(), record)
+    return benchmark(
+        options.size,
+        only=_words(options.only),
+        part=_words(options.part),
+        minutes=options.minutes,
+        threads=options.threads,
+        device=options.device,
+        out=options.out or default_folder(),
+        told=told,
+    )
 
 
-def show_agreement(
-    run: Path | None,
-    only: Sequence[str],
-    images: int,
-    seed: int,
-    data_dir: str | None,
-    device: str,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure agreement, write the record, print it.
-
-    Raises:
-        Refused: for an unknown run or method.
-    """
+def _agreement(options: Bench, told: Callable[[str], None]) -> Record:
     from mmard.bench.agreement import agreement
     from mmard.bench.records import default_folder
 
-    with _Telling("agreement") as told:
-        record = agreement(
-            run,
-            only=only,
-            images=images,
-            seed=seed,
-            data_dir=data_dir,
-            device=device,
-            out=out or default_folder(),
-            told=told,
-        )
-    if as_json:
-        print(json.dumps(record, indent=2))
-        return
-    agreed(console(), record)
+    return agreement(
+        options.run,
+        only=_words(options.only),
+        images=options.images,
+        seed=options.seed,
+        data_dir=None if options.data_dir is None else str(options.data_dir),
+        device=options.device,
+        out=options.out or default_folder(),
+        told=told,
+    )
 
 
 class _Telling:

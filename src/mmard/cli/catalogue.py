@@ -9,14 +9,12 @@ import shlex
 import textwrap
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.app import Page, app
-from mmard.cli.options import option
+from mmard.cli.options import Options, argument, command, option
 from mmard.cli.screen import commands, console, line, put, rich_table
 from mmard.cli.train import PASSES, ROLES, counts, passes_table
 from mmard.errors import Refused
@@ -27,71 +25,65 @@ if TYPE_CHECKING:
     from mmard.teachers import Teacher
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Look",
-    epilog="""
+class Methods(Options):
+    """What `mmard methods` is asked for."""
+
+    method: str | None = argument("METHOD", "One method, with plug-ins if any, in detail.", None)
+
+
+@command(
+    "Look",
+    """
     mmard methods
     mmard methods rslad+mmard
     """,
 )
-def methods(
-    spec: Annotated[
-        str | None, typer.Argument(metavar="METHOD", help="One method, with plug-ins if any, in detail.")
-    ] = None,
-) -> None:
+def methods(options: Methods) -> None:
     """Methods and plug-ins: their formulas, papers and parameters, and what a step costs."""
-
-    if spec is None:
+    if options.method is None:
         show_methods()
     else:
-        show_method(spec)
+        show_method(options.method)
 
 
-@app.command(cls=Page, rich_help_panel="Look", epilog="mmard attacks")
+@command("Look", "mmard attacks")
 def attacks() -> None:
     """Attacks that an evaluation can be told to make, as they are spelled, and groups of them."""
-
     show_attacks()
 
 
-@app.command(cls=Page, rich_help_panel="Look", epilog="mmard models")
+@command("Look", "mmard models")
 def models() -> None:
     """Networks that can be named, with their numbers of weights."""
-
     show_models()
 
 
-@app.command(cls=Page, rich_help_panel="Data", epilog="mmard data")
+@command("Data", "mmard data")
 def data() -> None:
     """Data sets that can be named, and how to get them."""
-
     show_data()
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Data",
-    epilog="""
+class Fetch(Options):
+    """What `mmard fetch` is asked for."""
+
+    name: str = argument("NAME", "A data set of `mmard data`, or a teacher of `mmard teachers`: robustbench:NAME.")
+    data_dir: Path = option(..., "Where to put it.", "FOLDER")
+
+
+@command(
+    "Data",
+    """
     mmard fetch cifar10 --data-dir D
     mmard fetch robustbench:Zhang2019Theoretically --data-dir D
     """,
 )
-def fetch(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="A data set of `mmard data`, or a teacher of `mmard teachers`: robustbench:NAME."
-        ),
-    ],
-    data_dir: Annotated[Path, option("Where to put it.", "FOLDER", "--data-dir")],
-) -> None:
+def fetch(options: Fetch) -> None:
     """Fetch a data set from the Hugging Face hub, or a teacher from Google Drive, and check every file.
 
     Called again, it goes on where it stopped.
     """
-
-    fetch_named(name, data_dir)
+    fetch_named(options.name, options.data_dir)
 
 
 # catalogue ------------------------------------------------------------------------------------------------------------

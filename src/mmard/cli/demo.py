@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Console
 
 from mmard.cli.app import Page, app
-from mmard.cli.options import option
+from mmard.cli.options import typer_option as option
 from mmard.cli.screen import busy, commands, console, line
 from mmard.cli.study import exit_where_unmade, make_cells, plan, print_tables
 from mmard.errors import Refused, require

@@ -8,31 +8,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
 from rich.text import Text
 from typer import Exit
 
-from mmard.cli.app import Page, app
 from mmard.cli.options import (
-    AsJson,
+    MOST_PROCESSES,
+    OneNetwork,
+    Options,
     Request,
-    check,
+    argument,
+    command,
     images_of,
     network_of,
     option,
-    record_folder,
-    refuse_apart,
     run_of,
     settings_of,
-    source_of,
 )
 from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
 from mmard.cli.show import keep, progress_shown, scores_table, show_every_check, show_findings
 from mmard.errors import Refused
 from mmard.evaluation.columns import GROUPS
-from mmard.settings import Settings
+from mmard.settings import EVALUATION_BATCH, Settings
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from mmard.evaluation.examine import Keeper
     from mmard.evaluation.findings import Wanted
     from mmard.evaluation.score import Score
-    from mmard.evaluation.transfer import Matrix, Member
+    from mmard.evaluation.transfer import Matrix, Member, Source
     from mmard.networks import Network
     from mmard.run import Run
     from mmard.training.ranks import Ranks
@@ -55,10 +53,40 @@ if TYPE_CHECKING:
 GROUPS_SAY = ", ".join(GROUPS)
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Look",
-    epilog="""
+class Evaluate(OneNetwork):
+    """What `mmard evaluate` is asked for; None where nothing was said."""
+
+    target: str = argument(
+        "RUN|FILE|NAME",
+        "A run, a file of weights that mmard wrote, an ONNX file, or a network's name with --weights.",
+    )
+    attacks: str = option(
+        "quick",
+        f"Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack. Or a group: {GROUPS_SAY}. "
+        "`mmard attacks` lists all.",
+        "LIST",
+        "--attack",
+    )
+    also: str = option(
+        "", "Find also checks, classes, margins, calibration, examples, boundary, curves (eps, steps), or all.", "LIST"
+    )
+    batch_size: int = option(EVALUATION_BATCH, "Images attacked at once.", ge=1)
+    seed: int = option(0, "Seed of random starts.")
+    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
+    teacher: str | None = option(None, "Teacher for --also boundary and examples; the run's if not given.", "RUN|FILE")
+    made_on: str | None = option(
+        None, "Make the attacks on this other network: run, file or name.", "RUN|FILE|NAME", "--from"
+    )
+    made_on_weights: Path | None = option(None, "Weights for --from by name.", "FILE", "--from-weights")
+    out: Path | None = option(None, "Where records of a network without a run go; compare reads it.", "FOLDER")
+    processes: int = option(1, "Share the work among so many processes; same verdicts.", ge=1, le=MOST_PROCESSES)
+    engine: Literal["fast", "plain"] = option("fast", "Attacks ask a fast twin, or the plain network; it judges.")
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command(
+    "Look",
+    """
     mmard evaluate runs/s
     mmard evaluate runs/s --attack fgsm,pgd-20,cw-30,pgd-100x10 --first 1000
     mmard evaluate runs/s --attack aa
@@ -68,121 +96,42 @@ GROUPS_SAY = ", ".join(GROUPS)
     mmard evaluate deployed.onnx --attack square --data cifar10 --data-dir D --eps 8/255
     """,
 )
-def evaluate(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|FILE|NAME",
-            help="A run, a file of weights that mmard wrote, an ONNX file, or a network's name with --weights.",
-        ),
-    ],
-    attack: Annotated[
-        str,
-        option(
-            f"Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack. Or a group: {GROUPS_SAY}. "
-            "`mmard attacks` lists all.",
-            "LIST",
-            shown="quick",
-        ),
-    ] = "quick",
-    also: Annotated[
-        str,
-        option(
-            "Find also checks, classes, margins, calibration, examples, boundary, curves (eps, steps), or all.",
-            "LIST",
-        ),
-    ] = "",
-    eps: Annotated[
-        str | None, option("Radius of the ball, in input units: 8/255; the run's if not given.", "X")
-    ] = None,
-    norm: Annotated[str | None, option("Norm of the ball; the run's if not given.", "linf|l2|l1")] = None,
-    which: Annotated[str, option("Which weights of a run.", "best|last", shown="best")] = "best",
-    weights: Annotated[Path | None, option("Weights for a network given by name (.safetensors, .pt).", "FILE")] = None,
-    data: Annotated[str | None, option("Data set; the run's if not given.", "NAME")] = None,
-    data_dir: Annotated[Path | None, option("Folder that holds the data.", "FOLDER")] = None,
-    split: Annotated[str, option("Which images.", "test|val|train", shown="test")] = "test",
-    first: Annotated[int | None, option("Only the first N of them.", "N")] = None,
-    batch_size: Annotated[int, option("Images attacked at once.", "N", shown="250")] = 250,
-    seed: Annotated[int, option("Seed of random starts.", "N", shown="0")] = 0,
-    device: Annotated[str, option("cpu, cuda, cuda:1, or auto.", "TEXT", shown="auto")] = "auto",
-    teacher: Annotated[
-        str | None, option("Teacher for --also boundary and examples; the run's if not given.", "RUN|FILE")
-    ] = None,
-    mean: Annotated[str | None, option("What --weights want their input normalised with.", "X,X,X", "--mean")] = None,
-    std: Annotated[str | None, option("The same: deviation of each channel.", "X,X,X", "--std")] = None,
-    made_on: Annotated[
-        str | None, option("Make the attacks on this other network: run, file or name.", "RUN|FILE|NAME", "--from")
-    ] = None,
-    made_on_weights: Annotated[Path | None, option("Weights for --from by name.", "FILE", "--from-weights")] = None,
-    out: Annotated[
-        Path | None, option("Where records of a network without a run go; compare reads it.", "FOLDER", "--out")
-    ] = None,
-    processes: Annotated[int, option("Share the work among so many processes; same verdicts.", "N", shown="1")] = 1,
-    engine: Annotated[
-        str, option("Attacks ask a fast twin, or the plain network; it judges.", "fast|plain", shown="fast")
-    ] = "fast",
-    as_json: AsJson = False,
-) -> None:
+def evaluate(request: Evaluate) -> None:
     """Accuracy without attack and under each attack, with 95% intervals. A run keeps the records in its folder."""
-    from mmard.cli.options import Request
-
-    request = Request(
-        target=target,
-        attacks=attack,
-        eps=eps,
-        norm=norm,
-        which=which,
-        weights=weights,
-        data=data,
-        data_dir=data_dir,
-        split=split,
-        first=first,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        made_on=made_on,
-        made_on_weights=made_on_weights,
-        out=out,
-        also=also,
-        teacher=teacher,
-        mean=mean,
-        std=std,
-        processes=processes,
-        engine=engine,
-    )
-    show_scores(request, as_json)
+    show_scores(request, request.as_json)
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Look",
-    epilog="""
+class Show(Options):
+    """What `mmard show` is asked for."""
+
+    run: Path = argument("RUN", "A run folder.")
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command(
+    "Look",
+    """
     mmard show runs/s
     mmard show runs/s --json
     """,
 )
-def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], as_json: AsJson = False) -> None:
+def show(options: Show) -> None:
     """What was run, how far it is, how good it is, and what to do next."""
     from mmard.cli.show import show_run
 
-    show_run(run, as_json)
-
-
-# evaluating -----------------------------------------------------------------------------------------------------------
-# `mmard evaluate`: accuracy of a network under attacks, as a table and as records in the run's folder.
+    show_run(options.run, options.as_json)
 
 
 QUICK = ("quick", "pgd-20,cw-30")
 """How the attacks of a quick look, which is less than AutoAttack, may be said."""
 
 
-def show_scores(request: Request, as_json: bool) -> None:
+def show_scores(request: Evaluate, as_json: bool) -> None:
     """Evaluate, print, and keep the records of a run in its folder.
 
     Raises:
         Refused: for anything wrong, before the first attack.
     """
-    check(request)
     with busy("starting"):
         from mmard.evaluation.suite import AGAIN
         from mmard.training.ranks import joined
@@ -191,7 +140,7 @@ def show_scores(request: Request, as_json: bool) -> None:
         _scores(request, as_json, ranks)
 
 
-def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
+def _scores(request: Evaluate, as_json: bool, ranks: Ranks | None) -> None:
     """The same, in this process or in one of several."""
     if ranks is not None:
         refuse_apart(request)
@@ -243,6 +192,56 @@ def _scores(request: Request, as_json: bool, ranks: Ranks | None) -> None:
     _show(request, look, keep, network, images, measured, time.monotonic() - began)
 
 
+def refuse_apart(request: Evaluate) -> None:
+    """Refuse what the processes of a launch cannot do together."""
+    if request.processes > 1:
+        mend = "torchrun has started several: leave --processes out"
+        raise Refused("--processes", expected="1", got=str(request.processes), mend=mend)
+    if request.made_on is not None:
+        raise Refused("--from", expected="one process", got="several", mend="leave torchrun out")
+
+
+def source_of(request: Evaluate, images: ImageSet, device: torch.device) -> Source | None:
+    """The network on which the attacks are made, where that is another one."""
+    from mmard.evaluation.transfer import Source
+    from mmard.networks import load_network
+
+    weights = str(request.made_on_weights) if request.made_on_weights is not None else None
+    if request.made_on is None:
+        if weights is not None:
+            raise Refused("--from-weights", expected="--from NAME before it", got="none")
+        return None
+    found = load_network(
+        request.made_on,
+        num_classes=images.num_classes,
+        image_shape=images.image_shape,
+        which=request.which if Path(request.made_on).is_dir() else "best",
+        weights=weights,
+        who="source",
+    )
+    return Source(found.module.to(device), found.source)
+
+
+def record_folder(out: Path, run: Run | None, network: Network, settings: Settings) -> Run:
+    """A folder for the records of a network that has no run, to be compared with runs.
+
+    Raises:
+        Refused: if the network has a run, or the folder holds a run or the records of another network.
+    """
+    from mmard.run import Run
+
+    if run is not None:
+        raise Refused("--out", expected="a network without a run", got=str(run.path), mend="its records go there")
+    config = {"network": network.source, "data": settings.data, "eps": settings.eps, "norm": settings.norm, "seed": 0}
+    if not (out / "config.json").is_file():
+        return Run.create(out, config)
+    held = Run.open(out)
+    if "method" in held.config or held.config.get("network") != network.source:
+        got = f"those of {held.config.get('network', 'a run')}"
+        raise Refused(str(out), expected=f"records of {network.source}", got=got, mend="choose another --out")
+    return held
+
+
 def _interrupted(keep: Keeper) -> str:
     """What is left of an evaluation that was stopped."""
     got = f"{plural(len(keep.scores), 'figure')} and {plural(len(keep.findings), 'finding')}"
@@ -252,7 +251,7 @@ def _interrupted(keep: Keeper) -> str:
 
 
 def _look(
-    request: Request,
+    request: Evaluate,
     run: Run | None,
     settings: Settings,
     module: nn.Module,
@@ -295,7 +294,7 @@ def _look(
 
 
 def _show(
-    request: Request,
+    request: Evaluate,
     look: Wanted,
     keep: Keeper,
     network: Network,
@@ -333,17 +332,47 @@ def _show(
 # `mmard transfer`: a matrix of networks, each under the examples that were made on each.
 
 
-def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None:
+class Transfer(Request):
+    """What `mmard transfer` is asked for."""
+
+    targets: list[str] = argument("RUN|FILE...", "Runs, files of weights that mmard wrote, or ONNX files.")
+    attacks: str = option("pgd-20", "The attack that is made on each.", "NAME", "--attack")
+    batch_size: int = option(EVALUATION_BATCH, "Images attacked at once.", ge=1)
+    seed: int = option(0, "Seed of random starts.")
+    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+    @property
+    def target(self) -> str:
+        """The first network."""
+        return self.targets[0]
+
+
+@command(
+    "Look",
+    """
+    mmard transfer runs/t runs/a runs/b
+    mmard transfer runs/* --attack cw-30 --first 1000
+    """,
+)
+def transfer(request: Transfer) -> None:
+    """A matrix: examples made on each network, shown to all. Called again, it measures what is missing.
+
+    Data and ball are those of the first run where they are not given.
+    """
+    show_matrix(request)
+
+
+def show_matrix(request: Transfer) -> None:
     """Make the matrix, print it, and keep its figures in the folders of those networks that are runs.
 
     Args:
-        targets: runs, files or names.
-        request: everything else; its target is the first of them, whose data and budget count where nothing is said.
+        request: the data and budget of its first network count where nothing is said.
 
     Raises:
         Refused: for anything wrong, before the first attack.
     """
-    check(request)
+    targets = request.targets
     if len(targets) < 2:
         raise Refused("transfer", expected="two networks or more", got=str(len(targets)))
     with busy("reading data and networks"):
@@ -382,7 +411,7 @@ def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None
             known=known,
             keep=kept,
         )
-    if as_json:
+    if request.as_json:
         found = [{"made_on": i, "scored_on": j, **cell.score.record()} for (i, j), cell in sorted(matrix.cells.items())]
         clean = [each.score.record() for each in matrix.clean]
         print(json.dumps({"networks": [m.name for m in members], "clean": clean, "cells": found}, indent=2))
@@ -390,7 +419,7 @@ def show_matrix(targets: Sequence[str], request: Request, as_json: bool) -> None
     _show_transfer(members, matrix, attack, budget, images, any(runs))
 
 
-def _member(target: str, request: Request, images: ImageSet, device: Any) -> Member:
+def _member(target: str, request: Transfer, images: ImageSet, device: Any) -> Member:
     from mmard.evaluation.transfer import Member
     from mmard.networks import load_network
 

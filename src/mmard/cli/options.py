@@ -1,44 +1,226 @@
-"""What options of the commands have in common."""
+"""Options of commands, made from models; and the run, the data and the network that they mean.
+
+    class Look(Options):
+        run: Path = argument("RUN", "A run.")
+        first: int = option(5, "So many.", ge=1)
+
+    @command("Look", "mmard look runs/s --first 10")
+    def look(options: Look) -> None: ...
+
+A field's name is its flag, unless it says another one. Values come as text, and the model reads and refuses them.
+"""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from mmard.cli.app import Page, app
 from mmard.errors import Refused, unknown
-from mmard.settings import DISTILLED, TAUGHT, Settings, command_of, handed_over, read_config
+from mmard.settings import (
+    DISTILLED,
+    TAUGHT,
+    Settings,
+    command_of,
+    handed_over,
+    read_config,
+    refusal_of,
+)
 
 if TYPE_CHECKING:
-    import torch
-
     from mmard.data import ImageSet
-    from mmard.evaluation.transfer import Source
     from mmard.networks import Network
     from mmard.run import Run
     from mmard.training.checkpoint import Position
 
 
-def option(text: str, metavar: str | None = None, *flags: str, panel: str | None = None, shown: str = "") -> Any:
-    """An option: its help, what stands for its value, its flags, the heading over it, its default in words."""
+MOST_PROCESSES = max(16, 2 * (os.cpu_count() or 1))
+"""More processes would only wait for each other, and each holds a copy of the network."""
+
+
+MOST_THREADS = 512
+"""No CPU is faster with more."""
+
+
+class Options(BaseModel):
+    """What a command line says. A model for each command, with a field for each option and argument."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def option(
+    default: Any, text: str, metavar: str = "", flag: str = "", *, panel: str = "", shown: str = "", **bounds: Any
+) -> Any:
+    """A field that is an option.
+
+    Args:
+        default: what holds where nothing is said; `...` for an option that must be.
+        text: its sentence in help.
+        metavar: what stands for its value; by the field's kind if not given.
+        flag: by the field's name if not given.
+        panel: the heading over it.
+        shown: the default in words, where it is not the value.
+        bounds: of the value, as pydantic calls them: ge, le, gt, lt.
+    """
+    extra: dict[str, Any] = {"metavar": metavar, "flag": flag, "panel": panel, "shown": shown}
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+def argument(metavar: str, text: str, default: Any = ...) -> Any:
+    """A field that is said by its place on the command line; the last one may be a list."""
+    return Field(default, description=text, json_schema_extra={"metavar": metavar, "argument": True})
+
+
+def typer_option(text: str, metavar: str | None = None, *flags: str, panel: str | None = None, shown: str = "") -> Any:
+    """An option of a command that has no model yet."""
     return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel, show_default=shown or False)
 
 
-AsJson = Annotated[bool, option("Print records as JSON.", None, "--json")]
+AsJson = Annotated[bool, typer_option("Print records as JSON.", None, "--json")]
 
 
-# flags ----------------------------------------------------------------------------------------------------------------
-# The options of `train` and `distill`: one for every setting, made from its name, its panel and its sentence.
+def hidden(default: Any) -> Any:
+    """A field that a command has, and no option sets."""
+    return Field(default, json_schema_extra={"hidden": True})
 
 
+Work = TypeVar("Work", bound=Callable[..., None])
+
+
+def command(panel: str, examples: str, name: str | None = None, *, of: typer.Typer = app) -> Callable[[Work], Work]:
+    """Make a function of a model of options a command; its docstring is its help.
+
+    A parameter `said` gets the settings of a training that were said, each of which is an option too.
+    """
+
+    def registered(work: Work) -> Work:
+        made: dict[str, inspect.Parameter] = {}
+        models: dict[str, type[Options]] = {}
+        for each in inspect.signature(work, eval_str=True).parameters.values():
+            if each.name == "said":
+                made |= settings_options(work.__name__)
+            else:
+                models[each.name] = each.annotation
+                made |= {n: _option(n, info) for n, info in _in_order(each.annotation)}
+
+        def run(**values: Any) -> None:
+            known = {key: value for key, value in values.items() if value not in (None, [])}
+            given: dict[str, Any] = {key: _read(model, known) for key, model in models.items()}
+            if "said" in inspect.signature(work).parameters:
+                given["said"] = read_flags({key: value for key, value in known.items() if key in Settings.model_fields})
+            work(**given)
+
+        parameters = sorted(made.values(), key=lambda p: not isinstance(_meta(p), typer.models.ArgumentInfo))
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__doc__, run.__name__ = work.__doc__, work.__name__
+        of.command(name, cls=Page, rich_help_panel=panel, epilog=examples)(run)
+        return work
+
+    return registered
+
+
+def _meta(parameter: inspect.Parameter) -> Any:
+    return get_args(parameter.annotation)[1]
+
+
+def _in_order(model: type[Options]) -> list[tuple[str, FieldInfo]]:
+    """Fields, those that a command adds to what several share first."""
+    own = [name for name in model.__annotations__ if name in model.model_fields]
+    fields = model.model_fields
+    return [(name, fields[name]) for name in dict.fromkeys((*own, *fields)) if not _extra(fields[name]).get("hidden")]
+
+
+def _read(model: type[Options], known: Mapping[str, Any]) -> Any:
+    try:
+        return model.model_validate({key: value for key, value in known.items() if key in model.model_fields})
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        raise refusal_of(error, _flag(name, model.model_fields[name]), name) from None
+
+
+def _extra(info: FieldInfo) -> dict[str, Any]:
+    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+
+
+def _flag(name: str, info: FieldInfo) -> str:
+    return _extra(info).get("flag") or "--" + name.replace("_", "-")
+
+
+def _option(
+    name: str,
+    info: FieldInfo,
+    flag: str = "",
+    shown: str = "",
+    metavar: str = "",
+    *,
+    many: bool = False,
+    negatable: bool = False,
+) -> inspect.Parameter:
+    """The option of one field. Its default is None, "not said", so that a preset or the model can speak."""
+    extra = _extra(info)
+    flags = [flag or _flag(name, info)]
+    # Text, which the model reads, so that every refusal of a value looks alike.
+    kind: Any = list[str] if many or get_origin(info.annotation) is list else str
+    if info.annotation is bool:
+        kind = bool
+        flags = [f"{flags[0]}/--no-{flags[0][2:]}"] if negatable else flags[0].split(",")
+    described: dict[str, Any] = {
+        "help": info.description,
+        "rich_help_panel": extra.get("panel") or None,
+        "show_default": shown or extra.get("shown") or _default_text(info) or False,
+        "metavar": None if info.annotation is bool else metavar or extra.get("metavar") or _metavar(info),
+    }
+    if extra.get("argument"):
+        described.pop("rich_help_panel")
+        made: Any = typer.Argument(**described)
+    else:
+        made = typer.Option(*flags, **described)
+    default = inspect.Parameter.empty if info.is_required() else None
+    annotation: Any = Annotated[kind if info.is_required() else kind | None, made]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _kinds(info: FieldInfo) -> list[Any]:
+    """The kinds that a setting may have, without None and without validators."""
+    kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
+    return [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds if kind is not type(None)]
+
+
+_NUMBERS = {int: "N", float: "X", bool: ""}
+
+
+def _metavar(info: FieldInfo) -> str:
+    kind = _kinds(info)[0]
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "X,X"
+    return _NUMBERS.get(kind, "TEXT")
+
+
+def _default_text(info: FieldInfo) -> str:
+    default = info.default
+    if info.is_required() or default is None or default is False or default in ({}, ""):
+        return ""
+    if isinstance(default, tuple):
+        return ",".join(f"{each:g}" for each in default)
+    if isinstance(default, float):
+        return "8/255" if default == 8 / 255 else f"{default:g}"
+    return str(default)
+
+
+# the options of train and distill: one for every setting -------------------------------------------------------------
 Said = dict[str, Any]
 """What a user said: values by the name of the setting. What was not said is not in it."""
 
@@ -46,59 +228,26 @@ BY_LETTER = {"teachers": "RUN|T=RUN", "teacher_weights": "FILE|T=FILE"}
 """Settings that may be said once for each teacher, by its letter."""
 FLAGS = {"train": {"network": "--model"}, "distill": {"network": "--student", "teachers": "--teacher"}}
 """What a command calls a setting, where it is not the setting's own name."""
-_NUMBERS = {int: "N", float: "X", bool: ""}
 
 
-def with_settings(command: str, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for every setting that it has; those that were said arrive together as `name`."""
-
-    def grown(work: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(work, eval_str=True).parameters.values() if p.name != name]
-        fields = {
-            n: f for n, f in Settings.model_fields.items() if command == "distill" or n not in TAUGHT | {"teachers"}
-        }
-        made = [_option(field, info, command) for field, info in fields.items()]
-
-        def run(**values: Any) -> None:
-            said = {p.name: value for p in made if (value := values.pop(p.name)) not in (None, [])}
-            work(**values, **{name: read_flags(said)})
-
-        run.__doc__ = work.__doc__
-        run.__name__ = work.__name__
-        run.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in (*own, *made)}
-        return run
-
-    return grown
-
-
-def _option(name: str, info: FieldInfo, command: str) -> inspect.Parameter:
-    """The option of one setting. Its default is None, "not said", so that the preset can speak."""
-    extra = info.json_schema_extra
-    shown: Any = {
-        "help": info.description,
-        "rich_help_panel": extra.get("panel") if isinstance(extra, dict) else None,
-        "show_default": DISTILLED if (name, command) == ("method", "distill") else _default_text(info) or False,
+def settings_options(command: str) -> dict[str, inspect.Parameter]:
+    """An option for every setting that a command has."""
+    flags = {**FLAGS[command], "params": "--param"}
+    shown = {"method": DISTILLED} if command == "distill" else {}
+    metavars = {**BY_LETTER, "params": "NAME=VALUE"}
+    return {
+        name: _option(
+            name,
+            info,
+            flags.get(name, ""),
+            shown.get(name, ""),
+            metavars.get(name, ""),
+            many=name in metavars,
+            negatable=True,
+        )
+        for name, info in Settings.model_fields.items()
+        if command == "distill" or name not in TAUGHT | {"teachers"}
     }
-    # Text, which the settings read, so that every refusal of a value looks alike.
-    annotation: Any = str | None
-    flag = FLAGS[command].get(name) or "--" + name.replace("_", "-")
-    if info.annotation is bool:
-        annotation, flag = bool | None, f"{flag}/--no-{flag[2:]}"
-    elif name in BY_LETTER:
-        annotation = list[str] | None
-        shown["metavar"] = BY_LETTER[name]
-    elif name == "params":
-        annotation, flag = list[str] | None, "--param"
-        shown["metavar"] = "NAME=VALUE"
-    else:
-        shown["metavar"] = _metavar(info)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[annotation, typer.Option(flag, **shown)],
-    )
 
 
 def read_flags(flags: Mapping[str, Any]) -> Said:
@@ -173,87 +322,34 @@ def _parameter(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _kinds(info: FieldInfo) -> list[Any]:
-    """The kinds that a setting may have, without None and without validators."""
-    kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
-    return [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds if kind is not type(None)]
+# the run, the data and the network that are meant ---------------------------------------------------------------------
+class Request(Options):
+    """The images that networks are looked at on, and the ball; None where nothing was said."""
+
+    eps: str | None = option(None, "Radius of the ball, in input units: 8/255; the run's if not given.", "X")
+    norm: Literal["linf", "l2", "l1"] | None = option(None, "Norm of the ball; the run's if not given.")
+    which: Literal["best", "last"] = option("best", "Which weights of a run.")
+    data: str | None = option(None, "Data set; the run's if not given.", "NAME")
+    data_dir: Path | None = option(None, "Folder that holds the data.", "FOLDER")
+    split: Literal["test", "val", "train"] = option("test", "Which images.")
+    first: int | None = option(None, "Only the first N of them.", ge=1)
+
+    if TYPE_CHECKING:
+
+        @property
+        def target(self) -> str:
+            """The network whose data and ball hold where nothing is said."""
 
 
-def _metavar(info: FieldInfo) -> str:
-    kind = _kinds(info)[0]
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    if get_origin(kind) is tuple:
-        return "X,X"
-    return _NUMBERS.get(kind, "TEXT")
+class OneNetwork(Request):
+    """A request that is about one network."""
 
-
-def _default_text(info: FieldInfo) -> str:
-    default = info.default
-    if info.is_required() or default is None or default is False or default in ({}, ""):
-        return ""
-    if isinstance(default, tuple):
-        return ",".join(f"{each:g}" for each in default)
-    if isinstance(default, float):
-        return "8/255" if default == 8 / 255 else f"{default:g}"
-    return str(default)
-
-
-# request --------------------------------------------------------------------------------------------------------------
-# What was asked of a network on the command line, and the run, data and network that it means.
-
-
-SPLITS = ("test", "val", "train")
-WHICH = ("best", "last")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for; None where it said nothing."""
-
-    target: str
-    attacks: str
-    eps: str | None
-    norm: str | None
-    which: str
-    weights: Path | None
-    data: str | None
-    data_dir: Path | None
-    split: str
-    first: int | None
-    batch_size: int
-    seed: int
-    device: str
-    made_on: str | None = None
-    made_on_weights: Path | None = None
-    out: Path | None = None
-    also: str = ""
-    teacher: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    processes: int = 1
-    engine: str = "fast"
-
-
-def check(request: Request) -> None:
-    """Refuse words and counts that no network, run or data could make right."""
-    if request.split not in SPLITS:
-        raise unknown("split", request.split, SPLITS)
-    if request.which not in WHICH:
-        raise unknown("which", request.which, WHICH)
-    counts = (("--first", request.first), ("--batch-size", request.batch_size), ("--processes", request.processes))
-    for name, value in counts:
-        if value is not None and value < 1:
-            raise Refused(name, expected="at least 1", got=str(value))
-
-
-def refuse_apart(request: Request) -> None:
-    """Refuse what the processes of a launch cannot do together."""
-    if request.processes > 1:
-        mend = "torchrun has started several: leave --processes out"
-        raise Refused("--processes", expected="1", got=str(request.processes), mend=mend)
-    if request.made_on is not None:
-        raise Refused("--from", expected="one process", got="several", mend="leave torchrun out")
+    target: str = argument(
+        "RUN|FILE|NAME", "A run, a file of weights that mmard wrote, or a network's name with --weights."
+    )
+    weights: Path | None = option(None, "Weights for a network given by name (.safetensors, .pt).", "FILE")
+    mean: str | None = option(None, "What --weights want their input normalised with.", "X,X,X")
+    std: str | None = option(None, "The same: deviation of each channel.", "X,X,X")
 
 
 def run_of(target: str) -> Run | None:
@@ -324,7 +420,7 @@ def images_of(request: Request, settings: Settings) -> ImageSet:
     return images.take(slice(0, request.first), f"the first {request.first:,} of {images.origin}")
 
 
-def network_of(request: Request, images: ImageSet) -> Network:
+def network_of(request: OneNetwork, images: ImageSet) -> Network:
     """The network that is meant, with its weights, for these images.
 
     Raises:
@@ -349,47 +445,6 @@ def network_of(request: Request, images: ImageSet) -> Network:
         mean=numbers(request.mean),
         std=numbers(request.std),
     )
-
-
-def source_of(request: Request, images: ImageSet, device: torch.device) -> Source | None:
-    """The network on which the attacks are made, where that is another one."""
-    from mmard.evaluation.transfer import Source
-    from mmard.networks import load_network
-
-    weights = str(request.made_on_weights) if request.made_on_weights is not None else None
-    if request.made_on is None:
-        if weights is not None:
-            raise Refused("--from-weights", expected="--from NAME before it", got="none")
-        return None
-    found = load_network(
-        request.made_on,
-        num_classes=images.num_classes,
-        image_shape=images.image_shape,
-        which=request.which if Path(request.made_on).is_dir() else "best",
-        weights=weights,
-        who="source",
-    )
-    return Source(found.module.to(device), found.source)
-
-
-def record_folder(out: Path, run: Run | None, network: Network, settings: Settings) -> Run:
-    """A folder for the records of a network that has no run, to be compared with runs.
-
-    Raises:
-        Refused: if the network has a run, or the folder holds a run or the records of another network.
-    """
-    from mmard.run import Run
-
-    if run is not None:
-        raise Refused("--out", expected="a network without a run", got=str(run.path), mend="its records go there")
-    config = {"network": network.source, "data": settings.data, "eps": settings.eps, "norm": settings.norm, "seed": 0}
-    if not (out / "config.json").is_file():
-        return Run.create(out, config)
-    held = Run.open(out)
-    if "method" in held.config or held.config.get("network") != network.source:
-        got = f"those of {held.config.get('network', 'a run')}"
-        raise Refused(str(out), expected=f"records of {network.source}", got=got, mend="choose another --out")
-    return held
 
 
 def numbers(text: str | None) -> list[float] | None:

@@ -6,84 +6,93 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-import typer
-
-from mmard.cli.app import Page, app
-from mmard.cli.options import AsJson, Request, check, images_of, network_of, option, run_of, settings_of
+from mmard.cli.options import (
+    OneNetwork,
+    Options,
+    argument,
+    command,
+    hidden,
+    images_of,
+    network_of,
+    option,
+    run_of,
+    settings_of,
+)
 from mmard.cli.screen import busy, commands, console, line
 from mmard.cli.show import progress_shown
 from mmard.errors import Refused
 from mmard.words import percent, plural, points
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Look",
-    epilog="""
+class Teachers(Options):
+    """What `mmard teachers` is asked for."""
+
+    name: str | None = argument("NAME", "One of them, in detail.", None)
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command(
+    "Look",
+    """
     mmard teachers
     mmard teachers Chen2021LTD_WRN34_10
     """,
 )
-def teachers(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them, in detail.")] = None,
-    as_json: AsJson = False,
-) -> None:
+def teachers(options: Teachers) -> None:
     """Robust networks of other people that can be named as a teacher: claimed accuracies, papers, licences, places.
 
     Their weights are a file of yours, given with --teacher-weights; `mmard fetch robustbench:NAME` brings most of them.
     """
     from mmard.cli.catalogue import show_teachers
 
-    show_teachers(name, as_json)
+    show_teachers(options.name, options.as_json)
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Share",
-    epilog="""
+class Push(Options):
+    """What `mmard push` is asked for."""
+
+    run: Path = argument("RUN", "A run folder.")
+    repo: str = argument("USER/NAME", "The repository at the Hugging Face hub.")
+    to: Path | None = option(None, "Write the folder here and send nothing.", "FOLDER")
+    public: bool = option(False, "A repository that is made is for everybody.")
+    licence: str | None = option(None, "Licence of the weights, as the hub names it: mit.", "NAME")
+
+
+@command(
+    "Share",
+    """
     mmard push runs/s ada/resnet18-rslad --to shared
     mmard push runs/s ada/resnet18-rslad --public --licence mit
     """,
 )
-def push(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="The repository at the Hugging Face hub.")],
-    to: Annotated[Path | None, option("Write the folder here and send nothing.", "FOLDER", "--to")] = None,
-    public: Annotated[bool, option("A repository that is made is for everybody.", None, "--public")] = False,
-    licence: Annotated[str | None, option("Licence of the weights, as the hub names it: mit.", "NAME")] = None,
-) -> None:
+def push(options: Push) -> None:
     """Share a run at the Hugging Face hub: weights, settings, figures, findings, and a model card made from them.
 
     Folders of this machine are cut out of what is sent. Who you are the hub's client knows from `hf auth login`.
     """
+    push_run(options.run, options.repo, options.to, options.public, options.licence)
 
-    push_run(run, repo, to, public, licence)
+
+class Pull(Options):
+    """What `mmard pull` is asked for."""
+
+    repo: str = argument("USER/NAME", "A repository at the hub, or a folder that push --to wrote.")
+    to: Path = option(..., "Where the run goes.", "FOLDER")
+    revision: str | None = option(None, "Branch, tag or commit.")
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Share",
-    epilog="""
+@command(
+    "Share",
+    """
     mmard pull ada/resnet18-rslad --to runs/pulled
     mmard pull shared --to runs/pulled
     """,
 )
-def pull(
-    repo: Annotated[
-        str, typer.Argument(metavar="USER/NAME", help="A repository at the hub, or a folder that push --to wrote.")
-    ],
-    to: Annotated[Path, option("Where the run goes.", "FOLDER", "--to")],
-    revision: Annotated[str | None, option("Branch, tag or commit.", "TEXT")] = None,
-) -> None:
+def pull(options: Pull) -> None:
     """Bring a shared run to a folder that evaluate, compare and --teacher take. Every file is checked."""
-
-    pull_run(repo, to, revision)
-
-
-# sharing --------------------------------------------------------------------------------------------------------------
-# `mmard push` and `mmard pull`: a run to the Hugging Face hub and back.
+    pull_run(options.repo, options.to, options.revision)
 
 
 def push_run(run: Path, repo: str, to: Path | None, public: bool, licence: str | None) -> None:
@@ -122,15 +131,37 @@ def pull_run(repo: str, to: Path, revision: str | None) -> None:
     commands(out, "next", [f"mmard show {where}", f"mmard evaluate {where} --attack pgd-20", f"less {where}/README.md"])
 
 
-# exporting ------------------------------------------------------------------------------------------------------------
-# `mmard export`: a network as an ONNX file, checked against the network before it gets its name.
-
-
+# export ---------------------------------------------------------------------------------------------------------------
 ATTACKED = 100
 """Images that are attacked for the check: enough to see a broken file, few enough to wait for."""
 
 
-def export_network(request: Request, to: Path, opset: int, as_json: bool) -> None:
+class Export(OneNetwork):
+    """What `mmard export` is asked for."""
+
+    to: Path = option(..., "The file to write; one that is there is replaced.", "FILE.onnx")
+    attacks: str = option(
+        "pgd-20", "Show the file examples of this attack, or none, made on the network.", "LIST", "--attack"
+    )
+    opset: int = option(20, "Version of the ONNX operators.", ge=1)
+    split: Literal["test"] = hidden("test")
+    first: int = option(1000, "Check on the first N test images.", ge=1)
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command(
+    "Use",
+    """
+    mmard export runs/s --to student.onnx
+    mmard export resnet18 --weights their.pt --data cifar10 --data-dir D --eps 8/255 --to theirs.onnx
+    """,
+)
+def export(request: Export) -> None:
+    """Write a network as an ONNX file, normalisation inside and any batch size, and check it on real images."""
+    export_network(request, request.to, request.opset, request.as_json)
+
+
+def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None:
     """Export, check, print what was checked.
 
     Args:
@@ -141,7 +172,6 @@ def export_network(request: Request, to: Path, opset: int, as_json: bool) -> Non
     Raises:
         Refused: for anything wrong; then nothing is written.
     """
-    check(request)
     if to.suffix != ".onnx":
         raise Refused("--to", expected="a file name ending in .onnx", got=str(to))
     with busy("reading data and network"):

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from mmard.cli.app import FrontPage, Page, app
-from mmard.cli.options import AsJson, option
+from mmard.cli.options import AsJson
+from mmard.cli.options import typer_option as option
 from mmard.cli.screen import INTERRUPTED, Board, busy, commands, complain, console, line, put, rich_table, shown
 from mmard.errors import unknown
 from mmard.words import duration, percent, plural

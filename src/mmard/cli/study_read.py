@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmard.cli.app import Page
-from mmard.cli.options import AsJson, option
+from mmard.cli.options import AsJson
+from mmard.cli.options import typer_option as option
 from mmard.cli.screen import busy, commands, complain, console, line
 from mmard.cli.study import ScaleName, print_tables, studies
 from mmard.errors import Refused, require, unknown

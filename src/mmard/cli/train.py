@@ -1,18 +1,17 @@
-"""The commands that train: demo, train, distill."""
+"""`mmard train` and `mmard distill`: from what was said to a run folder, or to the plan of one."""
 
 from __future__ import annotations
 
 import shlex
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.app import Page, app
-from mmard.cli.options import Said, next_commands, option, position_of, with_file, with_settings
+from mmard.cli.options import Options, Said, command, next_commands, option, position_of, with_file
 from mmard.cli.screen import INTERRUPTED, Watch, busy, commands, complain, console, line, put, rich_table, watching
 from mmard.errors import Refused, require
 from mmard.settings import Settings, teachers_text
@@ -26,81 +25,53 @@ if TYPE_CHECKING:
     from mmard.training.ranks import Ranks
 
 
-def _run_option(text: str, metavar: str | None, *flags: str) -> Any:
-    return option(text, metavar, *flags, panel="Run")
+class RunOptions(Options):
+    """Where a run goes, or comes from, and what is said of it."""
+
+    out: Path | None = option(
+        None, "Where the run goes; runs/<date>-<method>-<network>-<seed> if not given.", "FOLDER", panel="Run"
+    )
+    config: Path | None = option(
+        None, "Settings from a TOML or JSON file, e.g. a run's config.json; options go over it.", "FILE", panel="Run"
+    )
+    resume: Path | None = option(None, "Go on with this run, with the settings it began with.", "RUN", panel="Run")
+    dry_run: bool = option(False, "Check everything, measure a few steps, print the plan, write nothing.", panel="Run")
+    quiet: bool = option(False, "Print the run's folder and nothing else.", flag="--quiet,-q", panel="Run")
 
 
-Out = Annotated[
-    Path | None,
-    _run_option("Where the run goes; runs/<date>-<method>-<network>-<seed> if not given.", "FOLDER", "--out"),
-]
-Config = Annotated[
-    Path | None,
-    _run_option("Settings from a TOML or JSON file, e.g. a run's config.json; options go over it.", "FILE", "--config"),
-]
-Resume = Annotated[Path | None, _run_option("Go on with this run, with the settings it began with.", "RUN", "--resume")]
-DryRun = Annotated[
-    bool, _run_option("Check everything, measure a few steps, print the plan, write nothing.", None, "--dry-run")
-]
-Quiet = Annotated[bool, _run_option("Print the run's folder and nothing else.", None, "--quiet", "-q")]
-
-PRECEDENCE = """
-    A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
-    default in brackets.
-"""
-
-
-@app.command(
-    cls=Page,
-    rich_help_panel="Train",
-    help=f"Train a network without a teacher. This is how teachers are made.\n{PRECEDENCE}",
-    epilog="""
+@command(
+    "Train",
+    """
     mmard train --method trades --model cnn-32 --data digits --out runs/teacher
     mmard train --method trades --model wide_resnet-16-4 --data cifar10 --data-dir D --out runs/wide --dry-run
     mmard train --resume runs/teacher
     """,
 )
-@with_settings("train", "said")
-def train(
-    said: dict[str, Any],
-    out: Out = None,
-    config: Config = None,
-    resume: Resume = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a network without a teacher."""
+def train(said: Said, options: RunOptions) -> None:
+    """Train a network without a teacher. This is how teachers are made.
 
-    train_or_distill("train", said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
+    A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
+    default in brackets.
+    """
+    train_or_distill("train", said, **dict(options))
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Train",
-    help=f"Train a student with a teacher.\n{PRECEDENCE}",
-    epilog="""
+@command(
+    "Train",
+    """
     mmard distill --teacher runs/teacher --student cnn-4 --data digits --out runs/s
     mmard distill --method adaad+igdm+mmard --param mmard.guide=0.5 --teacher runs/teacher --student cnn-4
     mmard distill --inner adaad --outer rslad --teacher runs/teacher --student cnn-4
     mmard distill --resume runs/s
     """,
 )
-@with_settings("distill", "said")
-def distill(
-    said: dict[str, Any],
-    out: Out = None,
-    config: Config = None,
-    resume: Resume = None,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a student with a teacher."""
+def distill(said: Said, options: RunOptions) -> None:
+    """Train a student with a teacher.
 
-    train_or_distill("distill", said, out=out, config=config, resume=resume, dry_run=dry_run, quiet=quiet)
-
-
-# training -------------------------------------------------------------------------------------------------------------
-# `mmard train` and `mmard distill`: from what was said to a run folder, or to the plan of one.
+    A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
+    default in brackets.
+    """
+    train_or_distill("distill", said, **dict(options))
 
 
 def train_or_distill(

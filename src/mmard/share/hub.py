@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmard.data.decoding import import_extra
+from mmard.data.decoding import optional
 from mmard.data.fetch import differs
 from mmard.errors import Refused
 from mmard.files import load_tensors, read_json, save_tensors, write_json, write_whole
@@ -198,7 +198,7 @@ def push(
     opened = Run.open(run)
     if to is not None:
         return _written(opened, Path(to).expanduser(), repo, licence)
-    hub = hub or import_extra("huggingface_hub", f"push {repo}", extra="hub").HfApi()
+    hub = hub or optional("huggingface_hub", f"push {repo}", extra="hub").HfApi()
     with tempfile.TemporaryDirectory() as scratch:
         made = _written(opened, Path(scratch) / "shared", repo, licence)
         try:
@@ -243,7 +243,7 @@ def pull(
             facts = _copied(Path(repo).expanduser(), scratch)
         else:
             _check_repo(repo)
-            hub = hub or import_extra("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
+            hub = hub or optional("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
             facts = _downloaded(hub, repo, revision, scratch, tell)
         _check_run(repo, scratch)
         write_json(scratch / "pulled.json", {**facts, "pulled": now()})
