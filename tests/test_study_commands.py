@@ -216,5 +216,7 @@ def test_where_there_is_no_cluster_it_is_said(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_command_to_go_on_with_is_whole() -> None:
-    selection = Selection(["all", "my own.toml"], "M", Path("a b"), "rslad", 2, Path("/data"))
+    selection = Selection(
+        names=["all", "my own.toml"], scale="M", runs=Path("a b"), only="rslad", seeds=2, data_dir=Path("/data")
+    )
     assert selection.words == "all 'my own.toml' --scale M --runs 'a b' --only rslad --seeds 2 --data-dir /data"

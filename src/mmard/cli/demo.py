@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mmard.cli.app import Page, app
-from mmard.cli.options import typer_option as option
+from mmard.cli.options import Options, command, option
 from mmard.cli.screen import busy, commands, console, line
 from mmard.cli.study import exit_where_unmade, make_cells, plan, print_tables
-from mmard.errors import Refused, require
+from mmard.errors import Refused
 from mmard.words import percent
 
 if TYPE_CHECKING:
@@ -22,25 +21,28 @@ if TYPE_CHECKING:
 QUICK = {"epochs": 2, "limit_train": 256}
 
 
-@app.command(
-    cls=Page,
-    rich_help_panel="Start",
-    epilog="""
+class Demo(Options):
+    """What `mmard demo` is asked for."""
+
+    out: Path | None = option(None, "Where the runs go.", "FOLDER", shown="runs/demo")
+    seeds: int = option(1, "Train the students with so many seeds.", ge=1)
+    quick: bool = option(False, "Two epochs on a few images, to see that all works; figures mean nothing.")
+
+
+@command(
+    "Start",
+    """
     mmard demo
     mmard demo --seeds 3
     """,
 )
-def demo(
-    out: Annotated[Path | None, option("Where the runs go.", "FOLDER", shown="runs/demo")] = None,
-    seeds: Annotated[int, option("Train the students with so many seeds.", "N", shown="1")] = 1,
-    quick: Annotated[bool, option("Two epochs on a few images, to see that all works; figures mean nothing.")] = False,
-) -> None:
+def demo(options: Demo) -> None:
     """The whole job on bundled digits: a teacher, four students, attacks, one table. Minutes, no download.
 
     Called again with the same folder, it skips what is finished and goes on with what is not.
     """
-    require(seeds >= 1, "--seeds", expected="at least 1", got=seeds)
-    folder = out or Path("runs/demo-quick" if quick else "runs/demo")
+    seeds, quick = options.seeds, options.quick
+    folder = options.out or Path("runs/demo-quick" if quick else "runs/demo")
     screen = console()
     line(
         screen, "A robust teacher, and students of 60 times fewer weights: without a defence, trained alone,", "strong"

@@ -59,7 +59,15 @@ class Options(BaseModel):
 
 
 def option(
-    default: Any, text: str, metavar: str = "", flag: str = "", *, panel: str = "", shown: str = "", **bounds: Any
+    default: Any,
+    text: str,
+    metavar: str = "",
+    flag: str = "",
+    *,
+    panel: str = "",
+    shown: str = "",
+    many: bool = False,
+    **bounds: Any,
 ) -> Any:
     """A field that is an option.
 
@@ -70,23 +78,16 @@ def option(
         flag: by the field's name if not given.
         panel: the heading over it.
         shown: the default in words, where it is not the value.
+        many: whether it may be said several times.
         bounds: of the value, as pydantic calls them: ge, le, gt, lt.
     """
-    extra: dict[str, Any] = {"metavar": metavar, "flag": flag, "panel": panel, "shown": shown}
+    extra: dict[str, Any] = {"metavar": metavar, "flag": flag, "panel": panel, "shown": shown, "many": many}
     return Field(default, description=text, json_schema_extra=extra, **bounds)
 
 
 def argument(metavar: str, text: str, default: Any = ...) -> Any:
     """A field that is said by its place on the command line; the last one may be a list."""
     return Field(default, description=text, json_schema_extra={"metavar": metavar, "argument": True})
-
-
-def typer_option(text: str, metavar: str | None = None, *flags: str, panel: str | None = None, shown: str = "") -> Any:
-    """An option of a command that has no model yet."""
-    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=panel, show_default=shown or False)
-
-
-AsJson = Annotated[bool, typer_option("Print records as JSON.", None, "--json")]
 
 
 def hidden(default: Any) -> Any:
@@ -171,7 +172,7 @@ def _option(
     extra = _extra(info)
     flags = [flag or _flag(name, info)]
     # Text, which the model reads, so that every refusal of a value looks alike.
-    kind: Any = list[str] if many or get_origin(info.annotation) is list else str
+    kind: Any = list[str] if many or extra.get("many") or get_origin(info.annotation) is list else str
     if info.annotation is bool:
         kind = bool
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"] if negatable else flags[0].split(",")

@@ -6,20 +6,18 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from mmard.cli.app import FrontPage, Page, app
-from mmard.cli.options import AsJson
-from mmard.cli.options import typer_option as option
+from mmard.cli.app import FrontPage, app
+from mmard.cli.options import MOST_PROCESSES, Options, argument, command, hidden, option
 from mmard.cli.screen import INTERRUPTED, Board, busy, commands, complain, console, line, put, rich_table, shown
-from mmard.errors import unknown
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
@@ -45,34 +43,15 @@ studies = typer.Typer(
 app.add_typer(studies, name="study", rich_help_panel="Look")
 
 
-def _cluster(text: str, metavar: str, shown: str = "") -> Any:
-    return option(text, metavar, panel="Cluster", shown=shown)
+class Selection(Options):
+    """Which cells are meant, and where they are."""
 
-
-Names = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME...", help="Studies of `mmard study list`, files that declare one, or all.", show_default=False
-    ),
-]
-ScaleName = Annotated[str, option("Data, networks, seeds, attacks: a name, or a file.", "S|M|L|FILE", shown="S")]
-Runs = Annotated[Path | None, option("Where the runs are.", "FOLDER", shown="runs/study/<scale>")]
-Only = Annotated[str, option("Only cells with this in their name, host, variant or student; and teachers.", "TEXT")]
-Seeds = Annotated[int | None, option("Only the first so many seeds of the scale.", "N")]
-DataDir = Annotated[Path | None, option("Folder that holds the data; digits need none.", "FOLDER", "--data-dir")]
-Device = Annotated[str, option("cpu, cuda, cuda:1, or auto.", "TEXT", shown="auto")]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which cells, and where, as the command line says it."""
-
-    names: Sequence[str | Path]
-    scale: str
-    runs: Path | None = None
-    only: str = ""
-    seeds: int | None = None
-    data_dir: Path | None = None
+    names: list[str] = argument("NAME...", "Studies of `mmard study list`, files that declare one, or all.")
+    scale: str = option("S", "Data, networks, seeds, attacks: a name, or a file.", "S|M|L|FILE")
+    runs: Path | None = option(None, "Where the runs are.", "FOLDER", shown="runs/study/<scale>")
+    only: str = option("", "Only cells with this in their name, host, variant or student; and teachers.", "TEXT")
+    seeds: int | None = option(None, "Only the first so many seeds of the scale.")
+    data_dir: Path | None = option(None, "Folder that holds the data; digits need none.", "FOLDER")
 
     @cached_property
     def choice(self) -> Choice:
@@ -107,7 +86,7 @@ def study(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@studies.command("list", cls=Page, rich_help_panel="Make", epilog="mmard study list")
+@command("Make", "mmard study list", "list", of=studies)
 def list_() -> None:
     """Studies and scales that are declared here, and how many cells they have."""
     with busy("reading what is declared"):
@@ -139,65 +118,60 @@ def list_() -> None:
 
 
 # run ------------------------------------------------------------------------------------------------------------------
-@studies.command(
-    cls=Page,
-    rich_help_panel="Make",
-    epilog="""
+class Run(Selection):
+    """What `mmard study run` is asked for."""
+
+    jobs: int | None = option(None, "Cells at a time.", shown="as the cores or GPUs allow", le=MOST_PROCESSES)
+    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
+    dry_run: bool = option(False, "Say what there is to do and how long; do nothing.")
+    launcher: Literal["local", "slurm", "submitit-local"] = option(
+        "local", "Where the workers run: here, or as jobs of SLURM.", panel="Cluster"
+    )
+    partition: str = option("", "Of SLURM.", "NAME", panel="Cluster")
+    minutes: int = option(240, "Until a job is ended and queued again.", panel="Cluster", ge=1)
+    cpus: int = option(1, "For each job.", panel="Cluster", ge=1, le=1024)
+    gpus: int = option(0, "For each job.", panel="Cluster", ge=0, le=64)
+
+
+@command(
+    "Make",
+    """
     mmard study run all --scale S --dry-run
     mmard study run plug-and-play boundary --jobs 2
     mmard study run plug-and-play --only rslad --seeds 2
     mmard study run headline --scale L --data-dir D
     mmard study run all --scale L --data-dir D --launcher slurm --jobs 8
     """,
+    of=studies,
 )
-def run(
-    names: Names,
-    scale: ScaleName = "S",
-    runs: Runs = None,
-    jobs: Annotated[int | None, option("Cells at a time.", "N", shown="as the cores or GPUs allow")] = None,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    only: Only = "",
-    seeds: Seeds = None,
-    launcher: Annotated[
-        str, _cluster("Where the workers run: here, or as jobs of SLURM.", "local|slurm|submitit-local", "local")
-    ] = "local",
-    partition: Annotated[str, _cluster("Of SLURM.", "NAME")] = "",
-    minutes: Annotated[int, _cluster("Until a job is ended and queued again.", "N", "240")] = 240,
-    cpus: Annotated[int, _cluster("For each job.", "N", "1")] = 1,
-    gpus: Annotated[int, _cluster("For each job.", "N", "0")] = 0,
-    dry_run: Annotated[bool, option("Say what there is to do and how long; do nothing.", None, "--dry-run")] = False,
-) -> None:
+def run(options: Run) -> None:
     """Train and attack what is missing. Ctrl-C saves; the same command goes on.
 
     What is finished is skipped, and what several studies need is made once. Several commands share the work, also from
     several machines with one file system. A cell that fails does not stop the others: it is told at the end, and the
     exit status is 1.
     """
-    selection = Selection(names, scale, runs, only, seeds, data_dir)
     screen = console()
     with busy("counting what there is to do"):
-        from mmard.study.workers import LAUNCHERS, JobLimits, sites_for
+        from mmard.study.workers import JobLimits, sites_for
 
-        if launcher not in ("local", *LAUNCHERS):
-            raise unknown("launcher", launcher, ("local", *LAUNCHERS))
-        choice, site = selection.choice, selection.site
-        cells = list(choice.cells.values())
-        sites = sites_for(site, cells, jobs, device) if launcher == "local" else [site] * (jobs or 1)
+        choice, site, jobs, here = options.choice, options.site, options.jobs, options.launcher == "local"
+        sites = sites_for(site, list(choice.cells.values()), jobs, options.device) if here else [site] * (jobs or 1)
     expected = plan(choice, sites, screen)
-    if dry_run:
+    if options.dry_run:
         _by_study(choice, expected, screen)
-    if dry_run or not expected:
+    if options.dry_run or not expected:
         return
-    if launcher != "local":
-        _submit(selection, launcher, jobs or 1, JobLimits(partition, minutes, cpus, gpus), screen)
+    if not here:
+        limits = JobLimits(options.partition, options.minutes, options.cpus, options.gpus)
+        _submit(options, options.launcher, jobs or 1, limits, screen)
         return
     line(screen, "Ctrl-C saves and stops; the same command goes on.")
-    board = make_cells(choice, sites, expected, screen, f"mmard study run {selection.words}")
-    if len(choice.grids) == 1 and not only:
+    board = make_cells(choice, sites, expected, screen, f"mmard study run {options.words}")
+    if len(choice.grids) == 1 and not options.only:
         print_reading(choice, site, screen)
-    at = f" --runs {shlex.quote(str(runs))}" if runs else ""
-    commands(screen, "next", [f"mmard study table {grid.study.name} --scale {scale}{at}" for grid in choice.grids])
+    at = f"--scale {options.scale}" + (f" --runs {shlex.quote(str(options.runs))}" if options.runs else "")
+    commands(screen, "next", [f"mmard study table {grid.study.name} {at}" for grid in choice.grids])
     exit_where_unmade(choice, site, board)
 
 
@@ -362,28 +336,25 @@ def _submit(selection: Selection, launcher: str, jobs: int, limits: JobLimits, s
 
 
 # status ---------------------------------------------------------------------------------------------------------------
-@studies.command(cls=Page, rich_help_panel="Make", epilog="mmard study status all --scale S")
-def status(
-    names: Names,
-    scale: ScaleName = "S",
-    runs: Runs = None,
-    only: Only = "",
-    seeds: Seeds = None,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
+class StatusOptions(Selection):
+    """What `mmard study status` is asked for."""
+
+    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command("Make", "mmard study status all --scale S", of=studies)
+def status(options: StatusOptions) -> None:
     """What is done, running, failed and missing; hours used and hours left."""
-    selection = Selection(names, scale, runs, only, seeds, data_dir)
     with busy("looking at run folders"):
         from mmard.study.progress import STATES, hours_used, statuses_of
 
-        choice, site = selection.choice, replace(selection.site, device=device)
+        choice, site = options.choice, replace(options.site, device=options.device)
         statuses = statuses_of(choice.cells, site)
         left = {name: cell for name, cell in choice.cells.items() if statuses[name].state != "done"}
         known = _time_estimate(choice, statuses, site) if left else None
         rest = {name: known.seconds(cell) * (1 - statuses[name].share) for name, cell in left.items()} if known else {}
-    if as_json:
+    if options.as_json:
         found = {name: {"state": each.state, "share": each.share, "why": each.why} for name, each in statuses.items()}
         print(json.dumps(found, indent=2))
         return
@@ -411,7 +382,7 @@ def status(
             line(out, title, "strong")
             _first(out, [f"  {name}: {text}" for name, text in which.items()])
     if left:
-        commands(out, "go on with", [f"mmard study run {selection.words}"])
+        commands(out, "go on with", [f"mmard study run {options.words}"])
 
 
 def _first(out: Console, lines: Sequence[str]) -> None:
@@ -423,70 +394,62 @@ def _first(out: Console, lines: Sequence[str]) -> None:
 
 
 # records --------------------------------------------------------------------------------------------------------------
-@studies.command(
-    cls=Page,
-    rich_help_panel="Make",
-    epilog="""
-    mmard study records all --scale S --out results/studies/S.jsonl
-    """,
-)
-def records(
-    names: Names,
-    out: Annotated[Path, option("File of records, to be written or added to.", "FILE")],
-    scale: ScaleName = "S",
-    runs: Runs = None,
-    only: Only = "",
-    seeds: Seeds = None,
-) -> None:
+class RecordsOptions(Selection):
+    """What `mmard study records` is asked for."""
+
+    out: Path = option(..., "File of records, to be written or added to.", "FILE")
+    data_dir: None = hidden(None)
+
+
+@command("Make", "mmard study records all --scale S --out results/studies/S.jsonl", of=studies)
+def records(options: RecordsOptions) -> None:
     """Gather the records of finished cells in one file, a line of JSON each; those that it holds already stay."""
     from mmard.study.records import collect, merged, read, write
 
-    selection = Selection(names, scale, runs, only, seeds)
-    found = collect(selection.site.runs, selection.choice.cells)
+    choice, out = options.choice, options.out
+    found = collect(options.site.runs, choice.cells)
     both = merged(read(out) if out.is_file() else {}, found)
     write(out, both.records)
-    cells = plural(len(selection.choice.cells), "cell")
+    cells = plural(len(choice.cells), "cell")
     added = f"{len(both.added):,} new in {out}, which has {len(both.records):,}"
     line(console(), f"{plural(len(found), 'record')} of {cells}; {added}.")
     for name in both.changed:
         complain(f"{name}: a figure or its weights changed; the later record was taken")
 
 
-@studies.command(
-    cls=Page,
-    rich_help_panel="Make",
-    epilog="""
-    mmard study rerun rslad-cnn-4-0-e0602fd1 --records results/studies/S.jsonl
-    """,
-)
-def rerun(
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="Name of a cell that has a record.", show_default=False)],
-    records: Annotated[Path, option("File of records that has it and its teachers.", "FILE")],
-    runs: Annotated[Path, option("Where the new runs go; teachers that are there are taken.", "FOLDER")] = Path(
-        "runs/study/again"
-    ),
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
+class Rerun(Options):
+    """What `mmard study rerun` is asked for."""
+
+    cell: str = argument("CELL", "Name of a cell that has a record.")
+    records: Path = option(..., "File of records that has it and its teachers.", "FILE")
+    runs: Path = option(Path("runs/study/again"), "Where the new runs go; teachers that are there are taken.", "FOLDER")
+    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
+    data_dir: Path | None = option(None, "Folder that holds the data; digits need none.", "FOLDER")
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command("Make", "mmard study rerun rslad-cnn-4-0-e0602fd1 --records results/studies/S.jsonl", of=studies)
+def rerun(options: Rerun) -> None:
     """Train and attack a recorded cell again, from its record alone, and compare.
 
     The exit status is 0 if weights and figures are the same to the bit, which on a CPU of the same kind they are, and 1
     with every difference listed if they are not.
     """
+    cell = options.cell
     with busy("reading the records"):
         from mmard.study.cell import Site
         from mmard.study.records import read, repeat
         from mmard.training.fit import Interrupted
 
-        held = read(records)
+        held = read(options.records)
     try:
         with busy(f"making {cell}"):
-            found = repeat(cell, held, Site(runs, None if data_dir is None else str(data_dir), device))
+            data_dir = None if options.data_dir is None else str(options.data_dir)
+            found = repeat(cell, held, Site(options.runs, data_dir, options.device))
     except (Interrupted, KeyboardInterrupt):
         complain("saved; the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
-    if as_json:
+    if options.as_json:
         each = {cell: found.mismatches, **found.teachers}
         differ = {name: [asdict(mismatch) for mismatch in own] for name, own in each.items()}
         print(json.dumps({"cell": cell, "same": found.same, "differences": differ}, indent=2))

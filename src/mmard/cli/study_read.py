@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmard.cli.app import Page
-from mmard.cli.options import AsJson
-from mmard.cli.options import typer_option as option
+from mmard.cli.options import Options, argument, command, option
 from mmard.cli.screen import busy, commands, complain, console, line
-from mmard.cli.study import ScaleName, print_tables, studies
+from mmard.cli.study import print_tables, studies
 from mmard.errors import Refused, require, unknown
 from mmard.words import plural
 
@@ -22,33 +19,19 @@ if TYPE_CHECKING:
 
 ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".txt": "text"}
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A study of `mmard study list`, or a file of your own.")]
-Records = Annotated[
-    Path | None,
-    option("Read this file, as `records` writes it.", "FILE", shown="results/studies/<scale>.jsonl"),
-]
-RunsRead = Annotated[
-    Path | None,
-    option("Read this folder of runs.", "FOLDER", shown="runs/study/<scale>, if it has some"),
-]
-Which = Annotated[str, option("Which weights are spoken of.", "best|last", shown="what the scale says")]
+WHICH = option("", "Which weights are spoken of.", "best|last", shown="what the scale says")
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the figures of a study are, as the command line says it.
+class Source(Options):
+    """Where the figures of a study are; without records and runs, the scale's own runs, or else its records here."""
 
-    Attributes:
-        study, scale: by name or file.
-        records: a file of records; `runs`: a folder of runs; neither: the scale's own runs, or else its records here.
-        which: "best" or "last"; what the scale says if empty.
-    """
-
-    study: str
-    scale: str
-    records: Path | None
-    runs: Path | None
-    which: str
+    name: str = argument("NAME", "A study of `mmard study list`, or a file of your own.")
+    scale: str = option("S", "Data, networks, seeds, attacks: a name, or a file.", "S|M|L|FILE")
+    records: Path | None = option(
+        None, "Read this file, as `records` writes it.", "FILE", shown="results/studies/<scale>.jsonl"
+    )
+    runs: Path | None = option(None, "Read this folder of runs.", "FOLDER", shown="runs/study/<scale>, if it has some")
+    which: str = WHICH
 
     def read(self) -> tuple[Reading, str]:
         """The study with its records, and where those are from.
@@ -64,15 +47,15 @@ class Source:
         if self.records is not None and self.runs is not None:
             raise Refused("--records and --runs", expected="one of them", got="both")
         _check_which(self.which)
-        choice = choose([self.study], self.scale)
-        require(len(choice.grids) == 1, "NAME", expected="one study", got=self.study, mend="mmard study list")
+        choice = choose([self.name], self.scale)
+        require(len(choice.grids) == 1, "NAME", expected="one study", got=self.name, mend="mmard study list")
         grid, runs = choice.grids[0], self.runs or choice.runs
         file = self.records or RECORDS / f"{choice.scale.name}.jsonl"
         found, source = ({} if self.records is not None else collect(runs, grid.cells)), str(runs)
         if not found and self.runs is None and (self.records is not None or file.is_file()):
             found, source = read(file), str(file)
         reading = Reading(grid, found, self.which or choice.scale.which)
-        mend = f"mmard study run {self.study} --scale {self.scale}"
+        mend = f"mmard study run {self.name} --scale {self.scale}"
         where = f"study {grid.study.name}"
         require(reading.any, where, expected="records of its cells", got=f"none in {source}", mend=mend)
         return reading, source
@@ -85,35 +68,29 @@ def _check_which(which: str) -> None:
 
 
 # table ----------------------------------------------------------------------------------------------------------------
-@studies.command(
-    cls=Page,
-    rich_help_panel="Read",
-    epilog="""
+class TableOptions(Source):
+    """What `mmard study table` is asked for."""
+
+    form: str | None = option(None, "Print it as this.", "text|markdown|latex|csv|json", "--format", shown="text")
+    out: Path | None = option(None, "Write it into a file; .md, .tex, .csv, .json or .txt says as what.", "FILE")
+
+
+@command(
+    "Read",
+    """
     mmard study table plug-and-play --scale S
     mmard study table benchmark --records results/studies/S.jsonl --which last
     mmard study table saturation --out table.tex
     """,
+    of=studies,
 )
-def table(
-    name: Name,
-    scale: ScaleName = "S",
-    records: Records = None,
-    runs: RunsRead = None,
-    which: Which = "",
-    form: Annotated[
-        str | None,
-        option("Print it as this.", "text|markdown|latex|csv|json", "--format", shown="text"),
-    ] = None,
-    out: Annotated[
-        Path | None, option("Write it into a file; .md, .tex, .csv, .json or .txt says as what.", "FILE", "--out")
-    ] = None,
-) -> None:
+def table(options: TableOptions) -> None:
     """The tables of a study: means over seeds, differences paired by seed, and what is missing."""
     from mmard.study.tables import written
 
-    form = _format(form, out)
+    out, form = options.out, _format(options.form, options.out)
     with busy("reading records"):
-        reading, source = Source(name, scale, records, runs, which).read()
+        reading, source = options.read()
     if form == "text" and out is None:
         screen, study, at = console(), reading.grid.study, reading.grid.scale
         line(screen, f"{study.title}; scale {at.name}: {at.title}", "strong")
@@ -121,7 +98,7 @@ def table(
         screen.print()
         print_tables(screen, reading)
         line(screen, f"From {source}.", "quiet")
-        commands(screen, "the same as a picture", [f"mmard study plot {name} --scale {scale}"])
+        commands(screen, "the same as a picture", [f"mmard study plot {options.name} --scale {options.scale}"])
         return
     text = _text(reading) if form == "text" else written(reading, form)
     if out is None:
@@ -151,25 +128,21 @@ def _text(reading: Reading) -> str:
 
 
 # plot -----------------------------------------------------------------------------------------------------------------
-@studies.command(
-    cls=Page,
-    rich_help_panel="Read",
-    epilog="""
+class PlotOptions(Source):
+    """What `mmard study plot` is asked for."""
+
+    out: Path | None = option(None, "The file; further plots go beside it.", "FILE.svg", shown="<scale>-<study>.svg")
+
+
+@command(
+    "Read",
+    """
     mmard study plot plug-and-play --scale S --out gains.svg
     mmard study plot benchmark --runs runs/study/S
     """,
+    of=studies,
 )
-def plot(
-    name: Name,
-    scale: ScaleName = "S",
-    records: Records = None,
-    runs: RunsRead = None,
-    which: Which = "",
-    out: Annotated[
-        Path | None,
-        option("The file; further plots go beside it.", "FILE.svg", "--out", shown="<scale>-<study>.svg"),
-    ] = None,
-) -> None:
+def plot(options: PlotOptions) -> None:
     """The plots of a study as SVG files, for light and dark pages. Needs the extra mmard[plots]."""
     from mmard.report.drawing import need_plots
 
@@ -177,8 +150,8 @@ def plot(
     with busy("drawing"):
         from mmard.study.tables import charts
 
-        reading, _ = Source(name, scale, records, runs, which).read()
-        first = out or Path(f"{reading.grid.scale.name}-{reading.grid.study.name}.svg")
+        reading, _ = options.read()
+        first = options.out or Path(f"{reading.grid.scale.name}-{reading.grid.study.name}.svg")
         require(first.suffix.lower() == ".svg", "--out", expected="a name ending in .svg", got=str(first))
         plots = {first.with_stem(f"{first.stem}-{p.slug}") if p.slug else first: p for p in charts(reading)}
         drawn = {file: plot.draw() for file, plot in plots.items()}
@@ -188,43 +161,43 @@ def plot(
 
 
 # ledger ---------------------------------------------------------------------------------------------------------------
-@studies.command(
-    cls=Page,
-    rich_help_panel="Read",
-    epilog="""
+class LedgerOptions(Options):
+    """What `mmard study ledger` is asked for."""
+
+    records: tuple[Path, ...] = option(
+        (), "Files of records, or folders of such files.", "FILE|FOLDER", shown="results/studies", many=True
+    )
+    out: Path = option(Path("RESULTS.md"), "The page.", "FILE")
+    pictures: Path | None = option(None, "Folder of the pictures.", "FOLDER", shown="results/pictures beside it")
+    which: str = WHICH
+    check: bool = option(False, "Write nothing; exit with 1 where page or pictures lag behind.")
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command(
+    "Read",
+    """
     mmard study ledger
     mmard study ledger --records results/studies/S.jsonl --out S.md
     mmard study ledger --check
     """,
+    of=studies,
 )
-def ledger(
-    records: Annotated[
-        list[Path] | None,
-        option("Files of records, or folders of such files.", "FILE|FOLDER", "--records", shown="results/studies"),
-    ] = None,
-    out: Annotated[Path, option("The page.", "FILE", "--out", shown="RESULTS.md")] = Path("RESULTS.md"),
-    pictures: Annotated[
-        Path | None, option("Folder of the pictures.", "FOLDER", "--pictures", shown="results/pictures beside it")
-    ] = None,
-    which: Which = "",
-    check: Annotated[
-        bool, option("Write nothing; exit with 1 where page or pictures lag behind.", None, "--check")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
+def ledger(options: LedgerOptions) -> None:
     """RESULTS.md: every study of every scale that has records, the paper's claims judged, published figures apart."""
     from mmard.report.drawing import need_plots
     from mmard.study.ledger import PICTURES, RECORDS, results_page, stale, write_page
     from mmard.study.records import merged, read
 
+    out, check, which = options.out, options.check, options.which
     _check_which(which)
     if not check:
         need_plots()
     found: dict[str, dict[str, Any]] = {}
-    for path in records or [RECORDS]:
+    for path in options.records or [RECORDS]:
         for file in _record_files(path):
             found = merged(found, read(file)).records
-    folder = pictures or out.parent / PICTURES
+    folder = options.pictures or out.parent / PICTURES
     shown = folder.relative_to(out.parent) if folder.is_relative_to(out.parent) else folder
     with busy("reading and drawing"):
         page = results_page(found, which=which, pictures=shown, draw=not check)
@@ -237,7 +210,7 @@ def ledger(
         line(console(), f"{out} and {plural(len(page.stamps), 'picture')} are as the records have it")
         return
     write_page(page, out, folder)
-    if as_json:
+    if options.as_json:
         print(json.dumps({"page": str(out), "pictures": sorted(str(folder / name) for name in page.pictures)}))
         return
     line(console(), f"{out}: {plural(len(found), 'record')}, {plural(len(page.pictures), 'picture')} in {folder}")
