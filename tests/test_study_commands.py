@@ -16,7 +16,7 @@ import torch
 from little_study import little
 
 from mmard.cli import answer
-from mmard.cli.screen import Board, console
+from mmard.cli.screen import StudyBoard, console
 from mmard.cli.study import Selection
 from mmard.data import load
 from mmard.errors import Refused
@@ -167,7 +167,7 @@ def test_workers_share_the_time_but_not_a_teacher() -> None:
 def test_what_is_left_follows_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = console()
     site = SimpleNamespace(record=lambda name: None)
-    board = Board(site, {"a": 10.0, "b": 10.0, "c": 20.0}, 2, screen)  # type: ignore[arg-type]
+    board = StudyBoard(screen, site, {"a": 10.0, "b": 10.0, "c": 20.0}, 2)  # type: ignore[arg-type]
     assert board.left() == 20.0
     board(Message(0, "began", "a"))
     board(Message(0, "training", "a", share=0.5))

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from typed import SMALL, SRC, Typed
 
-from mmard.cli.screen import THEME, Lines, Moving, Watch
+from mmard.cli.screen import THEME, AttackBoard, Board, TrainingBoard
 from mmard.run import Run
 
 
@@ -30,7 +30,7 @@ def an_epoch(step: int, seconds: float, **more: Any) -> dict[str, Any]:
 
 
 def test_time_left_is_of_this_process_alone() -> None:
-    watch = Watch(epochs=5, steps=4, attack="PGD-1 at linf 0.1")
+    watch = TrainingBoard(Console(file=io.StringIO()), epochs=5, steps=4, attack="PGD-1 at linf 0.1", moves=True)
     assert watch.left() is None
     watch.recall([an_epoch(4, 100.0, best=True)])
     watch.see(event("resume", 8, 1000.0))
@@ -42,8 +42,8 @@ def test_time_left_is_of_this_process_alone() -> None:
 
 def test_lines_for_a_file() -> None:
     out = io.StringIO()
-    watch = Watch(epochs=2, steps=4, attack="PGD-1 at linf 0.1")
-    shown = Lines(watch, Console(file=out, width=30, highlight=False), every=0.0)
+    screen = Console(file=out, width=30, highlight=False)
+    shown = TrainingBoard(screen, epochs=2, steps=4, attack="PGD-1 at linf 0.1", moves=False, every=0.0)
     for each in (event("start", 0, 0.0), event("tick", 3, 3.0), an_epoch(4, 4.0, best=True)):
         shown(each)
     assert out.getvalue() == (
@@ -57,7 +57,7 @@ def test_lines_for_a_file() -> None:
 def test_the_moving_picture_fits_a_narrow_terminal() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True, highlight=False, color_system=None, theme=THEME)
-    moving = Moving(Watch(epochs=200, steps=4, attack="PGD-10 at linf 8/255"), console)
+    moving = TrainingBoard(console, epochs=200, steps=4, attack="PGD-10 at linf 8/255", moves=True)
     moving(an_epoch(4, 4000.0, best=True))
     console.print(moving.picture())
     moving(event("step", 7, 4100.0, lr=0.1, loss=1.25, **{f"a_long_name_{i}": 0.1 for i in range(9)}))
@@ -69,12 +69,29 @@ def test_the_moving_picture_fits_a_narrow_terminal() -> None:
 
 
 def test_a_tick_costs_nothing_to_speak_of() -> None:
-    moving = Moving(Watch(epochs=5, steps=4, attack="PGD-1"), Console(file=io.StringIO()))
+    moving = TrainingBoard(Console(file=io.StringIO()), epochs=5, steps=4, attack="PGD-1", moves=True)
     tick = event("tick", 1, 0.1)
     began = time.process_time()
     for _ in range(10_000):
         moving(tick)
     assert time.process_time() - began < 1.0, "0.1 ms a step is a thousandth of the shortest step there is"
+
+
+def drawn(board: Board) -> str:
+    with board.out.capture() as captured:
+        board.out.print(board.picture())
+    return captured.get()
+
+
+def test_attacks_show_what_is_left_of_the_images() -> None:
+    board = AttackBoard(Console(file=io.StringIO(), width=100, theme=THEME))
+    for name in map(str, range(9)):
+        board(f"pgd-{name}", 30, 60, 12)
+    board("pgd-3", 60, 60, 7)
+    text = drawn(board)
+    assert "pgd-0" not in text, "the latest eight are shown"
+    assert re.search(r"pgd-3 .* 60/60 images, 7 right\s*$", text, re.MULTILINE), "what is done has no time left"
+    assert re.search(r"pgd-8 .* 30/60 images, 12 right +\S.* left", text)
 
 
 def test_a_terminal_sees_rows_and_gets_its_cursor_back() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from trainings import NEVER, Killed, Left, Observer, at, control_c, kill
 
 from mmard.attacks import PGD
-from mmard.cli.screen import Lines, Moving, Watch
+from mmard.cli.screen import THEME, TrainingBoard
 from mmard.data import Splits
 from mmard.data.augment import Augmentation
 from mmard.data.batches import SetBatches
@@ -262,10 +262,10 @@ def test_with_a_table_no_student_asks_again(tmp_path: Path) -> None:
     assert not same(dict(step.nets["S"].state_dict()), dict(net(9).state_dict()))
 
 
-@pytest.mark.parametrize("display", [Lines, Moving])
-def test_a_note_is_shown_and_does_not_count_as_progress(display: Any) -> None:
-    out = Console(file=io.StringIO(), width=80)
-    watch = Watch(2, 3, "PGD")
-    display(watch, out)({"kind": "note", "text": "teacher table: 10% of 40 predictions are known"})
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_note_is_shown_and_does_not_count_as_progress(moves: bool) -> None:
+    out = Console(file=io.StringIO(), width=80, theme=THEME)
+    watch = TrainingBoard(out, 2, 3, "PGD", moves)
+    watch({"kind": "note", "text": "teacher table: 10% of 40 predictions are known"})
     assert "10% of 40 predictions" in out.file.getvalue()
     assert (watch.now, watch.first) == ({}, {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 
 from mmard.cli.options import MOST_THREADS, Options, command, option
-from mmard.cli.screen import INTERRUPTED, complain, console, line, put, rich_table, watched
+from mmard.cli.screen import INTERRUPTED, busy, complain, console, line, put, rich_table
 from mmard.errors import Refused
 
 
@@ -63,8 +62,12 @@ def bench(options: Bench) -> None:
     """
     if options.run is not None and not options.agreement:
         raise Refused("--run", expected="--agreement beside it", got="none", mend="say --agreement as well")
-    with _Telling("agreement" if options.agreement else "benchmark") as told:
-        record = (_agreement if options.agreement else _benchmark)(options, told)
+    try:
+        with busy("agreement" if options.agreement else "benchmark") as tell:
+            record = (_agreement if options.agreement else _benchmark)(options, tell)
+    except KeyboardInterrupt:
+        complain("stopped; nothing was written")
+        raise typer.Exit(INTERRUPTED) from None
     if options.as_json:
         print(json.dumps(record, indent=2))
         return
@@ -78,7 +81,7 @@ def _words(text: str) -> list[str]:
 Record = Mapping[str, Any]
 
 
-def _benchmark(options: Bench, told: Callable[[str], None]) -> Record:
+def _benchmark(options: Bench, tell: Callable[[str], None]) -> Record:
     from mmard.bench.measure import benchmark
     from mmard.bench.records import default_folder
 
@@ -90,11 +93,11 @@ def _benchmark(options: Bench, told: Callable[[str], None]) -> Record:
         threads=options.threads,
         device=options.device,
         out=options.out or default_folder(),
-        told=told,
+        told=tell,
     )
 
 
-def _agreement(options: Bench, told: Callable[[str], None]) -> Record:
+def _agreement(options: Bench, tell: Callable[[str], None]) -> Record:
     from mmard.bench.agreement import agreement
     from mmard.bench.records import default_folder
 
@@ -106,32 +109,8 @@ def _agreement(options: Bench, told: Callable[[str], None]) -> Record:
         data_dir=None if options.data_dir is None else str(options.data_dir),
         device=options.device,
         out=options.out or default_folder(),
-        told=told,
+        told=tell,
     )
-
-
-class _Telling:
-    """What is being done, in a terminal that can redraw; Ctrl-C ends it in one line."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        err = watched()
-        self.status = None if err is None else err.status(what, spinner="dots", spinner_style="quiet")
-        self._held: AbstractContextManager[object] = self.status or nullcontext()
-
-    def __enter__(self) -> _Telling:
-        self._held.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        self._held.__exit__(kind, *error)
-        if kind is KeyboardInterrupt:
-            complain("stopped; nothing was written")
-            raise typer.Exit(INTERRUPTED) from None
-
-    def __call__(self, text: str) -> None:
-        if self.status is not None:
-            self.status.update(f"{self.what}: {text}")
 
 
 # speed ------------------------------------------------------------------------------------------------------------

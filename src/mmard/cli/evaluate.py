@@ -26,8 +26,8 @@ from mmard.cli.options import (
     run_of,
     settings_of,
 )
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
-from mmard.cli.show import keep, progress_shown, scores_table, show_every_check, show_findings
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, progress_shown, put, rich_table
+from mmard.cli.show import keep, scores_table, show_every_check, show_findings
 from mmard.errors import Refused
 from mmard.evaluation.columns import GROUPS
 from mmard.settings import EVALUATION_BATCH, Settings

@@ -1,13 +1,13 @@
-"""Consoles, lines and tables."""
+"""Consoles, lines, tables, and the one board that shows what a command is at: trainings, attacks, studies."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -58,10 +58,15 @@ def watched() -> Console | None:
     return err if sys.stderr.isatty() and not err.is_dumb_terminal else None
 
 
-def busy(what: str) -> AbstractContextManager[object]:
-    """A passing word on what takes a moment, in a terminal."""
+@contextmanager
+def busy(what: str) -> Iterator[Callable[[str], None]]:
+    """A passing word on what takes a moment, in a terminal; told another word, it shows that behind the first."""
     err = watched()
-    return err.status(what, spinner="dots", spinner_style="quiet") if err is not None else nullcontext()
+    if err is None:
+        yield lambda text: None
+        return
+    with err.status(what, spinner="dots", spinner_style="quiet") as status:
+        yield lambda text: status.update(f"{what}: {text}")
 
 
 def complain(message: str) -> None:
@@ -112,20 +117,73 @@ def commands(out: Console, title: str, lines: Iterable[str]) -> None:
         out.print(Text("  " + printable(each), style="command"), soft_wrap=True)
 
 
-# live -----------------------------------------------------------------------------------------------------------------
-# What a user sees while a network trains: a line for every epoch, and in a terminal a bar and the state of things.
+# the board ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Bar:
+    """One thing that is being done: which share of it is done, a word, and the time that is left."""
+
+    name: str
+    share: float
+    note: str = ""
+    rest: str = ""
+    style: str = "quiet"
+
+
+class Board:
+    """What a command is at: lines that stay, and bars that move below them where somebody watches.
+
+    What happens is only noted; a thread of rich's asks for the bars, four times a second.
+    """
+
+    def __init__(self, out: Console, moves: bool | None = None) -> None:
+        self.out, self.moves = out, is_terminal() if moves is None else moves
+
+    def bars(self) -> Iterable[Bar]:
+        """What is being done now, the whole first."""
+        return ()
+
+    def words(self) -> Iterable[str]:
+        """Lines below the bars."""
+        return ()
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line that stays, whole however long it is."""
+        self.out.print(Text(printable(text), style=style), soft_wrap=True)
+        self.out.file.flush()
+
+    def picture(self) -> Group:
+        """The bars and the lines below them."""
+        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        for ratio in (None, 1, None, None):
+            grid.add_column(ratio=ratio, no_wrap=True)
+        for bar in self.bars():
+            moving = ProgressBar(
+                completed=100 * min(bar.share, 1.0), complete_style="command", finished_style="command"
+            )
+            name = Text(printable(bar.name), bar.style, overflow="ellipsis")
+            grid.add_row(name, moving, Text(bar.note, "quiet"), Text(bar.rest, bar.style))
+        words = [
+            Text(printable(text), style="quiet", no_wrap=True, overflow="ellipsis") for text in self.words() if text
+        ]
+        return Group(Text(), grid, *words)
+
+    @contextmanager
+    def shown(self) -> Iterator[Self]:
+        """Redraw it meanwhile, where it moves."""
+        if not self.moves:
+            yield self
+            return
+        with Live(get_renderable=self.picture, console=self.out, refresh_per_second=4, transient=True):
+            yield self
 
 
 Event = dict[str, Any]
-Observer = Callable[[Event], None]
-
 LINE_EVERY_SECONDS = 60.0
-"""Time between lines within an epoch where nothing can be redrawn."""
+"""Time between lines within an epoch where nothing moves."""
 
 
-@dataclass
-class Watch:
-    """What is known about a training, from its events.
+class TrainingBoard(Board):
+    """A training, from its events: a line for every epoch, and for long epochs one a minute where nothing moves.
 
     Args:
         epochs: of the whole run.
@@ -133,17 +191,38 @@ class Watch:
         attack: that of validation with its budget, e.g. "PGD-10 at linf 8/255".
     """
 
-    epochs: int
-    steps: int
-    attack: str
-    now: Event = field(default_factory=dict)
-    losses: Event = field(default_factory=dict)
-    validated: Event = field(default_factory=dict)
-    best: Event = field(default_factory=dict)
-    first: Event = field(default_factory=dict)
+    def __init__(
+        self,
+        out: Console,
+        epochs: int,
+        steps: int,
+        attack: str,
+        moves: bool | None = None,
+        every: float = LINE_EVERY_SECONDS,
+    ) -> None:
+        super().__init__(out, moves)
+        self.epochs, self.steps, self.attack, self.every = epochs, steps, attack, every
+        self.now: Event = {}
+        self.losses: Event = {}
+        self.validated: Event = {}
+        self.best: Event = {}
+        self.first: Event = {}
+        self.headed, self.spoke = False, time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        if event["kind"] == "note":
+            self.say(event["text"], "quiet" if self.moves else "")
+            return
+        self.see(event)
+        if event["kind"] == "epoch":
+            self._row(event) if self.moves else self._line(event)
+        elif not self.moves and time.monotonic() - self.spoke >= self.every:
+            at = f"epoch {event['epoch'] + 1}/{self.epochs}: step {event['epoch_step']}/{self.steps}"
+            self._timed(at, event)
 
     def see(self, event: Event) -> None:
-        """Take in one event."""
+        """Note what an event says."""
         self.now = event
         self.first = self.first or event
         if "loss" in event:
@@ -154,165 +233,117 @@ class Watch:
                 self.best = event
 
     def recall(self, events: Iterable[Event]) -> None:
-        """Take in what an earlier process logged, without its pace."""
+        """Note what an earlier process logged, without its pace."""
         for event in events:
             if event["kind"] == "epoch":
                 self.see(event)
         self.first, self.now = {}, {}
 
-    @property
-    def done(self) -> int:
-        """Steps done of the whole run."""
-        return int(self.now.get("step", 0))
-
-    @property
-    def total(self) -> int:
-        """Steps of the whole run."""
-        return self.epochs * self.steps
-
-    @property
-    def validating(self) -> bool:
-        """Whether the epoch's steps are over and its end has not been told yet."""
-        return self.now.get("kind") in ("tick", "step") and self.now["epoch_step"] == self.steps
-
     def left(self) -> float | None:
         """Seconds to go at the mean pace of this process, validation included; None before there is a pace."""
-        done = self.done - self.first.get("step", 0)
-        spent = self.now.get("seconds", 0.0) - self.first.get("seconds", 0.0)
-        return spent / done * (self.total - self.done) if done > 0 and spent > 0 else None
+        now, began = self.now, self.first
+        done, spent = (now.get(key, 0.0) - began.get(key, 0.0) for key in ("step", "seconds"))
+        return spent / done * (self.epochs * self.steps - now["step"]) if done > 0 and spent > 0 else None
 
-    def terms(self) -> str:
-        """The last known learning rate, loss and terms."""
-        if not self.losses:
-            return ""
-        from mmard.run import terms_of
+    def bars(self) -> Iterable[Bar]:
+        """The whole run."""
+        now, left = self.now, self.left()
+        share = now.get("step", 0) / (self.epochs * self.steps)
+        epoch = min(int(now.get("epoch", 0)) + (now.get("kind") != "epoch"), self.epochs)
+        validating = now.get("kind") in ("tick", "step") and now["epoch_step"] == self.steps
+        rest = "validating" if validating else "" if left is None else f"{duration(left)} left"
+        yield Bar(f"epoch {epoch}/{self.epochs}", share, f"{share:.0%}", rest, "strong")
 
-        terms = [f"{name} {significant(value)}" for name, value in terms_of(self.losses).items()]
-        parts = f" = {' + '.join(terms)}" if len(terms) > 1 else ""
-        return f"lr {significant(self.losses['lr'])}   loss {significant(self.losses['loss'])}{parts}"
+    def words(self) -> Iterable[str]:
+        """The last known loss with its terms, the last validation, and the best epoch so far."""
+        if found := self.losses:
+            from mmard.run import terms_of
 
-    def accuracy(self) -> str:
-        """The last validation, and the best epoch so far."""
-        if not self.validated:
-            return ""
-        best = f"; best in epoch {self.best['epoch']}" if self.best else ""
-        found = self.validated
-        return f"validation {percent(found['clean'])} clean, {percent(found['robust'])} under {self.attack}{best}"
+            terms = [f"{name} {significant(value)}" for name, value in terms_of(found).items()]
+            parts = f" = {' + '.join(terms)}" if len(terms) > 1 else ""
+            yield f"lr {significant(found['lr'])}   loss {significant(found['loss'])}{parts}"
+        if self.validated:
+            best = f"; best in epoch {self.best['epoch']}" if self.best else ""
+            yield f"validation {self._accuracies(self.validated)}{best}"
 
-
-@contextmanager
-def watching(watch: Watch, quiet: bool = False) -> Iterator[list[Observer]]:
-    """Observers that show a training: redrawn in a terminal, whole lines in a file, none when quiet."""
-    if quiet:
-        yield []
-    elif is_terminal():
-        out = console()
-        moving = Moving(watch, out)
-        with Live(get_renderable=moving.picture, console=out, refresh_per_second=4, transient=True):
-            yield [moving]
-    else:
-        yield [Lines(watch, console())]
-
-
-class Moving:
-    """A line for every epoch, and below them what changes. A tick only stores the event; a thread of rich's draws."""
-
-    def __init__(self, watch: Watch, out: Console) -> None:
-        self.watch, self.out, self.headed = watch, out, False
-
-    def __call__(self, event: Event) -> None:
-        if event["kind"] == "note":
-            self.out.print(Text(event["text"], style="quiet"), soft_wrap=True)
-            return
-        self.watch.see(event)
-        if event["kind"] == "epoch":
-            self._row(event)
+    def _accuracies(self, event: Event) -> str:
+        return f"{percent(event['clean'])} clean, {percent(event['robust'])} under {self.attack}"
 
     def _row(self, event: Event) -> None:
-        wide = max(20, len(self.watch.attack))
+        wide = max(20, len(self.attack))
         if not self.headed:
-            head = f"{'epoch':>9} {'lr':>8}  {'loss':>6}  {'clean':>6}  {self.watch.attack:>{wide}}  {'time':>11}"
-            self.out.print(Text(head, style="quiet"), soft_wrap=True)
+            self.say(f"{'epoch':>9} {'lr':>8}  {'loss':>6}  {'clean':>6}  {self.attack:>{wide}}  {'time':>11}", "quiet")
             self.headed = True
         row = (
-            f"{event['epoch']:>4}/{self.watch.epochs:<4} {event['lr']:>8.3g}  {significant(event['loss']):>6}  "
+            f"{event['epoch']:>4}/{self.epochs:<4} {event['lr']:>8.3g}  {significant(event['loss']):>6}  "
             f"{percent(event['clean']):>6}  {percent(event['robust']):>{wide}}  {duration(event['seconds']):>11}"
         )
         self.out.print(Text.assemble(row, ("  best", "good") if event.get("best") else ""), soft_wrap=True)
 
-    def picture(self) -> Group:
-        """The bar, the losses and the last validation."""
-        watch = self.watch
-        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        for ratio in (None, 1, None, None):
-            grid.add_column(ratio=ratio, no_wrap=True)
-        left = watch.left()
-        epoch = min(int(watch.now.get("epoch", 0)) + (watch.now.get("kind") != "epoch"), watch.epochs)
-        grid.add_row(
-            Text(f"epoch {epoch}/{watch.epochs}", style="strong"),
-            ProgressBar(total=watch.total, completed=watch.done, complete_style="command", finished_style="command"),
-            f"{watch.done / watch.total:.0%}",
-            Text("validating" if watch.validating else "" if left is None else f"{duration(left)} left"),
-        )
-        lines = [
-            Text(text, style="quiet", no_wrap=True, overflow="ellipsis")
-            for text in (watch.terms(), watch.accuracy())
-            if text
-        ]
-        return Group(Text(), grid, *lines)
+    def _line(self, event: Event) -> None:
+        loss = f"lr {significant(event['lr'])}, loss {significant(event['loss'])}"
+        best = ", best so far" if event.get("best") else ""
+        text = f"epoch {event['epoch']}/{self.epochs}: {loss}, validation {self._accuracies(event)}{best}"
+        self._timed(text, event)
 
-
-class Lines:
-    """One whole line for every epoch, and for long epochs one a minute; no control characters."""
-
-    def __init__(self, watch: Watch, out: Console, every: float = LINE_EVERY_SECONDS) -> None:
-        self.watch, self.out, self.every = watch, out, every
+    def _timed(self, text: str, event: Event) -> None:
         self.spoke = time.monotonic()
-
-    def __call__(self, event: Event) -> None:
-        if event["kind"] == "note":
-            self.out.print(Text(event["text"]), soft_wrap=True)
-            self.out.file.flush()
-            return
-        self.watch.see(event)
-        if event["kind"] == "epoch":
-            best = ", best so far" if event.get("best") else ""
-            loss = f"lr {significant(event['lr'])}, loss {significant(event['loss'])}"
-            found = f"{percent(event['clean'])} clean, {percent(event['robust'])} under {self.watch.attack}"
-            self._line(f"epoch {event['epoch']}/{self.watch.epochs}: {loss}, validation {found}{best}", event)
-        elif time.monotonic() - self.spoke >= self.every:
-            self._line(
-                f"epoch {event['epoch'] + 1}/{self.watch.epochs}: step {event['epoch_step']}/{self.watch.steps}", event
-            )
-
-    def _line(self, text: str, event: Event) -> None:
-        self.spoke = time.monotonic()
-        left = self.watch.left()
+        left = self.left()
         rest = f", about {duration(left)} left" if left else ""
-        self.out.print(Text(f"{text} ({duration(event['seconds'])}{rest})"), soft_wrap=True)
-        self.out.file.flush()
+        self.say(f"{text} ({duration(event['seconds'])}{rest})")
 
 
-# study board ----------------------------------------------------------------------------------------------------------
-# What a user sees while cells are made: a table that moves in a terminal, a line for each cell elsewhere.
+MOST_BARS = 8
+"""Attacks that are shown at a time."""
+
+
+class AttackBoard(Board):
+    """Attacks: how many images are done, and how many of these are still read rightly."""
+
+    def __init__(self, out: Console) -> None:
+        super().__init__(out, True)
+        self.attacks: dict[str, tuple[float, int, int, int]] = {}
+
+    def __call__(self, name: str, done: int, of: int, right: int) -> None:
+        """Take in how far an attack is."""
+        began, *_ = self.attacks.get(name, (time.monotonic(),))
+        self.attacks[name] = (began, done, of, right)
+
+    def bars(self) -> Iterable[Bar]:
+        """The latest attacks."""
+        for name, (began, done, of, right) in list(self.attacks.items())[-MOST_BARS:]:
+            spent = time.monotonic() - began
+            rest = f"{duration(spent / done * (of - done))} left" if 0 < done < of else ""
+            yield Bar(name, done / max(of, 1), f"{done:,}/{of:,} images, {right:,} right", rest)
+
+
+@contextmanager
+def progress_shown() -> Iterator[AttackBoard | None]:
+    """Shows how far attacks are while somebody watches standard error."""
+    err = watched()
+    if err is None:
+        yield None
+        return
+    with AttackBoard(err).shown() as board:
+        yield board
 
 
 TRAINING_SHARE = 0.7
 """Of a cell's time, before its attacks; for the bars alone."""
 
 
-class Board:
-    """What is known of the cells that are being made, from what workers tell.
+class StudyBoard(Board):
+    """The cells of a study that are being made, from what workers tell: a line for each that is finished.
 
     Args:
         site: of the runs, where the figures of a finished cell are read.
         expected: seconds of each cell that is to be made.
         jobs: workers.
-        screen: where lines go.
     """
 
-    def __init__(self, site: Site, expected: Mapping[str, float], jobs: int, screen: Console) -> None:
-        self.site, self.expected, self.jobs, self.screen = site, dict(expected), max(1, jobs), screen
+    def __init__(self, out: Console, site: Site, expected: Mapping[str, float], jobs: int) -> None:
+        super().__init__(out)
+        self.site, self.expected, self.jobs = site, dict(expected), max(1, jobs)
         self.done: dict[str, float] = {}
         self.failed: dict[str, str] = {}
         self.lost: list[str] = []
@@ -339,11 +370,9 @@ class Board:
             self._line(f"{message.cell}  failed: {message.text}", "strong")
 
     def _line(self, text: str, style: str = "") -> None:
-        over = len(self.done) + len(self.failed)
-        rest = self.left()
-        about = "" if is_terminal() or rest is None else f"; about {duration(rest)} left"
-        line(self.screen, f"{over}/{len(self.expected)}  {text}{about}", style)
-        self.screen.file.flush()
+        over, rest = len(self.done) + len(self.failed), self.left()
+        about = "" if self.moves or rest is None else f"; about {duration(rest)} left"
+        self.say(f"{over}/{len(self.expected)}  {text}{about}", style)
 
     def figures(self, cell: str) -> str:
         """Of a cell that has been finished: its last weights."""
@@ -367,35 +396,13 @@ class Board:
         pace = (1 - trust) + trust * sum(self.done.values()) / known if known > 0 else 1.0
         return max(whole - over - part, 0.0) * pace / self.jobs
 
-    def picture(self) -> Group:
-        """The whole, and a bar for every cell that is being made."""
-        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        for ratio, wide in ((None, 34), (1, None), (None, 10), (None, 18)):
-            grid.add_column(ratio=ratio, no_wrap=True, min_width=wide)
+    def bars(self) -> Iterable[Bar]:
+        """The whole, and every cell that is being made."""
         over, rest = len(self.done) + len(self.failed), self.left()
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        grid.add_row(
-            Text(f"{over}/{plural(len(self.expected), 'cell')}{failed}", style="strong"),
-            _bar(over / max(1, len(self.expected))),
-            "",
-            "" if rest is None else f"{duration(rest)} left",
-        )
+        whole = f"{over}/{plural(len(self.expected), 'cell')}{failed}"
+        share = over / max(1, len(self.expected))
+        yield Bar(f"{whole:<34}", share, " " * 10, "" if rest is None else f"{duration(rest)} left", "strong")
         for name, (stage, share, began) in list(self.running.items()):
             spent = time.monotonic() - began
-            left = f"{duration(spent / share * (1 - share))} left" if share > 0.05 else ""
-            grid.add_row(Text(name, overflow="ellipsis"), _bar(share), Text(stage, "quiet"), Text(left, "quiet"))
-        return Group(Text(), grid)
-
-
-def _bar(share: float) -> ProgressBar:
-    return ProgressBar(total=1.0, completed=min(share, 1.0), complete_style="command", finished_style="command")
-
-
-@contextmanager
-def shown(board: Board) -> Iterator[Callable[[Message], None]]:
-    """The board, redrawn in a terminal."""
-    if not is_terminal():
-        yield board
-        return
-    with Live(get_renderable=board.picture, console=board.screen, refresh_per_second=4, transient=True):
-        yield board
+            yield Bar(name, share, stage, f"{duration(spent / share * (1 - share))} left" if share > 0.05 else "")

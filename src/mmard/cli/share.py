@@ -20,8 +20,7 @@ from mmard.cli.options import (
     run_of,
     settings_of,
 )
-from mmard.cli.screen import busy, commands, console, line
-from mmard.cli.show import progress_shown
+from mmard.cli.screen import busy, commands, console, line, progress_shown
 from mmard.errors import Refused
 from mmard.words import percent, plural, points
 

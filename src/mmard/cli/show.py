@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mmard.cli.options import next_commands, position_of
-from mmard.cli.screen import commands, console, line, put, rich_table, watched
+from mmard.cli.screen import commands, console, line, put, rich_table
 from mmard.cli.train import value_text
 from mmard.errors import Refused
 from mmard.settings import Settings, command_of
 from mmard.words import duration, percent, plural, points, printable, significant
 
 if TYPE_CHECKING:
-    from mmard.evaluation.evaluate import Measured, Progress
+    from mmard.evaluation.evaluate import Measured
     from mmard.run import Run
     from mmard.training.checkpoint import Position
 
@@ -29,38 +27,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 # scores ---------------------------------------------------------------------------------------------------------------
-# Figures on the command line: how far each attack is, the table of scores, their records.
-
-
-MOST_BARS = 8
-"""Attacks whose progress is shown at a time."""
-
-
-@contextmanager
-def progress_shown() -> Iterator[Progress | None]:
-    """Tells how far each attack is and how many images it left so far, in a terminal."""
-    err = watched()
-    if err is None:
-        yield None
-        return
-    columns = (
-        bars.TextColumn("{task.description:<10}"),
-        bars.BarColumn(None),
-        bars.TextColumn("{task.completed:,}/{task.total:,} images, {task.fields[standing]:,} right"),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=err, transient=True, expand=True) as shown:
-        tasks: dict[str, Any] = {}
-
-        def tell(name: str, done: int, of: int, standing: int) -> None:
-            if name not in tasks:
-                for earlier in list(tasks.values())[: 1 - MOST_BARS]:
-                    shown.update(earlier, visible=False)
-                tasks[name] = shown.add_task(name, total=of, standing=standing)
-            shown.update(tasks[name], completed=done, total=of, standing=standing)
-
-        yield tell
+# Figures on the command line: the table of scores, their records.
 
 
 def scores_table(records: Sequence[dict[str, Any]]) -> Table:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from mmard.cli.app import FrontPage, app
 from mmard.cli.options import MOST_PROCESSES, Options, argument, command, hidden, option
-from mmard.cli.screen import INTERRUPTED, Board, busy, commands, complain, console, line, put, rich_table, shown
+from mmard.cli.screen import INTERRUPTED, StudyBoard, busy, commands, complain, console, line, put, rich_table
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _by_study(choice: Choice, expected: Mapping[str, float], screen: Console) ->
 
 def make_cells(
     choice: Choice, sites: Sequence[Site], expected: Mapping[str, float], screen: Console, command: str
-) -> Board:
+) -> StudyBoard:
     """Make what is missing with one worker for each site, and show how it goes.
 
     Raises:
@@ -247,10 +247,10 @@ def make_cells(
     """
     from mmard.study.workers import Work, run_here
 
-    board = Board(sites[0], expected, len(sites), screen)
+    board = StudyBoard(screen, sites[0], expected, len(sites))
     began = time.monotonic()
     try:
-        with shown(board) as report:
+        with board.shown() as report:
             run_here(Work(choice.cells, sites[0]), sites, report)
     except KeyboardInterrupt:
         complain(f"saved; go on with: {command}")
@@ -289,7 +289,7 @@ def print_tables(out: Console, reading: Reading) -> None:
         line(out, f"missing: {row}")
 
 
-def exit_where_unmade(choice: Choice, site: Site, board: Board) -> None:
+def exit_where_unmade(choice: Choice, site: Site, board: StudyBoard) -> None:
     """Complain of cells that failed or were not made.
 
     Raises:
@@ -300,7 +300,7 @@ def exit_where_unmade(choice: Choice, site: Site, board: Board) -> None:
     states = {name: each.state for name, each in statuses_of(choice.cells, site).items()}
     elsewhere = [name for name, state in states.items() if state == "running"]
     if elsewhere:
-        line(board.screen, f"Another command makes {plural(len(elsewhere), 'cell')}.")
+        line(board.out, f"Another command makes {plural(len(elsewhere), 'cell')}.")
     for text in (*(f"{name}: {why}" for name, why in board.failed.items()), *board.lost):
         complain(text)
     waiting = [name for name, state in states.items() if state in ("missing", "begun")]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmard.cli.options import Options, Said, command, next_commands, option, position_of, with_file
-from mmard.cli.screen import INTERRUPTED, Watch, busy, commands, complain, console, line, put, rich_table, watching
+from mmard.cli.screen import INTERRUPTED, TrainingBoard, busy, commands, complain, console, line, put, rich_table
 from mmard.errors import Refused, require
 from mmard.settings import Settings, teachers_text
 from mmard.words import duration, percent, plural
@@ -47,7 +47,7 @@ class RunOptions(Options):
     mmard train --resume runs/teacher
     """,
 )
-def train(said: Said, options: RunOptions) -> None:
+def train(options: RunOptions, said: Said) -> None:
     """Train a network without a teacher. This is how teachers are made.
 
     A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
@@ -65,7 +65,7 @@ def train(said: Said, options: RunOptions) -> None:
     mmard distill --resume runs/s
     """,
 )
-def distill(said: Said, options: RunOptions) -> None:
+def distill(options: RunOptions, said: Said) -> None:
     """Train a student with a teacher.
 
     A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
@@ -277,10 +277,11 @@ def _follow(job: Job, run: Run) -> None:
 
 
 def _trained(job: Job, run: Run, quiet: bool) -> Position:
-    watch = Watch(job.recipe.epochs, job.batches.steps, validation_label(job))
-    watch.recall(run.log())
-    with watching(watch, quiet) as observers:
-        return job.train(run, observers)
+    if quiet:
+        return job.train(run)
+    with TrainingBoard(console(), job.recipe.epochs, job.batches.steps, validation_label(job)).shown() as board:
+        board.recall(run.log())
+        return job.train(run, [board])
 
 
 def validation_label(job: Job) -> str:
