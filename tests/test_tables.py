@@ -154,6 +154,15 @@ def test_a_wide_table_is_cut_between_columns_and_keeps_its_names() -> None:
         assert f"{c}0.0\u00a0±\u00a00.5" in shown
 
 
+def test_heads_that_are_wider_than_figures_crop_none() -> None:
+    heads = ("teacher: margin", "teacher: misread %", "teacher: distance", "student: misread %")
+    figures = ("3.68 ± 0.02", "+0.12 ± 0.02*", "3.9 ± 0.7", "+1.4 ± 0.3*", "2.47 ± 0.11", "+0.88 ± 0.16*", "15.7 ± 0.5")
+    figures = (*figures, "+4.5 ± 1.8*")
+    made = Table(("", *(each for head in heads for each in (head, "change"))), [("rslad +inner", *figures)])
+    shown = terminal(made, 120)
+    assert all(figure.replace(" ", "\u00a0") in shown for figure in figures)
+
+
 def test_a_star_stands_where_bold_may_be_lost() -> None:
     made = Table(("a", "b"), ((Entry("x", strong=True), Entry("1.0", strong=True)),), star="*")
     assert "1.0*" in terminal(made)

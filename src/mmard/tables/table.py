@@ -211,19 +211,23 @@ class Table:
             if width is not None and found[-1] and wide > width:
                 found.append([])
             found[-1].append(c)
-        return [self._piece([*range(self.words), *columns], widths) for columns in found]
+        return [self._piece([*range(self.words), *columns], widths, width) for columns in found]
 
-    def _piece(self, columns: Sequence[int], widths: Sequence[int]) -> RichTable:
+    def _piece(self, columns: Sequence[int], widths: Sequence[int], width: int | None) -> RichTable:
         from rich.table import Table as RichTable
         from rich.text import Text
 
         made = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="quiet", show_edge=False)
+        heads = [max(widths[c], len(printable(entry(self.heads[c]).text))) + GAP for c in columns]
+        crowded = width is not None and sum(heads) - GAP > width
         for c in columns:
             head = Text(printable(entry(self.heads[c]).text))
             if c < self.words:
                 made.add_column(head, overflow="fold", max_width=NAME_WIDTH if c == 0 and len(self.heads) > 1 else None)
             else:
-                made.add_column(head, justify="right", overflow="fold", min_width=widths[c])
+                # Where heads have no room on one line, rich would crop figures at the right edge.
+                wide = widths[c] if crowded else None
+                made.add_column(head, justify="right", overflow="fold", min_width=widths[c], width=wide)
         for row in self.rows:
             made.add_row(*(self._text(row[c], c) for c in columns))
         return made
