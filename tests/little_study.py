@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mmard.study import workers
+from mmard.study.cell import Site
 from mmard.study.grid import Choice, choose
+from mmard.study.workers import Report, Work
 
 SCALE = """
 name = "little"
@@ -41,6 +48,15 @@ reads = "benchmark"
 hosts = ["pgd_at", "ard"]
 boundary = true
 """
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker here in place of spawned ones, which tests/test_study_running.py tries."""
+
+    def run_here(work: Work, sites: Sequence[Site], report: Report) -> None:
+        workers.take_part(replace(work, site=sites[0]), report)
+
+    monkeypatch.setattr(workers, "run_here", run_here)
 
 
 def little(folder: Path, **changes: Any) -> Choice:

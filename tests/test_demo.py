@@ -12,6 +12,7 @@ from typing import Any
 import invented_cells
 import pytest
 from invented_cells import text_of
+from little_study import in_this_process
 
 from mmard.cli import answer
 from mmard.cli.demo import demo_cells, result
@@ -43,8 +44,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return scale.model_copy(update={"student": "cnn-2", "attacks": ("pgd-3", "cw-3"), "teachers": teachers})
 
     monkeypatch.setattr(grid, "load_scale", smaller)
-    here = lambda work, sites, report: workers.take_part(replace(work, site=sites[0]), report)  # noqa: E731
-    monkeypatch.setattr(workers, "run_here", here)
+    in_this_process(monkeypatch)
     monkeypatch.setattr(page, "write_report", lambda runs, file: file.write_text("\n".join(map(str, runs))))
 
 

@@ -23,7 +23,7 @@ from mmard.errors import Refused
 from mmard.files import weights_hash
 from mmard.networks import load_network
 from mmard.run import Run
-from mmard.study import cell as nearness
+from mmard.study import cell as cell_module
 from mmard.study.cell import (
     Site,
     is_complete,
@@ -44,8 +44,8 @@ from mmard.training.fit import Interrupted
 def few() -> Iterator[None]:
     """Fewer images than a study looks at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearness, "IMAGES", 64)
-        patch.setattr(nearness, "NEAREST", 4)
+        patch.setattr(cell_module, "IMAGES", 64)
+        patch.setattr(cell_module, "NEAREST", 4)
         yield
 
 
@@ -129,7 +129,7 @@ def test_a_record_has_the_commit_and_no_path(made: Any) -> None:
         assert record["settings"]["data_dir"] is None
 
 
-def test_nearness_is_of_the_same_images_for_both_networks(made: Any) -> None:
+def test_boundaries_are_measured_on_the_same_images_for_both_networks(made: Any) -> None:
     cells, _, records = made
     teacher, student = cells
     assert records[teacher]["boundary"] is None, "a teacher has none of its own"

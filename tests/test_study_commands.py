@@ -13,14 +13,14 @@ from typing import Any
 import invented_cells
 import pytest
 import torch
-from little_study import little
+from little_study import in_this_process, little
 
 from mmard.cli import answer
 from mmard.cli.screen import StudyBoard, console
 from mmard.cli.study import Selection
 from mmard.data import load
 from mmard.errors import Refused
-from mmard.study import cell as nearness
+from mmard.study import cell as cell_module
 from mmard.study.cell import Site
 from mmard.study.grid import choose
 from mmard.study.progress import TimeEstimate, cell_kind, statuses_of, wall_seconds
@@ -32,8 +32,8 @@ from mmard.study.workers import JobLimits, Message, Work, submit
 def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.setattr(nearness, "IMAGES", 64)
-    monkeypatch.setattr(nearness, "NEAREST", 4)
+    monkeypatch.setattr(cell_module, "IMAGES", 64)
+    monkeypatch.setattr(cell_module, "NEAREST", 4)
 
 
 def typed(*words: str) -> int:
@@ -50,8 +50,11 @@ def test_what_there_is_to_do_is_said_and_nothing_done(tmp_path: Path, capsys: py
     assert not (tmp_path / "r").exists()
 
 
-def test_a_study_as_it_is_typed_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_as_it_is_typed_from_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A teacher and a student of seed 0: run, a failure, status, records, rerun."""
+    in_this_process(monkeypatch)
     choice = little(tmp_path, hosts='["ard"]', boundary="false")
     where = ("two.toml", "--scale", "little.toml", "--runs", "r", "--seeds", "1")
     (tmp_path / "r" / list(choice.cells)[1]).mkdir(parents=True)

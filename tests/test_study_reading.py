@@ -179,7 +179,7 @@ def test_a_sweep_is_held_beside_the_row_that_differs_in_it_alone() -> None:
     assert values[1] / values[0] == pytest.approx(3, rel=1e-2)
 
 
-def test_nearness_is_told_in_radii_and_by_state() -> None:
+def test_distances_are_in_radii_and_by_state() -> None:
     made = little("boundary", variants=VARIANTS, boundary=True)
     found = Reading(made, records(made))
     row = made.rows[0]

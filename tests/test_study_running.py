@@ -17,7 +17,7 @@ from little_study import little
 
 from mmard.errors import Refused
 from mmard.settings import Settings
-from mmard.study import workers as running
+from mmard.study import workers
 from mmard.study.cell import Site
 from mmard.study.grid import Cell
 from mmard.study.progress import status_of, statuses_of
@@ -48,10 +48,10 @@ class Made:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
     stand_in = Made()
-    monkeypatch.setattr(running, "make", stand_in.make)
-    monkeypatch.setattr(running, "is_complete", lambda cell, record: cell.name in stand_in.order)
-    monkeypatch.setattr(running, "is_trained", lambda site, name: name in stand_in.order)
-    monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "make", stand_in.make)
+    monkeypatch.setattr(workers, "is_complete", lambda cell, record: cell.name in stand_in.order)
+    monkeypatch.setattr(workers, "is_trained", lambda site, name: name in stand_in.order)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(Site, "record", lambda site, name: None)
     return stand_in
 
@@ -129,7 +129,7 @@ def test_a_student_waits_for_a_teacher_that_another_process_trains(made: Made, t
             held.__exit__(None, None, None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running.time, "sleep", released)
+        patch.setattr(workers.time, "sleep", released)
         take_part(Work(cells_of(t="", s="t"), site), lambda message: None)
     assert made.order == ["t", "s"]
 

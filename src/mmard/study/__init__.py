@@ -1,4 +1,4 @@
-"""Studies: declared grids of runs, made in pieces, and read from records.
+"""Studies: grids of runs that are declared, made and read from their records.
 
 Declared
     declared/       TOML files of studies, scales, claims and published figures

@@ -159,8 +159,8 @@ def _gain(claim: Claim, reading: Reading) -> Verdict:
     worse = sum(gap.clear and sign * gap.mean < 0 for gap in gaps)
     words = f"mean of {len(pairs)} hosts; beyond noise {better} for it, {worse} against"
     if len(gaps) == len(pairs) > 2:
-        most = max(range(len(gaps)), key=lambda place: sign * gaps[place].mean)
-        rest = pooled(reading, [pair for place, pair in enumerate(pairs) if place != most], quantity)
+        most = max(range(len(gaps)), key=lambda k: sign * gaps[k].mean)
+        rest = pooled(reading, [pair for k, pair in enumerate(pairs) if k != most], quantity)
         name = pairs[most][0].host
         if rest is not None and rest.half is not None:
             figure = f"{number(rest.mean, quantity, sign=True)} ± {rest.half * quantity.times:.{quantity.digits}f}"

@@ -74,7 +74,6 @@ def around(value: float, reach: float | None) -> tuple[float, float] | None:
     return None if reach is None else (value - reach, value + reach)
 
 
-# pieces ---------------------------------------------------------------------------------------------------------------
 def plot(reading: Reading, slug: str, alt: str, draw: Callable[[Canvas], None], height: float) -> Plot:
     """A plot of this height that `draw` puts on a canvas, as a file that says what it was drawn from."""
     whole = f"{alt} {protocol(reading)}"

@@ -1,9 +1,13 @@
-"""The grid of cells that follows from a study and a scale.
+"""Studies and scales as they are declared, and the grid of cells that follows from the two.
 
+    scale    the data, the networks, the teachers, the recipe, the seeds and the attacks     declared/scales/*.toml
+    study    which hosts, in which variants, from which teachers: the question               declared/studies/*.toml
     grid_of  rows (host x variant x teacher), a cell for each row and seed, the teachers' cells before them
+    choose   the cells of some studies at a scale, or some of these cells
 
-A cell is a run with every setting said, the method's parameters included, so that a default that changes later changes
-no cell. Its name ends in a hash of these settings: equal cells of two studies are one run.
+Methods are named in the files alone. A cell is a run with every setting said, the method's parameters included, so that
+a default that changes later changes no cell. Its name ends in a hash of these settings: equal cells of two studies are
+one run.
 """
 
 from __future__ import annotations
@@ -25,18 +29,11 @@ from mmard.job import complete
 from mmard.methods import build, parameters
 from mmard.settings import TAUGHT, Settings, Value, as_published
 
-# declared -------------------------------------------------------------------------------------------------------------
-# What a study and a scale declare.
-#
-#     scale    the data, the networks, the teachers, the recipe, the seeds and the attacks     declared/scales/*.toml
-#     study    which hosts, in which variants, from which teachers: the question                declared/studies/*.toml
-#
-# Methods are named in these files alone. What follows from the two is in `grid.py`.
-
-
 MAIN = "main"
 """The teacher of a study that names none."""
-
+ALL = "all"
+MACHINE = {"data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "attack_chunk", "teacher_table"}
+"""Settings that do not belong to what is studied; two cells that differ in them alone are one."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 """A part of the names of files and folders, so that none of them lies elsewhere."""
@@ -207,11 +204,7 @@ def _checked(made: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
         raise Refused(f"{where}: {at}", expected=first["msg"], got=repr(first["input"])) from None
 
 
-# grid -----------------------------------------------------------------------------------------------------------------
-
-
-MACHINE = {"data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "attack_chunk", "teacher_table"}
-"""Settings that do not belong to what is studied; two cells that differ in them alone are one."""
+# the grid -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -311,32 +304,31 @@ def grid_of(study: Study, scale: Scale, seeds: tuple[int, ...] = ()) -> Grid:
                 spec = f"{host}+{variant.plugin}" if variant.plugin else host
                 needs = build(spec, variant.params).teachers
                 for teacher in study.teachers if needs else ("",):
-                    found = []
+                    roles = {letter: teacher if letter == "T" else _role_of(letter, scale) for letter in needs}
+                    said = {**scale.every, **variant.settings, "method": spec, "params": variant.params}
+                    names = []
                     for seed in seeds or scale.seeds:
-                        roles = {letter: teacher if letter == "T" else _role_of(letter, scale) for letter in needs}
-                        said = {
-                            **scale.every,
-                            **variant.settings,
-                            "method": spec,
-                            "params": variant.params,
-                            "seed": seed,
-                        }
-                        cell = _student(said, student, roles, scale, cells, study.boundary and bool(needs))
-                        found.append(cell.name)
-                        if cell.name not in cells or cell.boundary:
-                            cells[cell.name] = cell
-                    rows.append(Row(host, label, student, teacher, tuple(found), axis, value))
+                        cell = _student(
+                            {**said, "seed": seed}, student, roles, scale, cells, study.boundary and bool(needs)
+                        )
+                        _add(cells, cell)
+                        names.append(cell.name)
+                    rows.append(Row(host, label, student, teacher, tuple(names), axis, value))
     return Grid(study, scale, tuple(rows), cells)
 
 
 def together(grids: list[Grid]) -> dict[str, Cell]:
     """The cells of several studies of one scale, each once, every cell after its teachers."""
     cells: dict[str, Cell] = {}
-    for grid in grids:
-        for name, cell in grid.cells.items():
-            if name not in cells or cell.boundary:
-                cells[name] = cell
+    for cell in (cell for grid in grids for cell in grid.cells.values()):
+        _add(cells, cell)
     return cells
+
+
+def _add(cells: dict[str, Cell], cell: Cell) -> None:
+    """Add a cell; of two that are equal, the one that is measured more."""
+    if cell.name not in cells or cell.boundary:
+        cells[cell.name] = cell
 
 
 def _variants(study: Study, host: str) -> Iterator[tuple[str, Variant, str, Value | None]]:
@@ -420,13 +412,7 @@ def cell_name(settings: Settings, network: str, teachers: dict[str, str], role: 
     return f"{slug}-{settings.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-# choosing -------------------------------------------------------------------------------------------------------------
-# Which cells are meant: studies by name, at a scale, all of their cells or some.
-
-
-ALL = "all"
-
-
+# which cells ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Choice:
     """Cells that are meant.

@@ -58,7 +58,7 @@ def accuracy(key: str, title: str) -> Quantity:
 def boundary_quantity(
     whose: str, key: str, title: str, *, state: str = "own", times: float = 1.0, digits: int = 2
 ) -> Quantity:
-    """A number on the nearness of inputs to the boundary of "teacher" or "student".
+    """A number on inputs beside the decision boundary of "teacher" or "student".
 
     Args:
         state: which inputs: "own", training examples under the run's own attack, or "test", attacked test images.

@@ -220,7 +220,7 @@ def saturation_tables(reading: Reading) -> list[Table]:
 
 
 def _after_holm(teachers: Sequence[TeacherResult], variants: Sequence[str]) -> str:
-    """From which teachers a variant gains, or loses, once it is told that there are several."""
+    """From which teachers a variant gains, or loses, allowing for there being several."""
     said = []
     for variant in variants:
         ps = {t.role: p for t in teachers if variant in t.gains and (p := t.gains[variant].p()) is not None}
