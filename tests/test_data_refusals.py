@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,10 +89,38 @@ def folder(root: Path, **changes: bytes) -> None:
                 (root / split / name / f"{i}.png").write_bytes(content)
 
 
+def pictures(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(pixels(1, 6, 6, 3)[0]))
+
+
 def npz(root: Path, **changes: Any) -> None:
     content: dict[str, Any] = {"x_train": pixels(12, 6, 6, 3), "y_train": np.arange(12) % 3}
     content |= {"x_test": pixels(6, 6, 6, 3), "y_test": np.arange(6) % 3} | changes
     np.savez(root / "a.npz", **{k: v for k, v in content.items() if v is not None})
+
+
+def npz_with(root: Path, **raw: bytes) -> None:
+    """The file, with some members written by hand."""
+    npz(root)
+    with zipfile.ZipFile(root / "a.npz") as old:
+        members = {name: old.read(name) for name in old.namelist()} | {f"{name}.npy": v for name, v in raw.items()}
+    with zipfile.ZipFile(root / "a.npz", "w") as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+
+
+def header(shape: tuple[int, ...], dtype: str = "|u1") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def spoil(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 255
+    path.write_bytes(content)
 
 
 def tiny(root: Path, wnid: str = "n1") -> None:
@@ -186,6 +216,16 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         lambda r: cifar_python(r, batch(data=np.array([[{}]], object))),
         "another type than uint8",
     ),
+    "cifar python, labels between": (
+        "cifar10",
+        lambda r: cifar_python(r, batch(labels=[0, 1.5, 2])),
+        "whole numbers as labels, got label 1.5 at image 1",
+    ),
+    "cifar binary, without bounds": (
+        "cifar10",
+        lambda r: cifar_binary(r) or os.truncate(r / "data_batch_1.bin", 2**40),
+        r"data_batch_1\.bin: expected an official binary file of cifar10, got 1,099,511,627,776 bytes",
+    ),
     # Parquet
     "parquet, nothing there": ("parquet", lambda r: None, r"train-\*\.parquet.*point --data-dir"),
     "parquet, cut": (
@@ -249,7 +289,27 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "parquet as cifar10": ("cifar10", parquet, r"expected 32 x 32 pixels.*got 4 x 4"),
     "parquet as cifar100": ("cifar100", parquet, "a column of labels named fine_label.*is this the right data set"),
+    "parquet, other class names in the test part": (
+        "parquet",
+        lambda r: [
+            pq.write_table(
+                pa.table(
+                    {"image": [{"bytes": png(x)} for x in pixels(6, 4, 4, 3)], "label": [0, 1] * 3}
+                ).replace_schema_metadata(
+                    {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
+                ),
+                r / f"{split}.parquet",
+            )
+            for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"]))
+        ],
+        r"test\.parquet: expected the class names of the other files, 'cat', got 'dog'",
+    ),
     # SVHN
+    "svhn, labels between": (
+        "svhn",
+        lambda r: svhn(r, y=np.full((20, 1), 1.5)),
+        "whole numbers as labels, got label 1.5",
+    ),
     "svhn, nothing there": ("svhn", lambda r: None, r"train_32x32\.mat.*mmard fetch svhn"),
     "svhn, cut": (
         "svhn",
@@ -300,6 +360,41 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         after(folder, lambda r: (r / "test" / "cat").mkdir()),
         "the classes of train/, got 'cat' as well",
     ),
+    "folder, which is a file": (
+        "folder/a.png",
+        lambda r: pictures(r, "folder/a.png"),
+        r"data 'folder': expected a folder, got .*a\.png, which is a file",
+    ),
+    "folder, the parent of the set": (
+        "folder",
+        lambda r: pictures(r, "pets/cat/0.png", "pets/cat/1.png", "pets/dog/0.png", "pets/dog/1.png"),
+        r"a folder for each of two classes or more, got one, 'pets'; point --data-dir at .*/pets",
+    ),
+    "folder, the parent in each split": (
+        "folder",
+        lambda r: pictures(r, *(f"{s}/pets/{c}/0.png" for s in ("train", "test") for c in ("cat", "dog"))),
+        r"train: expected a folder for each of two classes or more, got one, 'pets'",
+    ),
+    "folder, a test part alone": (
+        "folder",
+        lambda r: pictures(r, "Testing/cat/0.png", "Testing/dog/0.png", "cat/0.png", "dog/0.png"),
+        r"train/ beside Testing/, got Testing, cat, dog; name the others train/",
+    ),
+    "folder, two training parts": (
+        "folder",
+        lambda r: pictures(r, *(f"{s}/{c}/0.png" for s in ("train", "Training", "test") for c in ("cat", "dog"))),
+        "one train folder, got Training, train",
+    ),
+    "folder, classes of another case": (
+        "folder",
+        lambda r: pictures(r, "train/cat/0.png", "train/dog/0.png", "test/Cat/0.png", "test/dog/0.png"),
+        "the classes of train/, got 'Cat' as well",
+    ),
+    "folder, an image without bounds": (
+        "folder",
+        lambda r: folder(r, train_ant_0=png(np.zeros((8200, 8200), np.uint8), "1")),
+        r"ant/0\.png: expected at most 67,108,864 pixels, got 8200 x 8200",
+    ),
     "folder, 16 bits": (
         "folder",
         lambda r: folder(r, train_ant_0=png(np.full((6, 6), 999, np.uint16), "I;16")),
@@ -307,7 +402,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "folder, one image in a class": (
         "folder",
-        after(lambda r: (r / "ant").mkdir(), lambda r: (r / "ant" / "0.png").write_bytes(png(pixels(6, 6, 3)))),
+        lambda r: pictures(r, "ant/0.png", "bee/0.png", "bee/1.png"),
         "two images or more, got one",
     ),
     # Arrays
@@ -327,6 +422,32 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         r"max 25\d; divide by 255",
     ),
     "npz, NaN": ("npz", lambda r: npz(r, x_train=nan), r"got min nan, max nan"),
+    "npz, labels between": (
+        "npz",
+        lambda r: npz(r, y_test=np.full(6, 0.5)),
+        "y_test: expected whole numbers as labels",
+    ),
+    "npz, more labels than images": (
+        "npz",
+        lambda r: npz(r, y_train=np.arange(13) % 3),
+        "as many labels as images, 12",
+    ),
+    "npz, text": ("npz", lambda r: (r / "a.npz").write_text("not a zip"), r"a\.npz: expected a \.npz file of plain"),
+    "npz, an array damaged": (
+        "npz",
+        after(npz, lambda r: spoil(r / "a.npz", 2000)),
+        r"a\.npz: expected a \.npz file of plain arrays, got Bad CRC-32",
+    ),
+    "npz, a header that promises more": (
+        "npz",
+        lambda r: npz_with(r, x_train=header((10**12, 6, 6, 3)), y_train=header((10**12,), "<i8")),
+        r"expected labels that fit into memory, got y_train of 8,000\.0 GB",
+    ),
+    "npz, more images than the file holds": (
+        "npz",
+        lambda r: npz_with(r, x_train=header((12, 6, 6, 3))),
+        r"got 0 bytes where 1,296 should be",
+    ),
     "npz, other integers": (
         "npz",
         lambda r: npz(r, x_train=pixels(12, 6, 6, 3).astype(int)),
@@ -359,8 +480,9 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 def test_refused_in_one_line(case: str, tmp_path: Path) -> None:
     name, prepare, message = CASES[case]
     prepare(tmp_path)
+    name, _, inside = name.partition("/")
     with pytest.raises(Refused, match=message) as caught:
-        load(name, tmp_path)
+        load(name, tmp_path / name / inside if inside else tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,8 +53,6 @@ def suspect(run: Path, weights: str, verdict: str = "suspicious") -> None:
 
 
 def copied(home: Path, to: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(home / "s", to))
 
 
@@ -171,11 +171,98 @@ def test_folders_of_this_machine_stay_here(home: Path, tmp_path: Path) -> None:
         ("/root/x.py train --data-dir=/mnt/d/cifar", "x.py train --data-dir=cifar"),
         ("~/runs/t", "t"),
         (r"C:\Users\ada\t", "t"),
+        ("/Users/Ada Lovelace/runs/t", "t"),
+        (r"C:\Users\Ada Lovelace\t", "t"),
+        ("mmard train --out '/home/Ada Lovelace/my runs/t' --eps 8/255", "mmard train --out 't' --eps 8/255"),
+        ("mmard train '--data-dir=/mnt/Ada L/d' --eps 8/255", "mmard train '--data-dir=d' --eps 8/255"),
+        ("mmard train --teacher /home/ada/t --out /home/ada/s", "mmard train --teacher t --out s"),
         ("https://arxiv.org/abs/2010.03593", "https://arxiv.org/abs/2010.03593"),
     ],
 )
 def test_only_absolute_folders_are_cut(text: str, expected: str) -> None:
     assert without_folders({"a": [text]}) == {"a": [expected]}
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "environment.json", "scores/secret.json", "findings"])
+def test_links_are_neither_sent_nor_brought(name: str, home: Path, tmp_path: Path) -> None:
+    """A link would send what lies somewhere else under the name of a record."""
+    run, secret = copied(home, tmp_path / "s"), tmp_path / "secret"
+    push(run, REPO, to=tmp_path / "shared")
+    for folder in (run, tmp_path / "shared"):
+        target = secret / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (folder / name).is_dir() or name == "findings":
+            target.mkdir(exist_ok=True)
+        elif not target.exists():
+            target.write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"{}")
+        if (folder / name).is_file():
+            (folder / name).unlink()
+        elif (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        (folder / name).symlink_to(target)
+    with pytest.raises(Refused, match="expected a file of the run itself, got a link"):
+        push(run, REPO, to=tmp_path / "again")
+    with pytest.raises(Refused, match="expected a file of the run itself, got a link"):
+        pull(str(tmp_path / "shared"), tmp_path / "back")
+    assert not (tmp_path / "again").exists()
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("scores/a.json", b"[1]", r"scores/a\.json: expected a record, got list"),
+        ("scores/a.json", b"{", r"a\.json: expected JSON"),
+        ("scores/a.npy", b"\x80\x04", r"scores/a\.npy: expected a record of mmard"),
+        ("findings/a.npz", b"PK", r"findings/a\.npz: expected a record of mmard"),
+        ("epochs.jsonl", b"{}\n3\n", r"epochs\.jsonl: expected an object in each line, got 3"),
+        ("environment.json", b"{}", r"environment\.json: expected a record, got dict"),
+        ("README.md", b"\xff", r"README\.md: expected a record of mmard"),
+        (
+            "config.json",
+            b'{"method": "pgd_at", "network": "os:abort"}',
+            "a network that mmard builds by name, got os:abort",
+        ),
+        ("config.json", b'{"method": "pgd_at", "network": "cnn-4", "lr": "x"}', "setting lr"),
+    ],
+)
+def test_everything_that_is_brought_is_looked_at(
+    name: str, content: bytes, says: str, home: Path, tmp_path: Path
+) -> None:
+    push(home / "s", REPO, to=tmp_path / "shared")
+    (tmp_path / "shared" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "shared" / name).write_bytes(content)
+    with pytest.raises(Refused, match=says):
+        pull(str(tmp_path / "shared"), tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_records_without_bounds_are_not_brought(home: Path, tmp_path: Path) -> None:
+    push(home / "s", REPO, to=tmp_path / "shared")
+    (tmp_path / "shared" / "epochs.jsonl").write_bytes(b"")
+    os.truncate(tmp_path / "shared" / "epochs.jsonl", 2**33)
+    with pytest.raises(Refused, match="a record of at most 268 MB, got 8,590 MB"):
+        pull(str(tmp_path / "shared"), tmp_path / "back")
+
+
+def test_no_text_of_a_run_becomes_markup_of_its_card(home: Path, tmp_path: Path) -> None:
+    run = copied(home, tmp_path / "s")
+    evil = "x <b onclick=alert(1)>\n# big | [a](b) ` **"
+    for which in ("best", "last"):
+        tensors, facts = load_tensors(run / f"{which}.safetensors")
+        save_tensors(run / f"{which}.safetensors", tensors, {**facts, "images": evil, "classes": [evil]})
+    suspect(run, Run.open(run).score_records()[0]["weights"])
+    finding = run / "findings" / "best-checks.json"
+    record = json.loads(finding.read_text())
+    record["findings"][0]["says"] = evil
+    finding.write_text(json.dumps(record))
+    config = Run.open(run).config
+    write_json(run / "config.json", {**config, "data": evil, "teachers": {"T": [evil]}, "augment": evil})
+    push(run, REPO, to=tmp_path / "shared")
+    text = (tmp_path / "shared" / "README.md").read_text().split("---\n", 2)[2]
+    outside = re.sub(r"`[^`\n]*`", "", text.replace("\\`", ""))
+    assert outside.count("alert") >= 5
+    assert not re.search(r"(?<!\\)<b|(?<!\\)\[a\]|^# big", outside, re.MULTILINE)
 
 
 class FakeHub:

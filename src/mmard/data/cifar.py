@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mmard.data.decoding import damaged, missing, places
-from mmard.data.image_set import Images, Part, Rows, averaged, part_of_arrays
+from mmard.data.decoding import damaged, missing, search_folders
+from mmard.data.image_set import Images, Part, Rows, averaged, part_of_arrays, whole_labels
 from mmard.data.parquet import Columns, find_parquet, read_parquet
 from mmard.errors import Refused
 from mmard.files import read_pickle
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
+_MOST_BYTES = 2**29  # of a file; the largest official one has 154 million
 _Arrays = tuple[Images, Rows]
 
 
@@ -37,7 +38,7 @@ def _python(data: bytes, label: str) -> _Arrays:
     x = content["data"]
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != _PIXELS:
         raise ValueError(f"pixels of shape {getattr(x, 'shape', None)} instead of (n, {_PIXELS})")
-    y = np.array(content[label], np.int64)
+    y = whole_labels(np.asarray(content[label]), f"labels {label!r}")
     if y.shape != (len(x),):
         raise ValueError(f"{len(y)} labels for {len(x)} images")
     return x.reshape(-1, *_SHAPE), y
@@ -50,6 +51,13 @@ def _binary(data: bytes, label_bytes: int) -> _Arrays:
         raise ValueError(f"{len(data):,} bytes, which is no multiple of the {row:,} that an image takes")
     rows = np.frombuffer(data, np.uint8).reshape(-1, row)
     return rows[:, label_bytes:].reshape(-1, *_SHAPE), rows[:, label_bytes - 1].astype(np.int64)
+
+
+def _bounded(size: int, read: Callable[[], bytes]) -> bytes:
+    """What there is to read, unless it is more than any such file has."""
+    if size > _MOST_BYTES:
+        raise ValueError(f"{size:,} bytes")
+    return read()
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Layout:
                     name = Path(member.name).name
                     content = tar.extractfile(member) if name in self.files and member.isfile() else None
                     if content is not None:
-                        found[name] = self.reader(content.read())
+                        found[name] = self.reader(_bounded(member.size, content.read))
         except Exception as error:  # gzip, tar, pickle and shapes each fail in their own ways
             raise damaged(source, f"an archive with each {expected.removeprefix('an ')}", error) from error
         absent = [name for name in self.files if name not in found]
@@ -97,7 +105,7 @@ class Layout:
 
     def _read_file(self, path: Path, expected: str) -> _Arrays:
         try:
-            return self.reader(path.read_bytes())
+            return self.reader(_bounded(path.stat().st_size, path.read_bytes))
         except FileNotFoundError:
             raise Refused(str(path), expected=expected, got="no such file", mend="copy the whole folder") from None
         except Exception as error:
@@ -127,7 +135,7 @@ class Cifar:
         return (train, test) if image_size is None else (averaged(train, image_size), averaged(test, image_size))
 
     def _found(self, data_dir: Path) -> tuple[Part, Part]:
-        for place in places(data_dir, self.name):
+        for place in search_folders(data_dir, self.name):
             for layout in self.layouts:
                 source = layout.find(place)
                 if source is not None:

@@ -1,4 +1,8 @@
-"""Compressed images (PNG, JPEG, ...) to pixels, through Pillow, a few threads at a time."""
+"""What sources are made of: compressed images to pixels, the folders that are searched, packages of extras.
+
+Images (PNG, JPEG, ...) are read through Pillow, a few threads at a time. Their size is looked at before they are
+unpacked.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +21,13 @@ import numpy as np
 from mmard.data.image_set import Images
 from mmard.errors import Refused, needs_extra
 
-# optional -------------------------------------------------------------------------------------------------------------
-# Packages that only some forms of files need, imported when such a file is met.
-
-
-def optional(module: str, purpose: str, package: str = "", extra: str = "data") -> Any:
-    """The module, imported now.
-
-    Raises:
-        Refused: if it is not installed, naming `package` (by default the module's first name) and the extra.
-    """
-    try:
-        return import_module(module)
-    except ImportError:
-        raise needs_extra(package or module.partition(".")[0], extra, purpose) from None
-
-
-# images ---------------------------------------------------------------------------------------------------------------
-
-
 Encoded = tuple[str, bytes | Path]  # a name for people, and the file or its content
 
 _CHUNK = 512
+_MOST_PIXELS = 2**26  # of one image
+_THREADS = min(8, os.cpu_count() or 1)
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_TRANSPARENT = ("LA", "RGBA", "PA")
 _GREY = ("1", "L", "LA")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 
@@ -57,20 +46,26 @@ class Form:
     resize: bool = False
 
 
-def form_of(samples: Sequence[Encoded], image_size: int | None) -> Form:
-    """The form of a set, from a few of its images: grey if all of them are, and the size of the first one.
+def form_of(samples: Sequence[Encoded], image_size: int | None) -> tuple[Form, str]:
+    """The form of a set, from some of its images, and a note for its origin where some are of another kind.
 
-    With `image_size` every image is brought to that many pixels a side instead.
+    It is grey if all of them are, and of the size of the first one; with `image_size` every image is brought to that
+    many pixels a side instead.
     """
     assert samples
-    modes, sizes = zip(*(_header(*sample) for sample in samples), strict=True)
-    channels = 1 if all(mode in _GREY for mode in modes) else 3
+    with ThreadPoolExecutor(_THREADS) as pool:
+        modes, sizes = zip(*pool.map(lambda sample: _header(*sample), samples), strict=True)
+    grey, clear = sum(mode in _GREY for mode in modes), sum(mode in _TRANSPARENT for mode in modes)
+    channels = 1 if grey == len(modes) else 3
+    kinds = [(grey if channels == 3 else 0, "grey"), (clear, "with transparency, which is dropped")]
+    said = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+    note = f" ({said}, of {len(modes):,} looked at)" if said else ""
     if image_size is not None:
         if image_size < 1:
             raise Refused("image_size", expected="a positive number of pixels", got=str(image_size))
-        return Form((channels, image_size, image_size), resize=True)
+        return Form((channels, image_size, image_size), resize=True), note
     width, height = sizes[0]
-    return Form((channels, height, width))
+    return Form((channels, height, width)), note
 
 
 def decode(encoded: Iterable[Encoded], form: Form) -> Iterator[Images]:
@@ -80,7 +75,7 @@ def decode(encoded: Iterable[Encoded], form: Form) -> Iterator[Images]:
         Refused: naming the image, if it cannot be read, is of another size, or has more than 8 bits a channel.
     """
     one = partial(_decode, form=form)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         block: list[Encoded] = []
         for item in encoded:
             block.append(item)
@@ -91,22 +86,40 @@ def decode(encoded: Iterable[Encoded], form: Form) -> Iterator[Images]:
             yield np.stack(list(pool.map(one, block)))
 
 
-def _pillow() -> Any:
-    return optional("PIL.Image", "reading image files", package="pillow")
+def _pillow(module: str = "PIL.Image") -> Any:
+    return import_extra(module, "reading image files", package="pillow")
 
 
 def _open(name: str, data: bytes | Path) -> Any:
     try:
-        return _pillow().open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        image = _pillow().open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except Refused:
         raise
     except Exception as error:  # whatever a parser may raise on foreign bytes
         raise _unreadable(name, error) from error
+    if image.size[0] * image.size[1] > _MOST_PIXELS:
+        got = f"{image.size[0]} x {image.size[1]} pixels"
+        image.close()
+        raise Refused(f"image {name}", expected=f"at most {_MOST_PIXELS:,} pixels", got=got, mend="scale it down first")
+    return image
 
 
 def _header(name: str, data: bytes | Path) -> tuple[str, tuple[int, int]]:
+    """Mode and (width, height) as it is meant to be seen."""
     with _open(name, data) as image:
-        return image.mode, image.size
+        return image.mode, _upright_size(image, name)
+
+
+def _upright_size(image: Any, name: str) -> tuple[int, int]:
+    width, height = image.size
+    try:
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+    except Exception as error:
+        raise _unreadable(name, error) from error
+    return (height, width) if turned else (width, height)
+
+
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 def _decode(item: Encoded, form: Form) -> Images:
@@ -127,18 +140,19 @@ def _decode(item: Encoded, form: Form) -> Images:
                 got=f"mode {image.mode!r}",
                 mend="convert the set to one mode, all grey or all RGB",
             )
-        try:
-            image = image.convert("L" if channels == 1 else "RGB")
-        except Exception as error:  # a broken PNG chunk is a SyntaxError, what is cut off an OSError, and so on
-            raise _unreadable(name, error) from error
-    if image.size != (width, height):
-        if not form.resize:
+        size = _upright_size(image, name)
+        if size != (width, height) and not form.resize:
             raise Refused(
                 f"image {name}",
                 expected=f"{width} x {height} pixels, as the first image",
-                got=f"{image.size[0]} x {image.size[1]}",
+                got=f"{size[0]} x {size[1]}",
                 mend=f"bring all images to one size, or pass --image-size {min(width, height)} to have it done",
             )
+        try:
+            image = _pillow("PIL.ImageOps").exif_transpose(image).convert("L" if channels == 1 else "RGB")
+        except Exception as error:  # a broken PNG chunk is a SyntaxError, what is cut off an OSError, and so on
+            raise _unreadable(name, error) from error
+    if image.size != (width, height):
         image = _fit(image, width, height)
     pixels: Images = np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     return pixels
@@ -162,21 +176,29 @@ def _unreadable(name: str, error: Exception) -> Refused:
     )
 
 
-# places ---------------------------------------------------------------------------------------------------------------
-# Where a source looks for its files, and what is said when they are not there.
+def import_extra(module: str, purpose: str, package: str = "", extra: str = "data") -> Any:
+    """A module that only some forms of files need, imported when such a file is met.
+
+    Raises:
+        Refused: if it is not installed, naming `package` (by default the module's first name) and the extra.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        raise needs_extra(package or module.partition(".")[0], extra, purpose) from None
 
 
-def places(data_dir: Path, name: str, fetchable: bool = True) -> list[Path]:
+def search_folders(data_dir: Path, name: str, fetchable: bool = True) -> list[Path]:
     """The folder given and the folder named after the set within it, whichever exist.
 
     Raises:
-        Refused: if the folder given does not exist.
+        Refused: if there is nothing at `data_dir`, or a file.
     """
-    if not data_dir.exists():
-        raise Refused(
-            f"data {name!r}", expected="a folder that exists", got=str(data_dir), mend=_mend(name, data_dir, fetchable)
-        )
-    return [place for place in (data_dir, data_dir / name) if place.is_dir()]
+    if not data_dir.is_dir():
+        got = f"{data_dir}, which is a file" if data_dir.exists() else str(data_dir)
+        expected = "a folder" if data_dir.exists() else "a folder that exists"
+        raise Refused(f"data {name!r}", expected=expected, got=got, mend=_mend(name, data_dir, fetchable))
+    return [folder for folder in (data_dir, data_dir / name) if folder.is_dir()]
 
 
 def missing(name: str, data_dir: Path, forms: str, fetchable: bool = True) -> Refused:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmard.data.decoding import optional
+from mmard.data.decoding import import_extra
 from mmard.errors import Refused, unknown
 
 _SHARD = re.compile(r"(train|test|valid|validation)-[^/]*\.parquet")
@@ -64,7 +64,7 @@ def fetch(
     if name not in REPOSITORIES:
         raise unknown("data to fetch", name, REPOSITORIES)
     repository, folder = REPOSITORIES[name], Path(data_dir).expanduser() / name
-    hub = hub or optional("huggingface_hub", f"fetching {name}", extra="hub").HfApi()
+    hub = hub or import_extra("huggingface_hub", f"fetching {name}", extra="hub").HfApi()
     tell = progress or (lambda line: None)
     try:
         info = hub.repo_info(repository.repo_id, repo_type="dataset", files_metadata=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -219,6 +221,24 @@ def checked(part: Part) -> Part:
     return part
 
 
+def whole_labels(y: NDArray[Any], where: str) -> Rows:
+    """The same labels as int64; none is rounded.
+
+    Raises:
+        Refused: for labels that are not whole numbers, or several for an image.
+    """
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or y.dtype.kind not in "iuf":
+        raise Refused(where, expected="integers (N,)", got=f"{y.dtype} {y.shape}", mend="not one-hot, not names")
+    labels: Rows = y.astype(np.int64) if y.dtype.kind != "f" else np.nan_to_num(y, posinf=0, neginf=0).astype(np.int64)
+    broken = np.flatnonzero(labels != y)
+    if len(broken):
+        got = f"label {y[broken[0]]:g} at image {broken[0]}"
+        raise Refused(where, expected="whole numbers as labels", got=got, mend="is this the column of class numbers?")
+    return labels
+
+
 def numbered(y: Rows, where: str) -> tuple[str, ...]:
     """Class names "0", "1", ... where the source has none, one for each label up to the largest.
 
@@ -290,24 +310,43 @@ def balanced_order(y: Rows, generator: torch.Generator) -> Rows:
     return order
 
 
-def _fill(part: Part, order: Rows, out: Images) -> None:
-    """Write the image at row order[k] of the part to out[k]. Rows may be left out, none may repeat."""
-    place = np.argsort(order, kind="stable")
+def _fill(part: Part, order: Rows, put: Callable[[Rows, Images], None]) -> None:
+    """Hand over the image at row order[k] of the part as the k-th. Rows may be left out, none may repeat."""
+    target = np.argsort(order, kind="stable")
     done = 0
-    for chunk in part.read(order[place]):
+    for chunk in part.read(order[target]):
         if chunk.shape[1:] != part.shape:
             raise Refused(part.origin, expected=f"every image {part.shape}", got=str(chunk.shape[1:]))
-        out[place[done : done + len(chunk)]] = chunk
+        put(target[done : done + len(chunk)], chunk)
         done += len(chunk)
     if done != len(order):
         raise Refused(part.origin, expected=f"{len(order)} images, one for every label", got=f"{done}")
 
 
 def into_memory(part: Part, order: Rows) -> Tensor:
-    """The images at `order`, uint8 (n, C, H, W)."""
+    """The images at `order`, uint8 (n, C, H, W).
+
+    Raises:
+        Refused: for a set that does not fit; it is asked before anything is read.
+    """
+    size, free = len(order) * math.prod(part.shape), _free_memory()
+    if free is not None and size > free:
+        mend = "keep it on disk with --on-disk, or take fewer images"
+        raise Refused(part.origin, expected=f"{size / 1e6:,.0f} MB of memory", got=f"{free / 1e6:,.0f} MB", mend=mend)
     out = np.empty((len(order), *part.shape), np.uint8)
-    _fill(part, order, out)
+    _fill(part, order, out.__setitem__)
     return torch.from_numpy(out)
+
+
+def _free_memory() -> int | None:
+    """Bytes that the system can still give; None where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
 
 
 def onto_disk(part: Part, order: Rows, cache_dir: Path, name: str) -> Tensor:
@@ -326,20 +365,29 @@ def onto_disk(part: Part, order: Rows, cache_dir: Path, name: str) -> Tensor:
 
 
 def _write(part: Part, order: Rows, path: Path) -> None:
-    size = len(order) * int(np.prod(part.shape))
+    image = math.prod(part.shape)
+    size = len(order) * image
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     mend = "name a folder with room for it by --cache-dir"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
-        # Asked first, because a memory map on a full disk ends the process instead of raising.
         if free < size + 2**20:
             got = f"{free / 1e6:,.0f} MB free in {path.parent}"
             raise Refused(f"on_disk {part.origin}", expected=f"{size / 1e6:,.0f} MB of disk", got=got, mend=mend)
-        out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(order), *part.shape))
-        _fill(part, order, out)
-        out.flush()
-        del out
+        # Written image by image and not through a memory map, which holds its pages in memory, and on a disk that
+        # fills up ends the process instead of raising.
+        with scratch.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), *part.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+
+            def put(rows: Rows, images: Images) -> None:
+                for row, each in zip(rows, images, strict=True):
+                    file.seek(start + int(row) * image)
+                    file.write(np.ascontiguousarray(each).data)
+
+            _fill(part, order, put)
         os.replace(scratch, path)
     except OSError as error:
         got = f"{error.strerror or error} for {path.parent}"

@@ -11,17 +11,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmard.data.decoding import Encoded, Form, damaged, decode, form_of, missing, optional, places
+from mmard.data.decoding import Encoded, Form, damaged, decode, form_of, import_extra, missing, search_folders
 from mmard.data.image_set import Images, Part, Rows, numbered
 from mmard.errors import Refused
 
 _TRAIN, _TEST = ("train",), ("test", "valid", "validation", "val")
-_SHARD = re.compile(r"(?P<split>[a-z]+)(-(?P<index>\d+)-of-(?P<count>\d+))?(-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r"(?P<split>[a-z]+)(-(?P<index>\d+)-of-(?P<count>\d+))?(-[0-9a-f]+)?\.parquet", re.IGNORECASE)
+_SAME = {"training": "train", "testing": "test"}
 
 Shards = Mapping[str, Sequence[Path]]
 
@@ -47,7 +49,7 @@ def read_any_parquet(data_dir: Path, image_size: int | None = None) -> tuple[Par
         Refused: if a split, a shard or a column is absent, a file is damaged, or images differ in size and no
             `image_size` is given.
     """
-    for place in places(data_dir, "parquet", fetchable=False):
+    for place in search_folders(data_dir, "parquet", fetchable=False):
         found = find_parquet(place, anywhere=True)
         if found is not None:
             return read_parquet(found, "parquet", image_size=image_size)
@@ -81,8 +83,10 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
     for path in sorted(folder.glob("*.parquet")):
         match = _SHARD.fullmatch(path.name)
         if match:
-            splits.setdefault(match["split"], []).append(path)
-            counts[match["split"]] = int(match["count"] or 1)
+            split = match["split"].lower()
+            split = _SAME.get(split, split)
+            splits.setdefault(split, []).append(path)
+            counts[split] = int(match["count"] or 1)
     for split in (*_TRAIN, *_TEST):
         if split in splits and len(splits[split]) != counts[split]:
             where = f"{folder}/{split}-*.parquet"
@@ -105,12 +109,19 @@ def read_parquet(
         first = shards["train"][0].parent
         raise Refused(f"{first}", expected=f"a test split ({' or '.join(_TEST)})", got=", ".join(shards))
     tables = {split: [_Table(path, columns) for path in shards[split]] for split in ("train", test)}
-    if classes is None:
-        classes = tables["train"][0].classes()
+    named = {table.path.name: table.classes() for each in tables.values() for table in each}
+    lists = list(dict.fromkeys(names for names in named.values() if names is not None))
+    if len(lists) > 1:
+        odd = next(name for name, names in named.items() if names not in (None, lists[0]))
+        differ = next((a, b) for a, b in zip_longest(*lists[:2]) if a != b)
+        expected = f"the class names of the other files, {differ[0]!r}"
+        raise Refused(odd, expected=expected, got=repr(differ[1]), mend="are the files of one set?")
+    if classes is None and lists:
+        classes = lists[0]
     labels = {split: np.concatenate([table.labels() for table in each]) for split, each in tables.items()}
     if classes is None:
         classes = numbered(labels["train"], f"{tables['train'][0].path}")
-    form = Form(shape) if shape else form_of(_samples(tables["train"][0]), image_size)
+    form, note = (Form(shape), "") if shape else form_of(_samples(tables["train"][0]), image_size)
 
     def part(split: str) -> Part:
         label = "train" if split == "train" else "test" if split == "test" else f"{split} as test"
@@ -120,7 +131,7 @@ def read_parquet(
             return decode(_encoded(each, rows), form)
 
         files = tuple(table.path for table in each)
-        return Part(labels[split], form.shape, read, files, classes, f"{name}, Parquet, {label}")
+        return Part(labels[split], form.shape, read, files, classes, f"{name}, Parquet, {label}{note}")
 
     return part("train"), part(test)
 
@@ -146,7 +157,7 @@ class _Table:
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
-        module = optional("pyarrow.parquet", "reading Parquet files")
+        module = import_extra("pyarrow.parquet", "reading Parquet files")
         try:
             self._file: Any = module.ParquetFile(path)
         except Exception as error:  # pyarrow's errors derive from several built-in ones

@@ -17,7 +17,9 @@ from mmard.report.subject import setting as shown
 from mmard.run import Run
 from mmard.settings import is_given
 from mmard.tables.figures import Figure, figures_of, severity
+from mmard.tables.table import markdown_table, markdown_text
 from mmard.teachers import find, is_teacher
+from mmard.words import printable
 
 WEIGHTS = ("best", "last")
 TAGS = ("adversarial-robustness", "adversarial-training", "knowledge-distillation", "mmard")
@@ -109,11 +111,17 @@ def _sentence(config: Record, facts: Record) -> str:
     shape = " x ".join(map(str, facts.get("image_shape", ())))
     ball = _ball(config)
     if config.get("teachers"):
-        made = f"distilled by `{config.get('method')}`"
+        made = f"distilled by {_code(config.get('method'))}"
     else:
-        made = f"trained by `{config.get('method')}`" if "method" in config else "evaluated"
-    text = f"`{network}` for {classes} classes of {config.get('data', 'images')} ({shape}), {made}"
+        made = f"trained by {_code(config.get('method'))}" if "method" in config else "evaluated"
+    data = markdown_text(str(config.get("data", "images")))
+    text = f"{_code(network)} for {classes} classes of {data} ({shape}), {made}"
     return text + (f" to hold within {ball}." if ball else ".")
+
+
+def _code(text: object) -> str:
+    """Text between backticks, which it cannot leave."""
+    return f"`{printable(str(text)).replace('`', chr(39))}`"
 
 
 def _ball(config: Record) -> str:
@@ -124,7 +132,10 @@ def _marks(checks: Iterable[Record]) -> str:
     raised = [(record, f) for record in checks for f in record["findings"] if f["verdict"] == "suspicious"]
     if not raised:
         return ""
-    lines = [f"> - `{f['check']}` ({record['which']} weights): {f['says']}" for record, f in raised]
+    lines = [
+        f"> - {_code(f['check'])} ({markdown_text(record['which'])} weights): {markdown_text(f['says'])}"
+        for record, f in raised
+    ]
     return "\n".join(
         [
             "> **Suspicious.** Signs were found that the robust accuracies below are too high:",
@@ -140,17 +151,18 @@ def _table(figures: Sequence[Figure], stale: int) -> str:
     if not figures:
         text = "These weights were not evaluated, or their records were not shared."
         return f"## Figures\n\n{text}"
-    rows = ["| attack | within | accuracy % | 95 % interval | images | weights |", "|---|---|---|---|---|---|"]
+    rows = []
     for figure in figures:
         low, high = figure.record["interval"]
         mark = f" ⚠ {', '.join(figure.suspicious)}" if figure.suspicious else ""
         accuracy = f"{100 * figure.accuracy:.1f}{mark}"
         interval = f"{100 * low:.1f} to {100 * high:.1f}"
         images = f"{figure.n:,} {figure.split}"
-        rows.append(f"| {_label(figure)} | {_within(figure)} | {accuracy} | {interval} | {images} | {figure.which} |")
+        rows.append((_label(figure), _within(figure), accuracy, interval, images, figure.which))
+    heads = ("attack", "within", "accuracy %", "95 % interval", "images", "weights")
     notes = "Intervals are Wilson's, over the choice of images alone; another seed of training moves a figure as well."
     left = f"\n\n{stale} figures on other weights than these are left out." if stale else ""
-    return "## Figures\n\n" + "\n".join(rows) + f"\n\n{notes}{left}"
+    return "## Figures\n\n" + markdown_table(heads, rows, words=len(heads)) + f"\n\n{notes}{left}"
 
 
 def _checks(checks: Sequence[Record]) -> str:
@@ -162,8 +174,9 @@ def _checks(checks: Sequence[Record]) -> str:
             verdict: [f["check"] for f in record["findings"] if f["verdict"] == verdict]
             for verdict in ("suspicious", "passed", "skipped")
         }
-        told = [f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in by.items() if names]
-        lines.append(f"- {record['which']} weights, {record['n']:,} {record['split']} images: " + "; ".join(told))
+        found = [f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in by.items() if names]
+        line = f"{record['which']} weights, {record['n']:,} {record['split']} images: " + "; ".join(found)
+        lines.append(f"- {markdown_text(line)}")
     return "## Checks\n\n" + "\n".join(lines)
 
 
@@ -188,12 +201,12 @@ It takes images (B, C, H, W) in [0, 1] and returns logits{inside}. `runs/pulled`
 
 
 def _training(run: Run, config: Record, facts: Record) -> str:
-    rows = ["| setting | value |", "|---|---|"]
+    rows = []
     for key in SETTINGS:
         value = config.get(key)
         if value not in (None, "", {}):
             text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else shown(key, value)
-            rows.append(f"| {key} | {text} |")
+            rows.append((key, text))
     environments = json.loads((run.path / "environment.json").read_text()) if _has_environment(run) else []
     where = ""
     if environments:
@@ -201,9 +214,15 @@ def _training(run: Run, config: Record, facts: Record) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in (first.get("versions") or {}).items() if version)
         processor = f"{first.get('cpu', 'CPU')}, threads: {first.get('threads', '?')}"
         hardware = ", ".join(first.get("gpus") or []) or processor
-        where = f"\n\nmmard {first.get('mmard')} ({str(first.get('commit'))[:12]}), {versions}; {hardware}."
+        made = f"mmard {first.get('mmard')} ({str(first.get('commit'))[:12]}), {versions}; {hardware}."
+        where = f"\n\n{markdown_text(made)}"
     epoch = f"Weights: epoch {facts['epoch']}.\n\n" if "epoch" in facts else ""
-    return f"## Training\n\n{epoch}" + "\n".join(rows) + "\n\nAll settings are in config.json." + where
+    return (
+        f"## Training\n\n{epoch}"
+        + markdown_table(("setting", "value"), rows, words=2)
+        + "\n\nAll settings are in config.json."
+        + where
+    )
 
 
 def _has_environment(run: Run) -> bool:
@@ -211,22 +230,22 @@ def _has_environment(run: Run) -> bool:
 
 
 def _data(config: Record, facts: Record, figures: Sequence[Figure]) -> str:
-    lines = [f"- trained on: {facts['images']}"] if facts.get("images") else []
+    lines = [f"- trained on: {markdown_text(str(facts['images']))}"] if facts.get("images") else []
     for images, digest in dict.fromkeys((str(f.record["images"]), str(f.record["data"])) for f in figures):
-        lines.append(f"- measured on: {images} (SHA-256 of images and labels {digest[:16]})")
+        lines.append(f"- measured on: {markdown_text(images)} (SHA-256 of images and labels {digest[:16]})")
     classes = facts.get("classes") or ()
     if 0 < len(classes) <= 20:
-        lines.append(f"- classes: {', '.join(map(str, classes))}")
+        lines.append(f"- classes: {markdown_text(', '.join(map(str, classes)))}")
     data = str(config.get("data", "unknown"))
     if not is_given(data):
         lines.append("- the best weights were chosen on images held out of the training part, not on test images")
-    return f"## Data\n\nSet: {data}.\n\n" + "\n".join(lines)
+    return f"## Data\n\nSet: {markdown_text(data)}.\n\n" + "\n".join(lines)
 
 
 def _teachers(config: Record) -> str:
     by_letter = config.get("teachers") or {}
     lines = [
-        f"- {letter}: `{spec}`{_known(spec, str(config.get('data')))}"
+        f"- {markdown_text(letter)}: {_code(spec)}{_known(spec, str(config.get('data')))}"
         for letter, specs in by_letter.items()
         for spec in specs
     ]

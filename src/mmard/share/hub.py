@@ -1,7 +1,20 @@
-"""Runs to the Hugging Face hub and back. The only calls over the network are those of `huggingface_hub`, on request.
+"""Runs to the Hugging Face hub and back, and files of known teachers from Google Drive; nothing is called unasked.
 
-What the hub's client needs to know who somebody is it has from its own login; no token passes through here, and none is
-written anywhere.
+A run as others get it is weights, settings, figures, findings and a card, without what is of this machine alone:
+
+    README.md          the card; its head is what the hub reads
+    config.json        the settings, without folders of this machine
+    best.safetensors, last.safetensors
+    environment.json, epochs.jsonl, scores/, findings/   as in the run, likewise
+
+It is a run folder itself, from which one evaluates, distils and compares. What a training would resume from stays
+behind, and so does its log between the ends of epochs. Links are neither sent nor brought. What the hub's client needs
+to know who somebody is it has from its own login; no token passes through here, and none is written anywhere.
+
+Google Drive, where RobustBench keeps its files, answers with a page of HTML where it wants a person to confirm, or has
+served a file too often; kept under the file's name that page is the classic failure. What arrives is therefore looked
+at before it gets its name: it must be a checkpoint by its first bytes, whole by the length that was announced, and hold
+exactly this teacher's tensors. Nobody publishes checksums of these files; that of what arrived is written beside it.
 """
 
 from __future__ import annotations
@@ -20,26 +33,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmard.data.decoding import optional
+import numpy as np
+
+from mmard.data.decoding import import_extra
 from mmard.data.fetch import differs
-from mmard.errors import Refused
+from mmard.errors import Refused, require
 from mmard.files import load_tensors, read_json, save_tensors, write_json, write_whole
 from mmard.networks import load_network
 from mmard.run import Run, now
+from mmard.settings import Settings
 from mmard.share.card import WEIGHTS, card, suspicions
 from mmard.teachers import Teacher, find, open_teacher
-
-# folder ---------------------------------------------------------------------------------------------------------------
-# A run as others get it: weights, settings, figures, findings and a card, without what is of this machine alone.
-#
-#     README.md          the card; its head is what the hub reads
-#     config.json        the settings, without folders of this machine
-#     best.safetensors, last.safetensors
-#     environment.json, epochs.jsonl, scores/, findings/   as in the run, likewise
-#
-# It is a run folder itself, from which one evaluates, distils and compares. What a training would resume from stays
-# behind, and so does its log between the ends of epochs.
-
+from mmard.trust import is_code
 
 SHARED = re.compile(
     r"README\.md|config\.json|environment\.json|pushed\.json|epochs\.jsonl|(?:best|last)\.safetensors"
@@ -47,7 +52,10 @@ SHARED = re.compile(
 )
 """Files that a shared run has; nothing else is written, and nothing else is brought back."""
 
-_FOLDERS = re.compile(r"(?<![\w.])(?<!:/)(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+")
+_FOLDERS = re.compile(r"(?<![\w.])(?<!:/)(?:~|[A-Za-z]:)?[/\\](?:(?:[^\s'\"/\\]|[ ](?![-/~'\"]))+[/\\])+")
+"""Absolute folders. Their names may have blanks: rather too much is cut than a name left."""
+_MOST_BYTES = 2**28
+"""Of a record; weights may have more."""
 
 
 def write_shared(run: Run, to: Path, name: str, licence: str | None = None) -> list[str]:
@@ -60,6 +68,7 @@ def write_shared(run: Run, to: Path, name: str, licence: str | None = None) -> l
     Raises:
         Refused: if the run has no weights or a network that nobody else can build, or the folder is in use.
     """
+    _refuse_links(run.path)
     held = {which: load_tensors(run.weights_file(which)) for which in WEIGHTS if run.weights_file(which).is_file()}
     if not held:
         raise Refused(str(run.path), expected="a run with weights", got="none", mend="has it been trained?")
@@ -122,6 +131,15 @@ def refuse_code(network: str, where: str) -> None:
         raise Refused(where, expected="a network that mmard builds by name", got=network, mend=mend)
 
 
+def _refuse_links(folder: Path) -> None:
+    """Refuse a folder in which what is shared is a link: it would send, or bring, what lies somewhere else."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() and (SHARED.fullmatch(name) or name in ("scores", "findings", "log.jsonl")):
+            mend = "copy the file there if it belongs to the run"
+            raise Refused(str(path), expected="a file of the run itself", got="a link", mend=mend)
+
+
 def _beside(run: Run) -> list[Path]:
     """Environment, and the records of figures and findings with their arrays."""
     named = [run.path / "environment.json"]
@@ -132,9 +150,6 @@ def _beside(run: Run) -> list[Path]:
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-
-
-# hub ------------------------------------------------------------------------------------------------------------------
 
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -198,7 +213,7 @@ def push(
     opened = Run.open(run)
     if to is not None:
         return _written(opened, Path(to).expanduser(), repo, licence)
-    hub = hub or optional("huggingface_hub", f"push {repo}", extra="hub").HfApi()
+    hub = hub or import_extra("huggingface_hub", f"push {repo}", extra="hub").HfApi()
     with tempfile.TemporaryDirectory() as scratch:
         made = _written(opened, Path(scratch) / "shared", repo, licence)
         try:
@@ -243,7 +258,7 @@ def pull(
             facts = _copied(Path(repo).expanduser(), scratch)
         else:
             _check_repo(repo)
-            hub = hub or optional("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
+            hub = hub or import_extra("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
             facts = _downloaded(hub, repo, revision, scratch, tell)
         _check_run(repo, scratch)
         write_json(scratch / "pulled.json", {**facts, "pulled": now()})
@@ -272,6 +287,7 @@ def _downloaded(
         raise _unreachable(f"pull {repo}", error, mend) from error
     wanted = [each for each in info.siblings if SHARED.fullmatch(each.rfilename)]
     for record in wanted:
+        _refuse_large(f"pull {repo}, {record.rfilename}", record.rfilename, record.size or 0)
         tell(f"{record.rfilename}: {(record.size or 0) / 1e6:,.1f} MB")
         try:
             hub.hf_hub_download(repo, record.rfilename, repo_type="model", revision=info.sha, local_dir=str(folder))
@@ -288,22 +304,33 @@ def _downloaded(
 
 
 def _copied(source: Path, folder: Path) -> dict[str, Any]:
+    _refuse_links(source)
     names = [file.relative_to(source).as_posix() for file in sorted(source.rglob("*")) if file.is_file()]
     for name in names:
         if SHARED.fullmatch(name):
+            _refuse_large(str(source / name), name, (source / name).stat().st_size)
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
     return {"folder": source.name, "left_out": [name for name in names if not SHARED.fullmatch(name)]}
 
 
 def _check_run(repo: str, folder: Path) -> None:
-    """Refuse what is no run of mmard, and build its network from it."""
+    """Refuse what is no run of mmard: its records must be records, and its network is built from it."""
     found = [which for which in WEIGHTS if (folder / f"{which}.safetensors").is_file()]
     if not (folder / "config.json").is_file() or not found:
         held = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing of these"
         mend = "weights of somebody else are given with --weights or --teacher-weights"
         expected = "config.json and best.safetensors or last.safetensors, as mmard push writes them"
         raise Refused(f"pull {repo}", expected=expected, got=held, mend=mend)
+    _refuse_links(folder)
+    config = Run(folder).config
+    if "method" in config:
+        settings = Settings.resolve(config)
+        for name in (settings.network, settings.peer or ""):
+            if is_code(name):
+                refuse_code(name, f"pull {repo}, config.json")
+    for file in (each for each in folder.rglob("*") if each.is_file()):
+        _refuse_no_record(file, f"pull {repo}, {file.relative_to(folder).as_posix()}")
     for which in found:
         _, facts = load_tensors(folder / f"{which}.safetensors")
         if "network" not in facts:
@@ -311,6 +338,40 @@ def _check_run(repo: str, folder: Path) -> None:
             raise Refused(f"pull {repo}", expected=expected, got=f"a {which}.safetensors that does not say its network")
         refuse_code(str(facts["network"]), f"pull {repo}")
         load_network(str(folder), which=which)
+
+
+def _refuse_large(where: str, name: str, size: int) -> None:
+    if size > _MOST_BYTES and not name.endswith(".safetensors"):
+        raise Refused(where, expected=f"a record of at most {_MOST_BYTES / 1e6:,.0f} MB", got=f"{size / 1e6:,.0f} MB")
+
+
+def _refuse_no_record(file: Path, where: str) -> None:
+    """Refuse a file whose content is not what its name says."""
+    try:
+        if file.suffix == ".json":
+            held = read_json(file)
+            listed = isinstance(held, list) and all(isinstance(each, dict) for each in held)
+            require(
+                listed if file.name == "environment.json" else isinstance(held, dict),
+                where,
+                expected="a record",
+                got=type(held).__name__,
+            )
+        elif file.suffix == ".jsonl":
+            for line in file.read_text(encoding="utf-8").splitlines():
+                require(isinstance(json.loads(line), dict), where, expected="an object in each line", got=line[:40])
+        elif file.suffix == ".npy":
+            np.load(file, mmap_mode="r", allow_pickle=False)
+        elif file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                _ = arrays.files
+        elif file.suffix == ".md":
+            file.read_text(encoding="utf-8")
+    except Refused:
+        raise
+    except Exception as error:  # JSON, text and arrays each fail in their own ways
+        got = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Refused(where, expected="a record of mmard", got=got, mend="pull it again, or tell its owner") from error
 
 
 def _check_repo(repo: str) -> None:
@@ -328,15 +389,6 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-# fetching -------------------------------------------------------------------------------------------------------------
-# The file of a known teacher, brought from Google Drive, where RobustBench keeps it. Nothing here is called unasked.
-#
-# Google Drive answers with a page of HTML where it wants a person to confirm, or has served a file too often; kept
-# under the file's name that page is the classic failure. What arrives is therefore looked at before it gets its name:
-# it must be a checkpoint by its first bytes, whole by the length that was announced, and hold exactly this teacher's
-# tensors. Nobody publishes checksums of these files; that of what arrived is written beside it.
 
 
 DRIVE = "https://docs.google.com/uc"
