@@ -48,6 +48,10 @@ def test_the_page_says_what_was_asked_and_where_it_comes_from(found: Found) -> N
     scale = load_scale("S")
     for text in (f"## Scale S: {scale.title}", "| 2a |", "Commits: 0000000", "INVENTED, not measured", "## Not run"):
         assert text in page.text
+    short = page.text.split("## In short")[1].split("## The paper")[0]
+    assert f"- {scale.title}: hosts are more robust with MMARD: **holds**, +" in short
+    assert "What is wrong with this scale stands below." in short
+    assert load_scale("M").caution in page.text.replace("\\", "")
     assert page.text.index("## Scale S") < page.text.index("## Scale M")
     assert "scale L, headline: not run; planned: " in page.text
 

@@ -82,6 +82,7 @@ class Claim(BaseModel):
     than: str = ""
     plugin: str = ""
     direction: Direction = "more"
+    brief: str = Field(default="", description="The claim in a few words, for those that a page begins with.")
     matters: float = Field(default=0.0, description="The smallest gain worth having, in the unit of the quantity.")
 
 

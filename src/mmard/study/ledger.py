@@ -233,13 +233,37 @@ def results_page(
     found = by_scale(records)
     scales = published_scales()
     every = {scale.name: readings(scale, found[scale.name], which) for scale in scales if scale.name in found}
-    parts = [HEAD, _claims(every)]
+    parts = [HEAD, "", _claims(every)]
     for scale in scales:
         if scale.name in found:
             parts.append(_scale(scale, found[scale.name], every[scale.name], made, pictures, draw))
     parts += [_published(), _not_run(scales, every)]
+    parts[1] = _in_short([scale for scale in scales if scale.name in every], every, made, pictures)
     text = "\n\n".join(part.strip() for part in parts if part) + "\n"
     return ResultsPage(text, made.pictures, made.stamps)
+
+
+def _in_short(
+    scales: Sequence[Scale], every: Mapping[str, Mapping[str, Reading]], made: ResultsPage, pictures: Path
+) -> str:
+    """A sentence for each scale, and the picture of the last one that shows both accuracies."""
+    lines = []
+    for scale in scales:
+        said = []
+        for claim in load_claims()[1]:
+            judged = judge(claim, every[scale.name])
+            if claim.brief and judged.verdict:
+                figure = f", {judged.figure}" if judged.figure else ""
+                said.append(f"{claim.brief}: **{judged.verdict}**{markdown_text(figure)}")
+        if said:
+            wrong = " What is wrong with this scale stands below." if scale.caution else ""
+            lines.append(f"- {markdown_text(scale.title)}: {'; '.join(said)}.{wrong}")
+    if not lines:
+        return ""
+    shown = [name for name in made.stamps if name.endswith("-trade-off.svg")][-1:]
+    parts = ["## In short", "\n".join(lines)]
+    parts += [f"![Clean against robust accuracy of every method]({(pictures / name).as_posix()})" for name in shown]
+    return "\n\n".join(parts)
 
 
 def _claims(every: Mapping[str, Mapping[str, Reading]]) -> str:
@@ -298,7 +322,7 @@ def _scale(
 
 def _study(reading: Reading, made: ResultsPage, pictures: Path, draw: bool) -> str:
     study, scale = reading.grid.study, reading.grid.scale
-    parts = [f"### {study.title}", f"*{markdown_text(study.question)}*"]
+    parts = [f"*{markdown_text(study.question)}*"]
     parts += _pictures(reading, made, pictures, draw)
     sheets = tables(reading)
     parts += [markdown([sheet]).strip() for sheet in sheets if sheet.main]
@@ -312,7 +336,7 @@ def _study(reading: Reading, made: ResultsPage, pictures: Path, draw: bool) -> s
     if rest:
         parts.append(_folded("More figures", "\n\n".join(rest)))
     parts.append(f"`mmard study table {study.name} --scale {scale.name}`")
-    return "\n\n".join(parts)
+    return _folded(f"<b>{markdown_text(study.title)}</b>", "\n\n".join(parts))
 
 
 def _pictures(reading: Reading, made: ResultsPage, pictures: Path, draw: bool) -> list[str]:
