@@ -121,6 +121,7 @@ class Scale(_Declared):
     title: str
     says: str
     data_says: str
+    caution: str = Field(default="", description="What is wrong with it, or what it cannot show.")
     seeds: tuple[int, ...]
     student: str
     attacks: tuple[str, ...]

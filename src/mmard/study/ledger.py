@@ -305,6 +305,7 @@ def _scale(
         f"## Scale {scale.name}: {scale.title}",
         markdown_text(f"{scale.data_says}. {recipe(records.values())}"),
     ]
+    parts += [f"**{markdown_text(scale.caution)}**"] if scale.caution else []
     if studies:
         parts.append(markdown_text(foot(next(iter(studies.values())))))
     parts += [markdown([own]).strip()] if own is not None else []
