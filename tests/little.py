@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks import PGD
+from mmard.attacks import PGD, Attack, AutoAttack, read_attacks
+from mmard.attacks.autoattack import shortened
 from mmard.balls import Budget
 from mmard.data import ImageSet, Splits, load
 from mmard.data.batches import Batches, SetBatches
+from mmard.evaluation.evaluate import Measured, Protocol, measure
 from mmard.method import Method
 from mmard.methods import build
 from mmard.run import Run
@@ -151,3 +153,40 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
         a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and a[k].numpy().tobytes() == b[k].numpy().tobytes()
         for k in a
     )
+
+
+# evaluations ----------------------------------------------------------------------------------------------------------
+Attacks = Sequence[str | Attack | AutoAttack]
+
+
+def protocol(attacks: Attacks, budget: Budget, num_classes: int = CLASSES, **settings: Any) -> Protocol:
+    """Attacks by spelling or as they are, in a budget."""
+    read = [read_attacks([each], budget, num_classes)[0] if isinstance(each, str) else each for each in attacks]
+    return Protocol(tuple(read), budget, **settings)
+
+
+def measured(
+    model: nn.Module,
+    images: ImageSet,
+    attacks: Attacks,
+    budget: Budget,
+    *,
+    split: str = "test",
+    which: str = "best",
+    progress: Any = None,
+    witness: Any = None,
+    folder: Path | None = None,
+    ranks: Any = None,
+    **settings: Any,
+) -> list[Measured]:
+    """`evaluate.measure` under a protocol that is read here."""
+    how = protocol(attacks, budget, images.num_classes, **settings)
+    more: dict[str, Any] = {"progress": progress, "witness": witness, "folder": folder, "ranks": ranks}
+    return measure(model, images, how, split=split, which=which, **more)
+
+
+def short(attack: Attack | AutoAttack, *, steps: int, queries: int, targets: int) -> Attack | AutoAttack:
+    """An attack of AutoAttack, or all, under its own name at a fraction of its effort."""
+    whole = attack if isinstance(attack, AutoAttack) else AutoAttack("", "", {attack.spec: attack})  # type: ignore[dict-item]
+    less = shortened(whole, steps=steps, queries=queries, targets=targets).attacks
+    return AutoAttack(attack.spec, attack.label, less) if isinstance(attack, AutoAttack) else less[attack.spec]

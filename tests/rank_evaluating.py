@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from little import net, picture_set
+from little import measured, net, picture_set, protocol
 from torch import Tensor, nn
 
-from mmard.attacks import trial
 from mmard.balls import Budget
 from mmard.errors import Refused
-from mmard.evaluation import evaluate as evaluating
-from mmard.evaluation.evaluate import Measured, accuracies, evaluate
-from mmard.evaluation.suite import follow, lead, measure
+from mmard.evaluation.evaluate import Loop, Measured, accuracies
+from mmard.evaluation.multiprocess import follow, lead, measure
 from mmard.training.ranks import Ranks, joined
 
 BUDGET, SPECS = Budget(0.05), ["pgd-3", "fab-t"]
-SAID = {"split": "test", "which": "best", "seed": 3, "batch_size": 7}
+SAID = {"split": "test", "which": "best"}
+HOW = {"seed": 3, "batch_size": 7}
 
 
 class Meeting(nn.Module):
@@ -46,9 +45,9 @@ def masks(measured: list[Measured]) -> dict[str, list[bool]]:
 def validated(ranks: Ranks | None) -> dict[str, object]:
     """The verdicts of PGD and CW, as the processes of a training make them, and accuracies."""
     model, images = net(seed=2), picture_set(60, seed=5)
-    attacks = [trial("pgd-3", BUDGET), trial("cw-3", BUDGET)]
-    whole = masks(evaluate(model, images, attacks, BUDGET, **SAID, ranks=ranks))
-    return {**whole, "accuracies": accuracies(model, images, attacks[0], BUDGET, seed=4, batch_size=7, ranks=ranks)}
+    whole = masks(measured(model, images, ["pgd-3", "cw-3"], BUDGET, **SAID, **HOW, ranks=ranks))
+    how = protocol(["pgd-3"], BUDGET, seed=4, batch_size=7)
+    return {**whole, "accuracies": accuracies(model, images, how, ranks)}
 
 
 def refusal(ranks: Ranks) -> str:
@@ -66,23 +65,25 @@ if __name__ == "__main__":
     with joined(on_gpus=False) as ranks:
         assert ranks is not None
         judged = 0
-        kept = evaluating._standing
+        kept = Loop._judge
 
-        def counted(*arguments: object) -> np.ndarray:
+        def counted(*arguments: Any) -> torch.Tensor:
             global judged
             judged += 1
             return kept(*arguments)
 
-        evaluating._standing = counted
+        Loop._judge = counted
         found = {"validated": validated(ranks), "validating": judged}
         judged = 0
         model, images = Meeting(net(seed=2), ranks), picture_set(60, seed=5)
         if ranks.first:
             with lead(ranks, model, images, None) as folder:
-                found["evaluated"] = masks(measure(model, images, SPECS, BUDGET, **SAID, folder=folder))
+                found["evaluated"] = masks(
+                    measure(model, images, protocol(SPECS, BUDGET, **HOW), **SAID, folder=folder)
+                )
             found["left behind"] = folder.exists()
         else:
-            follow(ranks, model, images, SPECS, BUDGET, witnessed=False, **SAID)
+            follow(ranks, model, images, protocol(SPECS, BUDGET, **HOW), witnessed=False, **SAID)
         found["evaluating"] = judged
         found["refusal"] = refusal(ranks)
         torch.save(found, out / f"{ranks.rank}.pt")

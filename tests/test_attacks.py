@@ -12,7 +12,8 @@ from laws import over
 from nets import conv, generator, images, labels, linear, state
 from torch import Tensor, nn
 
-from mmard.attacks import ATTACKS, PGD, Trial, Untargeted, fgsm, trial
+from mmard.attacks import FAMILY, PGD, Untargeted, UntargetedPGD, fgsm, read_attack
+from mmard.attacks.pgd import LOSSES as NAMED
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
 from mmard.ops import ce, margin
@@ -321,36 +322,37 @@ def test_of_a_tie_the_first_class_is_predicted_and_what_is_not_finite_is_misread
 # --- every attack by its spelling ---
 
 SPELLINGS = ("fgsm", "pgd-3", "pgd-3x2", "cw-3", "cw-4x3", "pgd-2@0.01")
-ALL_ATTACKS = over("spec", SPELLINGS)
+ALL_FAMILY = over("spec", SPELLINGS)
 ALL_BUDGETS = over("budget", CONV_NORMS, ids=str)
 
 
 def test_the_common_tests_meet_every_kind_of_attack() -> None:
-    assert {spec.split("-")[0] for spec in SPELLINGS} == set(ATTACKS)
+    assert {spec.split("-")[0] for spec in SPELLINGS} == set(FAMILY)
 
 
-def attacked(t: Trial, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, seed: int = 0) -> Tensor:
-    return t.attack(model, Untargeted(y, t.loss), x, budget, generator=generator(seed))
+def attacked(t: UntargetedPGD, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, seed: int = 0) -> Tensor:
+    return t(model, x, y, budget, generator=generator(seed))
 
 
-@ALL_ATTACKS
+@ALL_FAMILY
 @ALL_BUDGETS
 def test_an_attack_stays_in_the_ball_and_the_box_and_raises_the_loss(spec: str, budget: Budget) -> None:
-    model, x, y, t = conv().eval(), on_faces(images(8)), labels(8), trial(spec, budget)
+    model, x, y, t = conv().eval(), on_faces(images(8)), labels(8), read_attack(spec, budget)
     trace: list[Tensor] = []
-    x_adv = t.attack(model, Untargeted(y, t.loss), x, budget, generator=generator(0), trace=trace)
+    x_adv = t(model, x, y, budget, generator=generator(0), trace=trace)
     assert x_adv.shape == x.shape
     assert ((x_adv >= 0) & (x_adv <= 1)).all()
     assert (budget.distance(x_adv, x) <= budget.eps + 1e-12).all()
-    assert len(trace) == t.attack.steps * t.attack.restarts
-    before = trace[0] if t.attack.restarts == 1 else model(x)
-    assert (t.loss(model(x_adv), y) > t.loss(before, y)).all()
+    assert len(trace) == t.climb.steps * t.climb.restarts
+    before = trace[0] if t.climb.restarts == 1 else model(x)
+    loss = NAMED[t.loss][0]
+    assert (loss(model(x_adv), y) > loss(before, y)).all()
 
 
-@ALL_ATTACKS
+@ALL_FAMILY
 @ALL_BUDGETS
 def test_an_attack_leaves_no_trace_on_what_it_is_given(spec: str, budget: Budget) -> None:
-    model, x, y, t = conv().eval(), images(4), labels(4), trial(spec, budget)
+    model, x, y, t = conv().eval(), images(4), labels(4), read_attack(spec, budget)
     model[0].weight.requires_grad_(False)
     model[4].weight.grad = torch.ones_like(model[4].weight)
     kept, weights, rng = x.clone(), state(model), torch.get_rng_state()
@@ -368,19 +370,19 @@ def test_an_attack_leaves_no_trace_on_what_it_is_given(spec: str, budget: Budget
     assert torch.equal(rng, torch.get_rng_state())
 
 
-@ALL_ATTACKS
+@ALL_FAMILY
 @ALL_BUDGETS
 def test_an_attack_is_a_function_of_its_generator(spec: str, budget: Budget) -> None:
-    model, x, y, t = conv().eval(), images(4), labels(4), trial(spec, budget)
+    model, x, y, t = conv().eval(), images(4), labels(4), read_attack(spec, budget)
     first, again, other = (attacked(t, model, x, y, budget, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert torch.equal(first, other) == (spec == "fgsm")
 
 
-@ALL_ATTACKS
+@ALL_FAMILY
 @ALL_BUDGETS
 def test_an_attack_works_where_gradients_are_switched_off(spec: str, budget: Budget) -> None:
-    model, x, y, t = conv().eval(), images(4), labels(4), trial(spec, budget)
+    model, x, y, t = conv().eval(), images(4), labels(4), read_attack(spec, budget)
     expected = attacked(t, model, x, y, budget)
     with torch.no_grad():
         assert torch.equal(attacked(t, model, x, y, budget), expected)
@@ -420,9 +422,10 @@ def test_an_attack_keeps_the_kind_of_its_numbers(budget: Budget, dtype: torch.dt
     ],
 )
 def test_a_spelling_is_read(spec: str, label: str, attack: PGD) -> None:
-    t = trial(spec, Budget(8 / 255))
-    assert (t.spec, t.label, t.attack) == (spec.strip().lower(), label, attack)
-    assert t.loss is (margin if "cw" in spec else ce)
+    t = read_attack(spec, Budget(8 / 255))
+    assert (t.spec, t.label, t.climb) == (spec.strip().lower(), label, attack)
+    assert NAMED[t.loss][0] is (margin if "cw" in spec else ce)
+    assert t.title == label.partition(" (")[0]
 
 
 @over(
@@ -452,7 +455,7 @@ def test_a_spelling_is_read(spec: str, label: str, attack: PGD) -> None:
 )
 def test_a_spelling_that_says_nothing_is_refused_and_told_why(spec: str, words: str) -> None:
     with pytest.raises(Refused, match=re.escape(words)):
-        trial(spec, Budget(8 / 255))
+        read_attack(spec, Budget(8 / 255))
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from little import measured
 from reference_autoattack import CLASSES, Scene, reference_masks
 from test_autoattack import LESS, image_set, line
 
@@ -17,7 +18,6 @@ from mmard.attacks import authors
 from mmard.attacks.autoattack import by_authors, is_named, named, shortened, standard
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
-from mmard.evaluation.evaluate import auto_attack
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -32,7 +32,7 @@ def test_their_verdicts_and_their_name(norm: str) -> None:
     assert named("AA@pyautoattack", budget, CLASSES) == theirs
     before = torch.random.get_rng_state()
     ensemble = shortened(theirs, **LESS)
-    results = auto_attack(model, data, budget, ensemble=ensemble, split="", which="", batch_size=25)
+    results = measured(model, data, [ensemble], budget, batch_size=25)
     assert torch.equal(before, torch.random.get_rng_state())
     assert all("by pyautoattack" in m.score.label for m in results[1:])
     expected = reference_masks(model, data.x.float() / 255, data.y, budget, **LESS, batch_size=25)
@@ -47,10 +47,7 @@ def test_fewer_classes_than_theirs_can_do_by_itself(classes: int) -> None:
     own = shortened(standard(budget, classes), **LESS)
     model = Scene(classes)
     data = image_set(24, model, classes=classes)
-    masks = [
-        [line(m.mask) for m in auto_attack(model.float(), data, budget, ensemble=each, split="", which="")]
-        for each in (own, by_authors(own))
-    ]
+    masks = [[line(m.mask) for m in measured(model.float(), data, [each], budget)] for each in (own, by_authors(own))]
     assert masks[0] == masks[1]
 
 
@@ -58,7 +55,7 @@ def test_single_precision_alone() -> None:
     pytest.importorskip("pyautoattack")
     ensemble = by_authors(shortened(standard(Budget(0.02), CLASSES), **LESS).only("apgd-ce"))
     with pytest.raises(Refused, match="apgd-ce by pyautoattack: expected float32, got float64"):
-        auto_attack(Scene(), image_set(20), Budget(0.02), ensemble=ensemble, split="", which="")
+        measured(Scene(), image_set(20), [ensemble], Budget(0.02))
 
 
 def test_a_backend_is_refused_where_it_is_missing_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

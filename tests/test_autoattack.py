@@ -7,25 +7,26 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from laws import over
+from little import measured
 from reference_autoattack import CLASSES, STANDARD, Scene, in_double, reference_masks, scene_images, scene_labels
 from torch import Tensor, nn
 
 from mmard.attacks.apgd import APGD
-from mmard.attacks.autoattack import Ensemble, named, rand, shortened, standard
+from mmard.attacks.autoattack import AutoAttack, named, rand, shortened, standard
 from mmard.attacks.fab import FAB
 from mmard.attacks.square import Square
 from mmard.balls import NORMS, Budget
 from mmard.data.image_set import ImageSet
 from mmard.engine.twin import Twins
 from mmard.errors import Refused
-from mmard.evaluation import evaluate as autoattack
 from mmard.evaluation import journal
-from mmard.evaluation.evaluate import Measured, auto_attack
+from mmard.evaluation.evaluate import Loop, Measured
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "autoattack.json").read_text())
 CASES = over("case", GOLDEN["cases"], ids=lambda c: f"{c['norm']}-{c['eps']}")
@@ -39,11 +40,17 @@ def image_set(n: int = 48, model: nn.Module | None = None, classes: int = CLASSE
 
 
 def attacked(
-    budget: Budget, ensemble: Ensemble | None = None, folder: Path | None = None, **more: object
+    budget: Budget, ensemble: AutoAttack | None = None, folder: Path | None = None, **more: object
 ) -> list[Measured]:
     ensemble = ensemble or shortened(standard(budget, CLASSES), **LESS)
     settings = {"split": "test", "which": "best", "batch_size": BATCH, "folder": folder, **more}
     return auto_attack(Scene(), image_set(), budget, ensemble=ensemble, **settings)
+
+
+def auto_attack(
+    model: nn.Module, images: ImageSet, budget: Budget, *, ensemble: AutoAttack | None = None, **more: Any
+) -> list[Measured]:
+    return measured(model, images, [ensemble or standard(budget, images.num_classes)], budget, **more)
 
 
 def line(mask: np.ndarray) -> str:
@@ -218,7 +225,7 @@ def test_only_the_standard_ensemble_is_called_so() -> None:
         whole.only("fab")
     assert named("AA", budget, CLASSES) == whole
     assert named("aa-rand", budget, CLASSES) == rand(budget, CLASSES)
-    assert named("square", budget, CLASSES).attacks == {"square": Square()}
+    assert named("square", budget, CLASSES) == Square()
     with pytest.raises(Refused, match="did you mean 'square'"):
         named("sqare", budget, CLASSES)
     with pytest.raises(Refused, match="two classes or more"):
@@ -298,7 +305,9 @@ def test_an_attack_that_cheats_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     budget = Budget(0.02)
     alone = shortened(standard(budget, CLASSES), **LESS).only("apgd-ce")
     monkeypatch.setattr(APGD, "__call__", far)
-    with pytest.raises(AssertionError, match="apgd-ce, images 0 to 19: the attack left the ball"):
+    with pytest.raises(
+        Refused, match=r"apgd-ce, images 0 to 19: expected an attack that stays in the ball linf 0.02, got a point"
+    ):
         attacked(budget, alone)
     monkeypatch.setattr(APGD, "__call__", harmless)
     results = attacked(budget, alone)
@@ -358,21 +367,26 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     def never(*_: object) -> Tensor:
         raise AssertionError("a batch was attacked again")
 
-    monkeypatch.setattr(autoattack, "_read_rightly", never)
+    monkeypatch.setattr(Loop, "_survivors", never)
     second = attacked(budget, folder=tmp_path)
     assert [line(m.mask) for m in second] == [line(m.mask) for m in first]
     for one, other in zip(first, second, strict=True):
         assert other.score.seconds == pytest.approx(one.score.seconds, abs=0.2)
-    stored = np.load(tmp_path / "fab-t.npy", allow_pickle=False)
+    (file,) = tmp_path.glob("aa-short-*/fab-t.npy")
+    stored = np.load(file, allow_pickle=False)
     assert stored.dtype == np.int8
     assert line(stored == journal.STANDING) == line(first[3].mask)
 
 
 def test_verdicts_of_another_evaluation_are_not_taken(tmp_path: Path) -> None:
     attacked(Budget(0.02), folder=tmp_path)
-    for changed, budget, more in (("eps", Budget(0.03), {}), ("seed", Budget(0.02), {"seed": 1})):
-        with pytest.raises(Refused, match=f"got verdicts with other {changed}; choose another folder"):
-            attacked(budget, folder=tmp_path, **more)
+    for count, (budget, more) in enumerate(((Budget(0.03), {}), (Budget(0.02), {"seed": 1})), 2):
+        attacked(budget, folder=tmp_path, **more)
+        assert len(list(tmp_path.glob("aa-short-*"))) == count
+    (folder,) = tmp_path.glob("aa-short-linf-0.03000-*")
+    plan = json.loads((folder / "plan.json").read_text())
+    with pytest.raises(Refused, match="got verdicts with other eps; choose another folder"):
+        journal.Journal(folder, {**plan, "eps": 0.02}, 48)
 
 
 SCRIPT = """
@@ -402,8 +416,9 @@ def test_kill_dash_nine(tmp_path: Path) -> None:
         check=False,
     )
     assert died.returncode == -9, died.stderr.decode()[-2000:]
-    assert (np.load(tmp_path / "aa" / "fab-t.npy") == journal.PENDING).any()
-    assert not (tmp_path / "aa" / "square.npy").exists()
+    (folder,) = (tmp_path / "aa").glob("aa-short-*")
+    assert (np.load(folder / "fab-t.npy") == journal.PENDING).any()
+    assert not (folder / "square.npy").exists()
     budget = Budget(0.005)
     resumed = attacked(budget, folder=tmp_path / "aa")
     assert [line(m.mask) for m in resumed] == [line(m.mask) for m in attacked(budget)]

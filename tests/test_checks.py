@@ -7,7 +7,7 @@ import json
 import math
 import random
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,19 +23,24 @@ from suspects import honest
 from torch import Tensor, nn
 
 import mmard
+from mmard.attacks import AutoAttack, read_attacks
+from mmard.attacks.authors import Authors
+from mmard.attacks.autoattack import standard
 from mmard.balls import Budget
 from mmard.data import load
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.checks import CHECKS, Checked, cheap, compared, thorough
 from mmard.evaluation.checks.checked import CHANCE, exceeds, reversal, tail
-from mmard.evaluation.evaluate import Measured
+from mmard.evaluation.evaluate import Measured, Protocol
 from mmard.evaluation.score import Score
+from mmard.evaluation.transfer import Transferred
 from mmard.files import weights_hash
 from mmard.models import build
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "checks.md"
 BUDGET = Budget(0.15)
+PROTOCOL = Protocol((), BUDGET)
 SAMPLE = 80
 
 
@@ -79,9 +84,9 @@ def test_a_known_trick_raises_its_marks_and_no_other(
     trick: type[suspects.Around], at_once: set[str], by_attack: set[str]
 ) -> None:
     model, images = trick(honest("mlp", eps=0.05)), digits()
-    known = cheap(model, images, BUDGET)
+    known = cheap(model, images, PROTOCOL)
     assert marks(known) == at_once
-    assert marks(thorough(model, images, BUDGET, known=known, first=SAMPLE)) == by_attack
+    assert marks(thorough(model, images, PROTOCOL, known=known, first=SAMPLE)) == by_attack
 
 
 @over("budget", [BUDGET, Budget(1.0, "l2"), Budget(4.0, "l1")], ids=str)
@@ -90,9 +95,9 @@ def test_a_known_trick_raises_its_marks_and_no_other(
     [("linear", 0, 0.0), ("conv", 0, 0.0), ("conv", 1, 0.1), ("mlp", 0, 0.0), ("mlp", 1, 0.15)],
 )
 def test_an_honest_network_raises_no_mark(kind: str, seed: int, eps: float, budget: Budget) -> None:
-    model, images = honest(kind, seed, eps), digits()
-    known = cheap(model, images, budget, seed=seed)
-    made = by_name([*known, *thorough(model, images, budget, known=known, seed=seed, first=SAMPLE)])
+    model, images, how = honest(kind, seed, eps), digits(), Protocol((), budget, seed)
+    known = cheap(model, images, how)
+    made = by_name([*known, *thorough(model, images, how, known=known, first=SAMPLE)])
     assert set(made) == set(CHECKS)
     assert {name: f.verdict for name, f in made.items() if f.verdict != "passed"} == {"autoattack-above-pgd": "skipped"}
 
@@ -101,7 +106,7 @@ def test_an_honest_network_raises_no_mark(kind: str, seed: int, eps: float, budg
 def test_no_network_of_ours_raises_a_mark_at_once(name: str) -> None:
     model = build(name, num_classes=10, image_shape=(1, 8, 8), seed=0)
     # Untrained, so one class may be predicted for all images.
-    assert marks(cheap(model, digits(64), BUDGET)) <= {"degenerate-predictions"}
+    assert marks(cheap(model, digits(64), PROTOCOL)) <= {"degenerate-predictions"}
 
 
 def test_a_network_is_left_as_it_was_and_so_is_everybodys_chance() -> None:
@@ -110,7 +115,7 @@ def test_a_network_is_left_as_it_was_and_so_is_everybodys_chance() -> None:
     model.net.norm.eval()
     before, modes = little.state(model), [m.training for m in model.modules()]
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    assert marks(cheap(model, digits(20), BUDGET)) == {"test-time-adaptation"}
+    assert marks(cheap(model, digits(20), PROTOCOL)) == {"test-time-adaptation"}
     assert little.same(before, little.state(model))
     assert modes == [m.training for m in model.modules()]
     assert all(p.grad is None for p in model.parameters())
@@ -129,14 +134,14 @@ def test_a_network_that_fails_is_put_back_too() -> None:
     model = Failing(copy.deepcopy(honest())).train()
     before = little.state(model)
     with pytest.raises(ArithmeticError):
-        cheap(model, digits(20), BUDGET)
+        cheap(model, digits(20), PROTOCOL)
     assert little.same(before, little.state(model))
     assert model.training
 
 
 def test_the_same_call_finds_the_same() -> None:
     model = suspects.Noisy(honest())
-    one, two = (cheap(model, digits(), BUDGET, seed=5) for _ in range(2))
+    one, two = (cheap(model, digits(), Protocol((), BUDGET, seed=5)) for _ in range(2))
     assert one == two
 
 
@@ -154,14 +159,14 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
     with pytest.raises(Refused, match="finite logits"):
-        cheap(Constant(torch.tensor([0.0, value] + [0.0] * 8)), digits(8), BUDGET)
+        cheap(Constant(torch.tensor([0.0, value] + [0.0] * 8)), digits(8), PROTOCOL)
 
 
 def test_a_network_without_gradients_that_says_so_is_not_suspected_for_it() -> None:
     model = suspects.Threshold(honest())
     model.black_box = True
-    known = cheap(model, digits(), BUDGET)
-    made = by_name([*known, *thorough(model, digits(), BUDGET, known=known)])
+    known = cheap(model, digits(), PROTOCOL)
+    made = by_name([*known, *thorough(model, digits(), PROTOCOL, known=known)])
     assert not marks(list(made.values()))
     assert {name for name, f in made.items() if f.verdict == "passed"} == set(CHECKS[:4])
 
@@ -169,21 +174,21 @@ def test_a_network_without_gradients_that_says_so_is_not_suspected_for_it() -> N
 def test_one_class_for_all_and_logits_that_tie_are_marked() -> None:
     """An accuracy that no attack can lower; everything else passes, as no attack finds anything."""
     images = digits(60)
-    names = {name for name, f in by_name(cheap(Constant(torch.arange(10.0)), images, BUDGET)).items() if f.suspicious}
+    names = {name for name, f in by_name(cheap(Constant(torch.arange(10.0)), images, PROTOCOL)).items() if f.suspicious}
     assert "degenerate-predictions" in names
-    tied = by_name(cheap(suspects.Stairs(honest("mlp", eps=0.05)), images, BUDGET))["degenerate-predictions"]
-    plain = by_name(cheap(honest("mlp", eps=0.05), images, BUDGET))["degenerate-predictions"]
+    tied = by_name(cheap(suspects.Stairs(honest("mlp", eps=0.05)), images, PROTOCOL))["degenerate-predictions"]
+    plain = by_name(cheap(honest("mlp", eps=0.05), images, PROTOCOL))["degenerate-predictions"]
     assert (plain.verdict, plain.figures["tied"]) == ("passed", 0)
     assert tied.figures["predicted_classes"] > 1
     few = ImageSet(images.x[:9], images.y[:9], images.classes, "nine")
-    assert by_name(cheap(Constant(torch.arange(10.0)), few, BUDGET))["degenerate-predictions"].verdict == "passed"
+    assert by_name(cheap(Constant(torch.arange(10.0)), few, PROTOCOL))["degenerate-predictions"].verdict == "passed"
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_few_images_are_enough_to_run(n: int) -> None:
     model, images = honest(), digits(n)
-    known = cheap(model, images, BUDGET)
-    assert not marks([*known, *thorough(model, images, BUDGET, known=known)])
+    known = cheap(model, images, PROTOCOL)
+    assert not marks([*known, *thorough(model, images, PROTOCOL, known=known)])
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -192,20 +197,20 @@ def test_few_classes(classes: int) -> None:
     rows = (test.y < classes).nonzero()[:, 0][:40]
     images = ImageSet(test.x[rows], test.y[rows], test.classes[:classes], "digits below")
     model = little.matcher(images)
-    known = cheap(model, images, BUDGET)
-    made = by_name([*known, *thorough(model, images, BUDGET, known=known)])
+    known = cheap(model, images, PROTOCOL)
+    made = by_name([*known, *thorough(model, images, PROTOCOL, known=known)])
     assert not marks(list(made.values()))
     assert made["black-box-beats-white-box"].verdict == "passed"
 
 
 def test_double_precision_and_batches_smaller_than_the_sample() -> None:
     model = copy.deepcopy(honest()).double()
-    assert not marks(cheap(model, digits(), BUDGET, batch_size=16))
+    assert not marks(cheap(model, digits(), Protocol((), BUDGET, batch_size=16)))
 
 
 def test_an_untold_thorough_look_asks_first() -> None:
     model = suspects.BatchStatistics(honest())
-    assert by_name(thorough(model, digits(20), BUDGET))["huge-radius"].verdict == "skipped"
+    assert by_name(thorough(model, digits(20), PROTOCOL))["huge-radius"].verdict == "skipped"
 
 
 def test_the_public_call_makes_what_it_is_told_to() -> None:
@@ -223,7 +228,17 @@ def figure(attack: str, standing: int | list[int], n: int = 100, eps: float = 0.
     mask = np.zeros(n, dtype=np.bool_)
     mask[list(range(standing)) if isinstance(standing, int) else standing] = True
     score = Score(attack, attack, "linf", eps, "test", n, int(mask.sum()), 0.0, 0, 250, "w", "d", "best", "images")
-    return Measured(replace(score, **other), mask)  # type: ignore[arg-type]
+    score = replace(score, **other)  # type: ignore[arg-type]
+    whole, _, stage = attack.partition(".")
+    made_on, spec = attack.startswith("transfer-"), attack.removeprefix("transfer-")
+    if made_on:
+        score = Transferred(**asdict(score), made_on="another", made_on_weights="v")
+    if "@pyautoattack" in attack:  # of a package that need not be installed
+        own = standard(Budget(eps), 10)
+        theirs = AutoAttack(whole, "", {name: Authors(name, each, "") for name, each in own.attacks.items()})
+        return Measured(score, mask, theirs.attacks[stage] if stage else theirs)
+    (read,) = read_attacks([whole if stage else spec], Budget(eps), 10)
+    return Measured(score, mask, read.attacks[stage] if stage else read)
 
 
 FIGURES = [
@@ -311,9 +326,9 @@ def test_what_was_measured_is_not_measured_again() -> None:
         said.append(attack)
 
     these = {"data": images.fingerprint(), "weights": weights_hash(model)}
-    known = cheap(model, images, BUDGET)
+    known = cheap(model, images, PROTOCOL)
     measured = [figure(attack, 20, 40, 0.15, **these) for attack in ("pgd-20", "cw-20", "square")]
-    found = by_name(thorough(model, images, BUDGET, measured=measured, known=known, first=30, progress=note))
+    found = by_name(thorough(model, images, PROTOCOL, measured=measured, known=known, first=30, progress=note))
     assert found["rescaled-loss"].figures["images"] == found["black-box-beats-white-box"].figures["images"] == 40
     assert found["more-steps"].figures["images"] == 30
     # The radius itself of the larger ones was measured, and so was PGD-20 beside FGSM and PGD-100.
@@ -339,7 +354,7 @@ def test_chance_alone_raises_a_mark_as_seldom_as_said(n: int) -> None:
 
 
 def test_a_finding_is_json() -> None:
-    for finding in cheap(honest(), digits(16), BUDGET):
+    for finding in cheap(honest(), digits(16), PROTOCOL):
         record = finding.record()
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         assert set(record) == {"check", "verdict", "says", "figures"}

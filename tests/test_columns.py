@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mmard.attacks import Trial
+from mmard.attacks import UntargetedPGD, read_attacks
 from mmard.attacks.autoattack import SPECS, is_named
 from mmard.balls import Budget
 from mmard.cli import commands
 from mmard.errors import Refused
-from mmard.evaluation.columns import GROUPS, SPELLINGS, spelled
-from mmard.evaluation.suite import read
+from mmard.evaluation.spellings import GROUPS, SPELLINGS, spelled
 
 BUDGET = Budget(8 / 255)
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
@@ -24,7 +23,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 def test_every_spelling_can_be_read_and_says_all_in_its_label() -> None:
     specs = [spec for spec, _ in SPELLINGS if "pyautoattack" not in spec]
     assert {spec for spec in specs if is_named(spec)} == set(SPECS)
-    labels = [attack.label for attack in read(specs, BUDGET, num_classes=10)]
+    labels = [attack.label for attack in read_attacks(specs, BUDGET, num_classes=10)]
     for label in labels:
         if label.startswith("AutoAttack"):
             continue
@@ -39,15 +38,18 @@ def test_every_spelling_can_be_read_and_says_all_in_its_label() -> None:
 def test_a_group_is_columns_that_can_be_read(group: str) -> None:
     specs = spelled(group, BUDGET)
     assert specs == list(GROUPS[group].specs)
-    assert len(read(specs, BUDGET, num_classes=10)) == len(specs)
+    assert len(read_attacks(specs, BUDGET, num_classes=10)) == len(specs)
     for budget in (Budget(0.5, "l2"), Budget(12, "l1"), Budget(0.3)):
         left = spelled(group, budget)
         assert left == [spec for spec in specs if spec != "pgd-20@0.003"]
-        assert all(isinstance(each, Trial) or is_named(each.spec) for each in read(left, budget, num_classes=10))
+        assert all(
+            isinstance(each, UntargetedPGD) or is_named(each.spec)
+            for each in read_attacks(left, budget, num_classes=10)
+        )
 
 
 def test_the_usual_columns_are_those_of_papers() -> None:
-    labels = [a.label for a in read(spelled("full", BUDGET), BUDGET, num_classes=10)]
+    labels = [a.label for a in read_attacks(spelled("full", BUDGET), BUDGET, num_classes=10)]
     assert labels == [
         "FGSM (CE, step 8/255, no start)",
         "PGD-20 (CE, step 2/255, uniform start, 1 restart)",
@@ -90,5 +92,5 @@ def test_the_command_line_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_list_of_columns_needs_no_torch() -> None:
-    code = "import sys, mmard.evaluation.columns; sys.exit('torch' in sys.modules)"
+    code = "import sys, mmard.evaluation.spellings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

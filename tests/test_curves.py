@@ -5,27 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import little
 import pytest
 import torch
-from little import matcher, net, picture_set
+from little import matcher, net, picture_set, protocol
 from test_boundary import Linear, greys
 from torch import Tensor, nn
 
-from mmard.attacks import PGD, trial
+from mmard.attacks import PGD, read_attack
 from mmard.balls import Budget
 from mmard.data import ImageSet
 from mmard.evaluation.curves import eps_label, grey_radius, over_eps, over_steps, radii, steps_label
-from mmard.evaluation.evaluate import Measured, evaluate
+from mmard.evaluation.evaluate import Measured
 
 SAID: dict[str, Any] = {"split": "test", "which": "best", "seed": 3, "batch_size": 20}
 
 
 def measured(model: nn.Module, images: ImageSet, spec: str, budget: Budget) -> list[Measured]:
-    return evaluate(model, images, [trial(spec, budget)], budget, **SAID)
+    return little.measured(model, images, [spec], budget, **SAID)
 
 
 def curve(model: nn.Module, images: ImageSet, spec: str, budget: Budget, at: list[float]) -> dict[float, int]:
-    body = over_eps(model, images, trial(spec, budget), *measured(model, images, spec, budget), radii=at)
+    how = protocol([spec], budget, seed=3, batch_size=20)
+    body = over_eps(model, images, how.attacks[0], how, *measured(model, images, spec, budget), radii=at)
     assert [p["value"] for p in body["points"]] == sorted(p["value"] for p in body["points"])
     assert all(p["n"] == len(images) for p in body["points"])
     return {p["value"]: p["correct"] for p in body["points"]}
@@ -95,31 +97,34 @@ def test_at_grey_nothing_is_left_of_an_honest_network() -> None:
 @pytest.mark.parametrize("spec", ["pgd-7", "cw-7"])
 def test_every_point_over_steps_is_an_attack_of_so_many_steps(spec: str) -> None:
     model, images, budget = net(seed=2), picture_set(60, seed=5), Budget(0.05)
-    of = trial(spec, budget)
+    of = read_attack(spec, budget)
     clean, own = measured(model, images, spec, budget)
-    body = over_steps(model, images, of, clean, budget, steps=(1, 2, 12))
+    body = over_steps(model, images, of, protocol([of], budget, seed=3, batch_size=20), clean, steps=(1, 2, 12))
     found = {p["value"]: p["correct"] for p in body["points"]}
     assert list(found) == [1, 2, 7, 12]
     assert found[7] == own.score.correct
     for k in (1, 2, 12):
-        shorter = replace(of, attack=PGD(k, of.attack.step_size))
-        (_, alone) = evaluate(model, images, [shorter], budget, **SAID)
+        shorter = replace(of, climb=PGD(k, of.climb.step_size))
+        (_, alone) = little.measured(model, images, [shorter], budget, **SAID)
         assert found[k] == alone.score.correct
     assert found[1] > found[12]
 
 
 def test_labels_leave_out_what_the_axis_says() -> None:
     ball = Budget(8 / 255)
-    assert eps_label(trial("pgd-20@0.003", ball), ball.eps) == "PGD-20 (CE, step 0.0956 eps, uniform start, 1 restart)"
-    assert eps_label(trial("fgsm", ball), ball.eps) == "FGSM (CE, step eps, no start)"
-    assert steps_label(trial("pgd-20x10", ball)) == "PGD (CE, step 2/255, uniform start, 1 restart)"
+    assert (
+        eps_label(read_attack("pgd-20@0.003", ball), ball.eps)
+        == "PGD-20 (CE, step 0.0956 eps, uniform start, 1 restart)"
+    )
+    assert eps_label(read_attack("fgsm", ball), ball.eps) == "FGSM (CE, step eps, no start)"
+    assert steps_label(read_attack("pgd-20x10", ball)) == "PGD (CE, step 2/255, uniform start, 1 restart)"
 
 
 def test_progress_tells_radii_apart() -> None:
     told: list[str] = []
     model, images, budget = matcher(), picture_set(30), Budget(0.1)
     clean, own = measured(model, images, "fgsm", budget)
-    over_eps(
-        model, images, trial("fgsm", budget), clean, own, radii=[0.05, 0.2], progress=lambda name, *_: told.append(name)
-    )
+    how = protocol(["fgsm"], budget)
+    told_by = {"progress": lambda name, *_: told.append(name)}
+    over_eps(model, images, how.attacks[0], how, clean, own, radii=[0.05, 0.2], **told_by)
     assert set(told) == {"eps 0.05", "eps 0.2"}

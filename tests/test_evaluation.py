@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import little
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import over
-from little import CLASSES, SHAPE, matcher, net, picture_set, same, state
+from little import CLASSES, SHAPE, matcher, net, picture_set, protocol, same, state
 from torch import Tensor, nn
 
-from mmard.attacks import Trial, trial
+from mmard.attacks import UntargetedPGD, read_attack
 from mmard.balls import Budget
 from mmard.data import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation import checks
 from mmard.evaluation.curves import over_eps, over_steps
-from mmard.evaluation.evaluate import Measured, accuracies, evaluate
-from mmard.evaluation.examine import Keeper, examine
-from mmard.evaluation.findings import KINDS, Teacher, Wanted
-from mmard.evaluation.suite import measure as measure_suite
-from mmard.evaluation.transfer import Source, measure_transfer
+from mmard.evaluation.evaluate import Measured, accuracies
+from mmard.evaluation.examine import Recorder, examine
+from mmard.evaluation.findings import KINDS, FindingsPlan, Teacher
+from mmard.evaluation.transfer import Surrogate, measure_transfer
 from mmard.files import weights_hash
 
 BUDGET = Budget(0.1)
@@ -35,8 +35,7 @@ SAID = {"split": "test", "which": "best"}
 def measure(
     model: nn.Module, images: ImageSet, specs: tuple[str, ...] = SPECS, budget: Budget = BUDGET, **settings: Any
 ) -> dict[str, Measured]:
-    trials = [trial(spec, budget) for spec in specs]
-    found = evaluate(model, images, trials, budget, **{"split": "test", "which": "best", **settings})
+    found = little.measured(model, images, specs, budget, **settings)
     return {each.score.attack: each for each in found}
 
 
@@ -136,36 +135,37 @@ def test_of_a_tie_every_figure_has_the_first_class(dtype: torch.dtype) -> None:
     images, model = picture_set(30), Tied()
     first = (images.y == 0).numpy()
     assert 0 < first.sum() < 30
-    found = measure_suite(model, images, ["fgsm", "pgd-5", "cw-5x2", "square", "apgd-ce"], BUDGET, **SAID)
+    found = little.measured(model, images, ["fgsm", "pgd-5", "cw-5x2", "square", "apgd-ce"], BUDGET, **SAID)
     assert {m.score.attack: m.mask.tolist() for m in found if not np.array_equal(m.mask, first)} == {}
-    made = measure_transfer(model, Source(matcher(), "another"), images, ["pgd-5"], BUDGET, **SAID)
+    climb = protocol(["pgd-5"], BUDGET)
+    made = measure_transfer(model, Surrogate(matcher(), "another"), images, climb, **SAID)
     assert all(np.array_equal(m.mask, first) for m in made)
     clean, pgd = found[0], found[2]
-    over = over_steps(model, images, trial("pgd-5", BUDGET), clean, BUDGET, steps=(1, 5))
-    over["points"] += over_eps(model, images, trial("pgd-5", BUDGET), clean, pgd, radii=(0.05,))["points"]
+    over = over_steps(model, images, climb.attacks[0], climb, clean, steps=(1, 5))
+    over["points"] += over_eps(model, images, climb.attacks[0], climb, clean, pgd, radii=(0.05,))["points"]
     assert {point["correct"] for point in over["points"]} == {int(first.sum())}
-    marks = [each for each in checks.cheap(model, images, BUDGET) if each.suspicious]
+    marks = [each for each in checks.cheap(model, images, climb) if each.suspicious]
     assert [each.check for each in marks if each.check != "vanishing-gradients"] == ["degenerate-predictions"]
 
 
 def test_a_network_in_float64_is_measured_everywhere() -> None:
     budget, images = Budget(0.05), picture_set(60, seed=5)
     single, double = net(seed=2), net(seed=2).double()
-    found = measure_suite(double, images, ["fgsm", "pgd-5", "cw-5", "apgd-ce", "fab-t", "square"], budget, **SAID)
+    found = little.measured(double, images, ["fgsm", "pgd-5", "cw-5", "apgd-ce", "fab-t", "square"], budget, **SAID)
     assert 0 < found[-1].score.correct < found[0].score.correct
-    fgsm = measure_suite(single, images, ["fgsm"], budget, **SAID)
+    fgsm = little.measured(single, images, ["fgsm"], budget, **SAID)
     assert [m.mask.tolist() for m in found[:2]] == [m.mask.tolist() for m in fgsm]
     for one, other in ((single, double), (double, single)):
-        made = measure_transfer(one, Source(other, "another"), images, ["fgsm"], budget, **SAID)
+        made = measure_transfer(one, Surrogate(other, "another"), images, protocol(["fgsm"], budget), **SAID)
         assert [m.mask.tolist() for m in made] == [m.mask.tolist() for m in fgsm]
-    look = Wanted(
+    look = FindingsPlan(
         ("checks", "classes", "margins", "calibration", "examples", "boundary", "eps", "steps"),
         Teacher(double, "itself"),
     )
-    keep = Keeper(None)
-    examine(double, images, ["pgd-5"], budget, look, keep, **SAID)
+    keep = Recorder(None)
+    examine(double, images, protocol(["pgd-5"], budget), look, keep, **SAID)
     assert {each.kind for each in keep.found} == set(KINDS)
-    assert accuracies(double, images, trial("fgsm", budget), budget) == tuple(m.score.accuracy for m in fgsm)
+    assert accuracies(double, images, protocol(["fgsm"], budget)) == tuple(m.score.accuracy for m in fgsm)
 
 
 def test_a_large_radius_leaves_nothing() -> None:
@@ -200,16 +200,13 @@ def test_an_image_that_is_misread_already_is_not_attacked() -> None:
     model = linear()
     attacked: list[Tensor] = []
 
-    def spying(spec: str) -> Trial:
-        real = trial(spec, BUDGET)
-
-        def attack(model: nn.Module, objective: Any, x: Tensor, budget: Budget, **rest: Any) -> Tensor:
+    class Spying(UntargetedPGD):
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, **rest: Any) -> Tensor:
             attacked.append(x)
-            return real.attack(model, objective, x, budget, **rest)
+            return super().__call__(model, x, y, budget, **rest)
 
-        return Trial(real.spec, real.label, attack, real.loss)  # type: ignore[arg-type]
-
-    clean, _ = evaluate(model, images, [spying("fgsm")], BUDGET, split="test", which="best", batch_size=7)
+    fgsm = read_attack("fgsm", BUDGET)
+    clean, _ = little.measured(model, images, [Spying(fgsm.spec, fgsm.name, fgsm.climb)], BUDGET, batch_size=7)
     right = torch.from_numpy(clean.mask)
     assert 0 < right.sum() < 40
     assert torch.equal(torch.cat(attacked), images.x[right].double() / 255)
@@ -281,20 +278,17 @@ def test_an_attack_does_not_depend_on_the_others_beside_it() -> None:
 def test_every_batch_of_every_attack_has_a_random_start_of_its_own() -> None:
     starts: list[int] = []
 
-    def noting(spec: str) -> Trial:
-        real = trial(spec, BUDGET)
-
-        def attack(
-            model: nn.Module, objective: Any, x: Tensor, budget: Budget, *, generator: torch.Generator
+    class Noting(UntargetedPGD):
+        def __call__(
+            self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator
         ) -> Tensor:
             starts.append(generator.initial_seed())
             return x
 
-        return Trial(real.spec, real.label, attack, real.loss)  # type: ignore[arg-type]
-
-    trials = [noting(spec) for spec in ("pgd-2", "cw-2", "pgd-3")]
+    real = [read_attack(spec, BUDGET) for spec in ("pgd-2", "cw-2", "pgd-3")]
+    attacks = [Noting(each.spec, each.name, each.climb, each.loss) for each in real]
     for seed in (0, 1):
-        evaluate(matcher(), picture_set(30), trials, BUDGET, split="test", which="best", seed=seed, batch_size=10)
+        little.measured(matcher(), picture_set(30), attacks, BUDGET, seed=seed, batch_size=10)
     assert len(set(starts)) == len(starts) == 2 * 3 * 3
 
 
@@ -368,7 +362,7 @@ def test_validation_sees_both_accuracies() -> None:
     budget = Budget(0.05)
     found = measure(model, images, ("pgd-2",), budget, seed=3)
     expected = found["clean"].score.accuracy, found["pgd-2"].score.accuracy
-    assert accuracies(model, images, trial("pgd-2", budget), budget, seed=3) == expected
+    assert accuracies(model, images, protocol(["pgd-2"], budget, seed=3)) == expected
     assert 0 < expected[1] < expected[0] < 1
 
 

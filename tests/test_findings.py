@@ -11,60 +11,61 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from little import CLASSES, SHAPE, matcher, net, picture_set
+from little import CLASSES, SHAPE, matcher, measured, net, picture_set, protocol, short
 from suspects import EntropyMinimiser
 from torch import nn
 
-from mmard.attacks import trial
-from mmard.attacks.autoattack import Ensemble, named, shortened
+from mmard.attacks.autoattack import named
 from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.evaluation.checks import CHECKS
-from mmard.evaluation.evaluate import Measured, evaluate
-from mmard.evaluation.examine import Keeper, examine
+from mmard.evaluation.evaluate import Measured
+from mmard.evaluation.examine import Recorder, examine
 from mmard.evaluation.findings import (
     ALSO,
     BROKEN,
     KINDS,
     MOST,
     Finding,
+    FindingsPlan,
     Teacher,
     Views,
-    Wanted,
     calibration,
     chosen,
     confusion,
     expected_error,
     margins,
+    plan_findings,
     read_also,
     reliability,
-    wanted,
 )
 from mmard.ops import correct
 from mmard.run import Run
 
 BUDGET = Budget(0.05)
-SAID: dict[str, Any] = {"split": "test", "which": "best", "seed": 3, "batch_size": 20}
+HOW: dict[str, Any] = {"seed": 3, "batch_size": 20}
+SAID: dict[str, Any] = {"split": "test", "which": "best", **HOW}
 IMAGES = picture_set(60, seed=5)
 
 
 def examined(
     *specs: str, also: str = "all", model: nn.Module | None = None, run: Run | None = None, **more: Any
 ) -> tuple[list[Measured], list[Finding]]:
-    model, keep = model or net(seed=2), Keeper(run)
-    look = wanted(also, model, specs, BUDGET, CLASSES, teacher=Teacher(matcher(), "a matcher"))
-    measured = examine(model, IMAGES, specs, BUDGET, look, keep, **{**SAID, **more})
-    assert {m.score for m in keep.measured} == {m.score for m in measured}, "each is kept, ensembles after the others"
-    assert len(keep.measured) == len(measured)
+    model, keep = model or net(seed=2), Recorder(run)
+    how = protocol(specs, BUDGET, **{**HOW, **{name: more.pop(name) for name in HOW if name in more}})
+    look = plan_findings(also, model, how, teacher=Teacher(matcher(), "a matcher"))
+    figures = examine(model, IMAGES, how, look, keep, **{"split": "test", "which": "best", **more})
+    assert {m.score for m in keep.measured} == {m.score for m in figures}, "each is kept, AutoAttack after the others"
+    assert len(keep.measured) == len(figures)
     assert len({f.slug for f in keep.found}) == len(keep.found)
-    return measured, keep.found
+    return figures, keep.found
 
 
 @pytest.fixture(scope="module")
 def whole() -> tuple[dict[str, Measured], list[Finding]]:
     """Everything there is to find, under two attacks."""
-    measured, found = examined("pgd-5", "cw-5")
-    return {m.score.attack: m for m in measured}, found
+    figures, found = examined("pgd-5", "cw-5")
+    return {m.score.attack: m for m in figures}, found
 
 
 def of_kind(found: list[Finding], kind: str, attack: str | None = None) -> Finding:
@@ -85,19 +86,19 @@ def test_everything_is_found_once(whole: tuple[dict[str, Measured], list[Finding
 
 def test_figures_are_what_they_are_without_findings(whole: tuple[dict[str, Measured], list[Finding]]) -> None:
     figures, _ = whole
-    alone = evaluate(net(seed=2), IMAGES, [trial(s, BUDGET) for s in ("pgd-5", "cw-5")], BUDGET, **SAID)
+    alone = measured(net(seed=2), IMAGES, ["pgd-5", "cw-5"], BUDGET, **SAID)
     assert {m.score.attack: m.mask.tolist() for m in alone} == {name: m.mask.tolist() for name, m in figures.items()}
 
 
 def test_classes_add_up_to_the_figures(whole: tuple[dict[str, Measured], list[Finding]]) -> None:
     figures, found = whole
-    for name, measured in figures.items():
+    for name, figure in figures.items():
         if name == "clean":
             continue
         body = of_kind(found, "classes", name).body
         assert body["count"] == IMAGES.class_counts().tolist()
         assert sum(body["clean"]) == figures["clean"].score.correct
-        assert sum(body["attacked"]) == measured.score.correct
+        assert sum(body["attacked"]) == figure.score.correct
         for right, cells in (("clean", "confusion_clean"), ("attacked", "confusion_attacked")):
             if name.startswith("worst_of") and right == "attacked":
                 assert body[cells] is None, "no one image is the worst case's"
@@ -167,15 +168,14 @@ def test_checks_are_all_there_in_their_order(whole: tuple[dict[str, Measured], l
 
 
 def test_ensembles_have_classes_and_nothing_that_needs_their_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    def less(*arguments: Any) -> Ensemble:
-        made = named(*arguments)
-        return Ensemble(made.spec, made.label, shortened(made, steps=3, queries=5, targets=2).attacks)
+    def less(*arguments: Any) -> Any:
+        return short(named(*arguments), steps=3, queries=5, targets=2)
 
-    monkeypatch.setattr("mmard.evaluation.suite.named", less)
-    measured, found = examined("aa", "pgd-2", also="classes,margins")
+    monkeypatch.setattr("mmard.attacks.named", less)
+    all_figures, found = examined("aa", "pgd-2", also="classes,margins")
     classes = [("classes", name) for name in ("aa", "pgd-2", "worst_of_aa,pgd-2")]
     assert [(f.kind, f.used.attack) for f in found] == [("checks", None), *classes, ("margins", "pgd-2")]
-    aa = next(m for m in measured if m.score.attack == "aa")
+    aa = next(m for m in all_figures if m.score.attack == "aa")
     body = of_kind(found, "classes", "aa").body
     assert (sum(body["attacked"]), body["confusion_attacked"]) == (aa.score.correct, None)
 
@@ -245,15 +245,15 @@ def test_what_cannot_be_found_is_refused_by_name_and_left_out_of_all() -> None:
     with pytest.raises(Refused, match=r"also 'epss': expected one of .*; did you mean 'eps'"):
         read_also("epss")
     with pytest.raises(Refused, match="also boundary: expected a teacher, got a network without one; name one"):
-        wanted("boundary", model, ["pgd-2"], BUDGET, CLASSES)
+        plan_findings("boundary", model, protocol(["pgd-2"], BUDGET))
     with pytest.raises(Refused, match=r"also eps: expected an attack that hands .*, got square; add pgd"):
-        wanted("eps", model, ["square"], BUDGET, CLASSES)
+        plan_findings("eps", model, protocol(["square"], BUDGET))
     with pytest.raises(Refused, match="also steps: expected an attack of several steps, got fgsm"):
-        wanted("steps", model, ["fgsm"], BUDGET, CLASSES)
-    look = wanted("all", model, ["square"], BUDGET, CLASSES)
+        plan_findings("steps", model, protocol(["fgsm"], BUDGET))
+    look = plan_findings("all", model, protocol(["square"], BUDGET))
     assert look.also == ("checks", "classes")
     assert [text.partition(":")[0] for text in look.left_out] == [name for name in ALSO if name not in look.also]
-    assert wanted("", model, ["square"], BUDGET, CLASSES) == Wanted()
+    assert plan_findings("", model, protocol(["square"], BUDGET)) == FindingsPlan()
 
 
 def test_records_are_strict_json_and_come_back(tmp_path: Path) -> None:
@@ -321,11 +321,11 @@ def test_a_check_that_was_made_outlives_an_evaluation_without_it(tmp_path: Path)
 
 def test_attacked_images_are_kept_only_where_they_are_needed() -> None:
     views = Views(IMAGES)
-    evaluate(net(seed=2), IMAGES, [trial("pgd-2", BUDGET)], BUDGET, **SAID, witness=views)
+    measured(net(seed=2), IMAGES, ["pgd-2"], BUDGET, **SAID, witness=views)
     with pytest.raises(AssertionError, match="were not to be kept"):
         views.x_adv("pgd-2")
     views = Views(IMAGES, hold=True)
-    evaluate(net(seed=2), IMAGES, [trial("pgd-2", BUDGET)], BUDGET, **SAID, witness=views)
+    measured(net(seed=2), IMAGES, ["pgd-2"], BUDGET, **SAID, witness=views)
     x = IMAGES.x.float() / 255
     moved = (views.x_adv("pgd-2") != x).flatten(1).any(1)
     clean = (views.clean.argmax(1) == IMAGES.y).numpy()
@@ -344,12 +344,12 @@ def test_a_body_may_not_overwrite_its_head(whole: tuple[dict[str, Measured], lis
 
 
 def test_the_mark_that_explains_a_failed_attack_is_kept(tmp_path: Path) -> None:
-    keep = Keeper(Run.create(tmp_path / "run", {}))
+    keep = Recorder(Run.create(tmp_path / "run", {}))
     model = EntropyMinimiser(net(seed=2).eval())
     model.scale = nn.Parameter(torch.ones(CLASSES))
     model.optimizer = torch.optim.SGD([model.scale], 0.1)
     with pytest.raises(Refused, match=r"marked .*test-time-adaptation.*docs/checks.md"):
-        examine(model, IMAGES, ["pgd-2"], BUDGET, wanted("", model, ["pgd-2"], BUDGET, CLASSES), keep, **SAID)
+        examine(model, IMAGES, protocol(["pgd-2"], BUDGET), FindingsPlan(), keep, split="test", which="best")
     (found,) = keep.found
     marks = {each["check"] for each in found.body["findings"] if each["verdict"] == "suspicious"}
     assert "test-time-adaptation" in marks

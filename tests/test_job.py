@@ -29,7 +29,7 @@ from mmard.api import distill, train
 from mmard.data import ImageSet, Splits
 from mmard.data.batches import LoaderBatches, SetBatches
 from mmard.errors import Refused
-from mmard.evaluation.evaluate import Measured, evaluate
+from mmard.evaluation.evaluate import Measured, measure
 from mmard.job import default_out, prepare
 from mmard.methods import mmard, pgd_at, rslad
 from mmard.models import Normalised
@@ -278,13 +278,13 @@ def test_a_teacher_that_hardly_holds_is_told(standing: int, warned: bool, monkey
     """Ten of twelve images are read rightly without an attack; half of them is enough."""
 
     def stub(*arguments: Any, **named: Any) -> list[Measured]:
-        found = evaluate(*arguments, **named)
+        found = measure(*arguments, **named)
         return [
             Measured(replace(each.score, correct=right), np.arange(12) < right)
             for each, right in zip(found, (10, standing), strict=True)
         ]
 
-    monkeypatch.setattr("mmard.gate.evaluate", stub)
+    monkeypatch.setattr("mmard.gate.measure", stub)
     words = "12 validation images; it hardly holds under attack itself: guidance by such a teacher can hurt"
     assert (words in gate(matcher())) == warned
 

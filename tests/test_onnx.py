@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from little import CLASSES, SHAPE, matcher, net, picture_set
+from little import CLASSES, SHAPE, matcher, measured, net, picture_set, protocol
 from torch import Tensor, nn
 
-from mmard.attacks import trial
 from mmard.balls import Budget
 from mmard.cli import answer
 from mmard.data import load
 from mmard.deploy.export import attacked_parity, export_checked, export_onnx, parity
 from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused
-from mmard.evaluation.suite import measure
 from mmard.files import save_tensors, weights_hash
 from mmard.models import Normalised, build
 from mmard.networks import load_network, network_facts
@@ -158,7 +156,7 @@ def test_a_network_that_cannot_be_traced_is_refused_in_words(tmp_path: Path) -> 
 
 def test_the_same_verdicts_under_attack(exported: tuple[nn.Module, Path]) -> None:
     module, path = exported
-    own, theirs = attacked_parity(module, path, IMAGES, trial("pgd-3", BUDGET), BUDGET)
+    own, theirs = attacked_parity(module, path, IMAGES, protocol(["pgd-3"], BUDGET))
     np.testing.assert_array_equal(own.mask, theirs.mask)
     assert own.score.weights != theirs.score.weights
 
@@ -250,7 +248,7 @@ def test_square_on_a_file_gives_the_verdicts_of_the_network(tmp_path: Path) -> N
     path = written(tmp_path / "x.onnx")
     few = {"split": "t", "which": "", "batch_size": 16}
     theirs, own = (
-        measure(model, picture_set(16), ["square"], BUDGET, **few) for model in (OnnxNetwork(path), matcher())
+        measured(model, picture_set(16), ["square"], BUDGET, **few) for model in (OnnxNetwork(path), matcher())
     )
     assert [m.score.attack for m in theirs] == ["clean", "square"]
     for a, b in zip(theirs, own, strict=True):

@@ -21,9 +21,10 @@ from nets import (
     step_of,
 )
 
-from mmard.attacks import Untargeted, trial
+from mmard.attacks import read_attack
 from mmard.balls import Budget
 from mmard.methods import METHODS
+from mmard.ops import correct
 
 # --- 7. Ramps and beginnings that are not what the text says ---
 
@@ -224,10 +225,10 @@ def test_9_a_batch_of_one_is_a_batch(spec: str, params: Params) -> None:
 def test_10_attacks_that_differ_in_anything_bear_different_descriptions() -> None:
     budgets = (Budget(8 / 255), Budget(4 / 255))
     specs = ("fgsm", "pgd-10", "pgd-20", "cw-20", "pgd-20x2", "pgd-20@0.003")
-    described = {(trial(spec, budget).label, str(budget)) for budget in budgets for spec in specs}
+    described = {(read_attack(spec, budget).label, str(budget)) for budget in budgets for spec in specs}
     assert len(described) == len(budgets) * len(specs)
     for spec in specs[1:]:
-        label = trial(spec, budgets[0]).label
+        label = read_attack(spec, budgets[0]).label
         assert all(word in label for word in ("step ", "uniform start", "restart"))
         assert ("CW margin" if spec.startswith("cw") else "CE") in label
 
@@ -238,10 +239,9 @@ def test_10_no_sample_survives_the_stronger_attack_that_fell_to_the_weaker(weake
     y = model(x).argmax(1)
     fallen = []
     for spec in weaker_stronger:
-        t = trial(spec, budget)
-        objective = Untargeted(y, t.loss)
-        x_adv = t.attack(model, objective, x, budget, generator=torch.Generator().manual_seed(0))
-        fallen.append(objective.fooled(model(x_adv)))
+        t = read_attack(spec, budget)
+        x_adv = t(model, x, y, budget, generator=torch.Generator().manual_seed(0))
+        fallen.append(~correct(model(x_adv), y))
     assert 0 < fallen[0].sum() < 60
     assert (fallen[1] | ~fallen[0]).all()
 
@@ -250,8 +250,8 @@ def test_10_no_sample_survives_the_stronger_attack_that_fell_to_the_weaker(weake
 def test_10_the_measured_accuracy_of_a_linear_model_is_the_exact_one(spec: str) -> None:
     model, x, budget = linear((2, 3, 3)), images(200), Budget(8 / 255)
     y = model(x).argmax(1)
-    t = trial(spec, budget)
-    x_adv = t.attack(model, Untargeted(y, t.loss), x, budget, generator=torch.Generator().manual_seed(0))
+    t = read_attack(spec, budget)
+    x_adv = t(model, x, y, budget, generator=torch.Generator().manual_seed(0))
     survived = (model(x_adv).argmax(1) == y).double().mean().item()
     weight = model[1].weight.detach()
     reach = budget.eps * (weight[0] - weight[1]).abs().sum()  # of the difference of the two logits

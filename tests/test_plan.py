@@ -11,7 +11,7 @@ from laws import over
 from nets import NONE
 from torch import Tensor, nn
 
-from mmard.attacks import trial
+from mmard.attacks import read_attack
 from mmard.balls import Budget
 from mmard.data import load
 from mmard.files import weights_hash
@@ -144,7 +144,7 @@ def test_an_attack_is_timed_on_one_batch_of_everybody() -> None:
             seen.append(len(x))
             return self.linear(x.flatten(1))
 
-    assert attack_seconds(Net(), images, trial("pgd-3", budget), budget, most=50) > 0
+    assert attack_seconds(Net(), images, read_attack("pgd-3", budget), budget, most=50) > 0
     assert seen == [50] * 4
 
 

@@ -14,22 +14,24 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from little import net, picture_set
+from little import net, picture_set, protocol
 from torch import nn
 
 from mmard.balls import Budget
 from mmard.errors import Refused
-from mmard.evaluation import suite
+from mmard.evaluation import multiprocess
+from mmard.evaluation.evaluate import Protocol
 from mmard.evaluation.journal import PENDING, STANDING, Journal
-from mmard.evaluation.suite import measure
+from mmard.evaluation.multiprocess import measure
 
 BUDGET = Budget(0.05)
-SAID = {"split": "test", "which": "best", "seed": 3, "batch_size": 7}
+SAID = {"split": "test", "which": "best"}
 SPECS = ["pgd-20", "apgd-ce", "fab-t"]
 
 
 def measured(processes: int = 1, **more: Any) -> dict[str, list[bool]]:
-    found = measure(net(seed=2), picture_set(60, seed=5), SPECS, BUDGET, **SAID, processes=processes, **more)
+    how = protocol(SPECS, BUDGET, seed=3, batch_size=7)
+    found = measure(net(seed=2), picture_set(60, seed=5), how, **SAID, processes=processes, **more)
     return {each.score.attack: each.mask.tolist() for each in found}
 
 
@@ -50,14 +52,12 @@ def test_without_a_folder_processes_meet_in_a_passing_one(monkeypatch: pytest.Mo
     met: list[tuple[int, list[str], Path]] = []
 
     @contextmanager
-    def noted(
-        processes: int, _: Any, model: nn.Module, images: object, specs: list[str], *others: Any
-    ) -> Iterator[None]:
+    def noted(processes: int, model: nn.Module, images: object, how: Protocol, *others: Any) -> Iterator[None]:
         assert others[-1].is_dir()
-        met.append((processes, specs, others[-1]))
+        met.append((processes, [each.spec for each in how.attacks], others[-1]))
         yield
 
-    monkeypatch.setattr(suite, "shared_work", noted)
+    monkeypatch.setattr(multiprocess, "shared_work", noted)
     seen: list[str] = []
     alone = measured(3)
     assert alone == measured(3, witness=lambda name, *_: seen.append(name)) == measured()
@@ -72,7 +72,7 @@ def test_a_network_that_cannot_be_sent_is_refused() -> None:
             return x.flatten(1)[:, :3]
 
     with pytest.raises(Refused, match="2 processes: expected a network that can be copied and sent"):
-        measure(Local(), picture_set(10), ["fgsm"], BUDGET, **SAID, processes=2)
+        measure(Local(), picture_set(10), protocol(["fgsm"], BUDGET), **SAID, processes=2)
     with pytest.raises(Refused, match="processes: expected at least 1, got 0"):
         measured(0)
 

@@ -18,7 +18,7 @@ from released import defect, defects, names_in
 from torch import Tensor
 
 import mmard
-from mmard.attacks import PGD, trial
+from mmard.attacks import PGD, read_attack
 from mmard.attacks.pgd import STARTS
 from mmard.balls import Budget
 from mmard.errors import Refused
@@ -194,7 +194,7 @@ def test_adaad_trains_at_twice_the_radius(method: str, preset: str) -> None:
 
 @defect("SAAD", "the step of its PGD is 2/225", "pgd-20 at 8/255 has steps of 2/255")
 def test_the_step_of_pgd_has_a_misprint() -> None:
-    attack = trial("pgd-20", Budget(8 / 255)).attack
+    attack = read_attack("pgd-20", Budget(8 / 255)).climb
     assert isinstance(attack, PGD)
     assert attack.step_size == pytest.approx(2 / 255, rel=1e-12)
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import little
 import numpy as np
 import pytest
-from little import matcher, net, picture_set
+from little import matcher, net, picture_set, short
 from torch import Tensor, nn
 
-from mmard.attacks import trial
-from mmard.attacks.autoattack import SPECS, Ensemble, named, shortened
+import mmard.attacks
+from mmard.attacks.autoattack import SPECS, named
 from mmard.balls import Budget
 from mmard.errors import Refused
-from mmard.evaluation import evaluate as autoattack
-from mmard.evaluation import suite
-from mmard.evaluation.evaluate import Measured, auto_attack, evaluate
-from mmard.evaluation.suite import measure
+from mmard.evaluation.evaluate import Loop, Measured
 
 BUDGET = Budget(0.05)
 SAID = {"split": "test", "which": "best", "seed": 3, "batch_size": 20}
@@ -25,17 +23,16 @@ SAID = {"split": "test", "which": "best", "seed": 3, "batch_size": 20}
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ensembles under their own names, at a fraction of their effort."""
+    """AutoAttack and its attacks under their own names, at a fraction of their effort."""
 
-    def less(*arguments: Any) -> Ensemble:
-        whole = named(*arguments)
-        return Ensemble(whole.spec, whole.label, shortened(whole, steps=3, queries=10, targets=2).attacks)
+    def less(*arguments: Any) -> Any:
+        return short(named(*arguments), steps=3, queries=10, targets=2)
 
-    monkeypatch.setattr(suite, "named", less)
+    monkeypatch.setattr(mmard.attacks, "named", less)
 
 
 def found(*specs: str, model: nn.Module | None = None, **more: Any) -> dict[str, Measured]:
-    results = measure(model or net(seed=2), picture_set(60, seed=5), specs, BUDGET, **SAID, **more)
+    results = little.measured(model or net(seed=2), picture_set(60, seed=5), specs, BUDGET, **SAID, **more)
     assert len({each.score.slug for each in results}) == len(results)
     return {each.score.attack: each for each in results}
 
@@ -45,8 +42,8 @@ def test_each_is_what_it_is_alone_and_the_worst_covers_all() -> None:
     together = found("pgd-2", "aa", "cw-2")
     parts = ["aa.apgd-ce", "aa.apgd-dlr", "aa.fab-t", "aa.square"]
     assert list(together) == ["clean", "pgd-2", *parts, "aa", "cw-2", "worst_of_pgd-2,aa,cw-2"]
-    clean, *singles = evaluate(model, images, [trial("pgd-2", BUDGET), trial("cw-2", BUDGET)], BUDGET, **SAID)[:3]
-    own, *ensemble = auto_attack(model, images, BUDGET, ensemble=suite.named("aa", BUDGET, 3), **SAID)
+    clean, *singles = little.measured(model, images, ["pgd-2", "cw-2"], BUDGET, **SAID)[:3]
+    own, *ensemble = little.measured(model, images, ["aa"], BUDGET, **SAID)
     assert np.array_equal(own.mask, clean.mask)
     for each in (clean, *singles, *ensemble):
         assert np.array_equal(together[each.score.attack].mask, each.mask)
@@ -60,7 +57,7 @@ def test_each_is_what_it_is_alone_and_the_worst_covers_all() -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_every_ensemble_has_its_spelling(spec: str) -> None:
+def test_every_attack_of_autoattack_has_its_spelling(spec: str) -> None:
     if spec == "apgd-t":
         with pytest.raises(Refused, match="attacks apgd-t: expected one of apgd-ce, apgd-dlr"):
             found(spec)  # the little pictures have three classes
@@ -106,13 +103,13 @@ def test_a_killed_evaluation_goes_on_and_others_have_folders_of_their_own(
     (folder,) = tmp_path.glob("aa-*")
     assert folder.name.startswith("aa-linf-0.05000-seed3-")
     attacked: list[str] = []
-    stage = autoattack._read_rightly
+    stage = Loop._survivors
 
-    def noting(*arguments: Any) -> Tensor:
+    def noting(*arguments: Any) -> tuple[Tensor, bool]:
         attacked.append(arguments[-1].split(",")[0])
         return stage(*arguments)
 
-    monkeypatch.setattr(autoattack, "_read_rightly", noting)
+    monkeypatch.setattr(Loop, "_survivors", noting)
     again = found("aa", folder=tmp_path)
     assert set(attacked) == {"square"}, "what is left after the only batch of FAB"
     assert {name: each.mask.tolist() for name, each in again.items()} == {

@@ -9,35 +9,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from little import BUDGET, CLASSES, SHAPE, Matcher, matcher, patterns, picture_set
+from little import BUDGET, CLASSES, SHAPE, Matcher, matcher, measured, patterns, picture_set, protocol
 from torch import Tensor, nn
 
 from mmard import api, load_network
-from mmard.attacks import trial
-from mmard.attacks.autoattack import needs_gradient, refuse_white_box, standard
+from mmard.attacks import read_attack, refuse_white_box
+from mmard.attacks.autoattack import standard
 from mmard.attacks.square import Square
 from mmard.balls import Budget
 from mmard.cli import answer
 from mmard.errors import Refused
-from mmard.evaluation.evaluate import evaluate
-from mmard.evaluation.suite import measure
 from mmard.evaluation.transfer import (
     Member,
-    Source,
+    Surrogate,
     Transferred,
     measure_transfer,
-    planned,
-    read_attacks,
     transfer,
     transfer_matrix,
+    transferable,
 )
 from mmard.files import read_json
 from mmard.networks import network_facts
 from mmard.run import Run
 
 IMAGES = picture_set(40)
-FEW = {"split": "test", "which": "given", "seed": 0, "batch_size": 16}
-ATTACK = trial("pgd-5", BUDGET)
+FEW = {"split": "test", "which": "given"}
+PROTOCOL = protocol(["pgd-5"], BUDGET, batch_size=16)
+ATTACK = read_attack("pgd-5", BUDGET)
 
 
 class Flat(nn.Module):
@@ -85,7 +83,7 @@ def test_examples_made_on_a_linear_network_are_the_exact_worst_case_there() -> N
     images = type(images)(images.x[:, :, :2, :2].contiguous(), images.y % 2, ("a", "b"), "corners")
     budget = Budget(0.1)
     found = transfer(
-        {"o": linear(other)}, Source(linear(weight), "w"), images, trial("fgsm", budget), budget,
+        {"o": linear(other)}, Surrogate(linear(weight), "w"), images, protocol(["fgsm"], budget),
         split="test", which={"o": "given"},
     )["o"]  # fmt: skip
     x, sign = images.x.double().flatten(1) / 255, 1 - 2 * images.y.double()[:, None]
@@ -96,8 +94,8 @@ def test_examples_made_on_a_linear_network_are_the_exact_worst_case_there() -> N
 
 
 def test_the_record_says_on_what_the_examples_were_made() -> None:
-    source = Source(turned(), "the other (best, epoch 3)")
-    clean, found = measure_transfer(matcher(), source, IMAGES, ["pgd-5"], BUDGET, **FEW)
+    source = Surrogate(turned(), "the other (best, epoch 3)")
+    clean, found = measure_transfer(matcher(), source, IMAGES, PROTOCOL, **FEW)
     assert clean.score.attack == "clean"
     assert found.score.attack == "transfer-pgd-5"
     assert found.score.label == f"{ATTACK.label} made on the other (best, epoch 3)"
@@ -108,8 +106,10 @@ def test_the_record_says_on_what_the_examples_were_made() -> None:
 
 
 def test_several_attacks_have_a_worst_case_that_says_it_as_well() -> None:
-    source = Source(turned(), "the other")
-    *each, worst = measure_transfer(matcher(), source, IMAGES, ["pgd-5", "cw-5"], BUDGET, **FEW)
+    source = Surrogate(turned(), "the other")
+    *each, worst = measure_transfer(
+        matcher(), source, IMAGES, protocol(["pgd-5", "cw-5"], BUDGET, batch_size=16), **FEW
+    )
     np.testing.assert_array_equal(worst.mask, np.logical_and.reduce([m.mask for m in each]))
     assert worst.score.attack == "worst_of_transfer-pgd-5,transfer-cw-5"
     assert worst.score.label.endswith("made on the other")
@@ -118,29 +118,28 @@ def test_several_attacks_have_a_worst_case_that_says_it_as_well() -> None:
 def test_two_sources_of_one_name_have_two_records() -> None:
     slugs = set()
     for seed in range(2):
-        _, found = measure_transfer(matcher(), Source(turned(seed), "t"), IMAGES, ["pgd-5"], BUDGET, **FEW)
+        _, found = measure_transfer(matcher(), Surrogate(turned(seed), "t"), IMAGES, PROTOCOL, **FEW)
         slugs.add(found.score.slug)
     assert len(slugs) == 2
 
 
-def test_the_same_call_gives_the_same_record_under_the_slug_that_was_planned() -> None:
-    source = Source(turned(), "t")
-    before = planned(matcher(), source, IMAGES, ATTACK, BUDGET, **FEW)
-    one, two = (measure_transfer(matcher(), source, IMAGES, ["pgd-5"], BUDGET, **FEW)[1] for _ in range(2))
+def test_the_same_call_gives_the_same_record() -> None:
+    source = Surrogate(turned(), "t")
+    one, two = (measure_transfer(matcher(), source, IMAGES, PROTOCOL, **FEW)[1] for _ in range(2))
     np.testing.assert_array_equal(one.mask, two.mask)
-    assert one.score.slug == two.score.slug == before.slug
+    assert one.score.slug == two.score.slug
 
 
 def test_examples_do_not_depend_on_who_reads_them() -> None:
-    source, targets = Source(turned(), "t"), {"a": matcher(), "b": turned(7)}
-    both = transfer(targets, source, IMAGES, ATTACK, BUDGET, split="t", which={"a": "", "b": ""}, batch_size=16)
-    alone = transfer({"b": targets["b"]}, source, IMAGES, ATTACK, BUDGET, split="t", which={"b": ""}, batch_size=16)
+    source, targets = Surrogate(turned(), "t"), {"a": matcher(), "b": turned(7)}
+    both = transfer(targets, source, IMAGES, PROTOCOL, split="t", which={"a": "", "b": ""})
+    alone = transfer({"b": targets["b"]}, source, IMAGES, PROTOCOL, split="t", which={"b": ""})
     np.testing.assert_array_equal(both["b"].mask, alone["b"].mask)
 
 
 def test_networks_are_put_back_as_they_were() -> None:
     target, source = turned(1).train(), turned(2).train()
-    transfer({"": target}, Source(source, "t"), IMAGES, ATTACK, BUDGET, split="t", which={"": ""})
+    transfer({"": target}, Surrogate(source, "t"), IMAGES, PROTOCOL, split="t", which={"": ""})
     assert target.training
     assert source.training
     assert all(p.requires_grad and p.grad is None for net in (target, source) for p in net.parameters())
@@ -149,39 +148,36 @@ def test_networks_are_put_back_as_they_were() -> None:
 @pytest.mark.parametrize("spec", ["aa", "square", "apgd-ce", "fab-t"])
 def test_attacks_that_stop_at_success_do_not_transfer(spec: str) -> None:
     with pytest.raises(Refused, match="goes on after its first success"):
-        read_attacks([spec], BUDGET)
+        transferable([spec], BUDGET)
 
 
 def test_nothing_is_made_on_a_black_box() -> None:
     with pytest.raises(Refused, match="with a gradient"):
-        Source(Asked(matcher()), "x.onnx")
+        Surrogate(Asked(matcher()), "x.onnx")
 
 
 # black boxes ----------------------------------------------------------------------------------------------------------
 def test_what_needs_a_gradient() -> None:
     whole = standard(BUDGET, 10)
-    assert needs_gradient(whole)
-    assert needs_gradient(ATTACK)
-    assert not needs_gradient(whole.only("square"))
-    assert not needs_gradient(Square())
-    refuse_white_box(matcher(), ["pgd-5"], [ATTACK])
-    refuse_white_box(Asked(matcher()), ["square"], [Square()])
+    assert whole.needs_gradient
+    assert ATTACK.needs_gradient
+    assert not whole.only("square").needs_gradient
+    assert not Square().needs_gradient
+    refuse_white_box(matcher(), [ATTACK])
+    refuse_white_box(Asked(matcher()), [Square()])
 
 
 def test_white_box_attacks_on_a_black_box_are_refused_before_the_first() -> None:
     told: list[Any] = []
     with pytest.raises(Refused, match="got pgd-5, aa; use --attack square, or --from RUN --attack pgd-5,aa"):
-        measure(
-            Asked(matcher()), IMAGES, ["square", "pgd-5", "aa"], BUDGET,
-            split="t", which="", progress=lambda *a: told.append(a),
-        )  # fmt: skip
+        measured(Asked(matcher()), IMAGES, ["square", "pgd-5", "aa"], BUDGET, progress=lambda *a: told.append(a))
     assert told == []
 
 
 def test_a_black_box_can_be_shown_examples() -> None:
     open_box, black_box = turned(3), Asked(turned(3))
     found = transfer(
-        {"open": open_box, "black": black_box}, Source(open_box, "t"), IMAGES, ATTACK, BUDGET,
+        {"open": open_box, "black": black_box}, Surrogate(open_box, "t"), IMAGES, PROTOCOL,
         split="t", which={"open": "", "black": ""},
     )  # fmt: skip
     np.testing.assert_array_equal(found["open"].mask, found["black"].mask)
@@ -193,25 +189,23 @@ def members() -> list[Member]:
 
 
 def test_a_matrix_has_every_cell_but_those_made_on_a_black_box() -> None:
-    found = transfer_matrix(members(), IMAGES, ATTACK, BUDGET, split="t", batch_size=16)
+    found = transfer_matrix(members(), IMAGES, PROTOCOL, split="t")
     assert set(found.cells) == {(i, j) for i in range(2) for j in range(3)}
     for (i, j), cell in found.cells.items():
         assert isinstance(cell.score, Transferred)
         assert cell.score.made_on == members()[i].name
         assert cell.score.correct <= found.clean[j].score.correct
-    (clean,) = evaluate(matcher(), IMAGES, [], BUDGET, split="t", which="")
+    (clean,) = measured(matcher(), IMAGES, [], BUDGET)
     np.testing.assert_array_equal(found.clean[0].mask, clean.mask)
 
 
 def test_what_is_known_is_not_measured_again() -> None:
     first: dict[tuple[int, str], Any] = {}
-    transfer_matrix(
-        members(), IMAGES, ATTACK, BUDGET, split="t", keep=lambda j, m: first.update({(j, m.score.slug): m})
-    )
+    transfer_matrix(members(), IMAGES, PROTOCOL, split="t", keep=lambda j, m: first.update({(j, m.score.slug): m}))
     made: list[str] = []
     missing = next(key for key, m in first.items() if m.score.attack != "clean" and key[0] == 1)
     again = transfer_matrix(
-        members(), IMAGES, ATTACK, BUDGET, split="t",
+        members(), IMAGES, PROTOCOL, split="t",
         known=lambda j, score: first.get((j, score.slug)) if (j, score.slug) != missing else None,
         keep=lambda j, m: made.append(m.score.attack),
     )  # fmt: skip
@@ -222,7 +216,7 @@ def test_what_is_known_is_not_measured_again() -> None:
 def test_a_hidden_gradient_shows_in_its_column() -> None:
     budget = Budget(0.3)
     hiding = [Member("honest", turned(4), ""), Member("hiding", Flat(turned(4)), "")]
-    found = transfer_matrix(hiding, IMAGES, trial("pgd-5", budget), budget, split="t")
+    found = transfer_matrix(hiding, IMAGES, protocol(["pgd-5"], budget), split="t")
     assert found.hidden() == [(0, 1)]
 
 

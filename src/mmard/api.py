@@ -25,13 +25,13 @@ from mmard.data.batches import Labelled, as_image_set
 from mmard.engine.twin import Engine
 from mmard.errors import Refused, require
 from mmard.evaluation import checks
-from mmard.evaluation.columns import spelled
-from mmard.evaluation.examine import Keeper
+from mmard.evaluation.evaluate import Protocol
+from mmard.evaluation.examine import Recorder
 from mmard.evaluation.examine import examine as _examine
-from mmard.evaluation.findings import Finding, read_also, wanted
+from mmard.evaluation.findings import Finding, plan_findings, read_also
+from mmard.evaluation.multiprocess import measure
 from mmard.evaluation.score import Score
-from mmard.evaluation.suite import measure
-from mmard.evaluation.transfer import Source, measure_transfer
+from mmard.evaluation.transfer import Surrogate, measure_transfer
 from mmard.files import load_into
 from mmard.job import Job, Loaders, default_out, pair_of, prepare
 from mmard.method import Method
@@ -318,15 +318,15 @@ def _judged(model: AnyNetwork, data: Labelled, which: str = "best", who: str = "
     return _Judged(module, images, which, run)
 
 
-def _keeper(out: str | Path | None) -> Keeper:
+def _keeper(out: str | Path | None) -> Recorder:
     if out is None:
-        return Keeper(None)
+        return Recorder(None)
     folder = Path(out).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"out {out}", expected="a folder to write to", got=error.strerror or str(error)) from error
-    return Keeper(Run(folder))
+    return Recorder(Run(folder))
 
 
 @gradients()
@@ -370,23 +370,19 @@ def evaluate(
     """
     _whole(1, batch_size=batch_size, processes=processes)
     _whole(None, seed=seed)
-    Engine(engine)
-    ball = Budget.of(budget)
-    specs = spelled(attacks, ball)
     net = _judged(model, images, which)
+    how = {"seed": seed, "batch_size": batch_size, "engine": engine}
+    protocol = Protocol.read(attacks, Budget.of(budget), net.images.num_classes, **how)
     keep = _keeper(out)
-    how: dict[str, Any] = {"split": split or net.images.origin, "which": net.which, "seed": seed}
-    how["batch_size"] = batch_size
+    said: dict[str, Any] = {"split": split or net.images.origin, "which": net.which}
     if made_on is not None:
         other = _judged(made_on, net.images, who="source")
         name = _label(made_on, "source") if other.which == "given" else Path(str(made_on)).name
-        for measured in measure_transfer(net.module, Source(other.module, name), net.images, specs, ball, **how):
-            keep.score(measured)
-    else:
-        how |= {"folder": net.run.autoattack if net.run else None, "processes": processes, "engine": engine}
-        found = measure(net.module, net.images, specs, ball, **how, finished=keep.score)
-        keep.measured = found
-    return [m.score for m in keep.measured]
+        for each in measure_transfer(net.module, Surrogate(other.module, name), net.images, protocol, **said):
+            keep.score(each)
+        return [m.score for m in keep.measured]
+    said |= {"folder": net.run.autoattack if net.run else None, "processes": processes}
+    return [m.score for m in measure(net.module, net.images, protocol, **said, finished=keep.score)]
 
 
 @gradients()
@@ -414,10 +410,9 @@ def check(
     """
     _whole(1, batch_size=batch_size)
     _whole(None, seed=seed)
-    ball, net = Budget.of(budget), _judged(model, images)
-    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
-    known = checks.cheap(net.module, net.images, ball, **how)
-    return [*known, *checks.thorough(net.module, net.images, ball, known=known, **how)] if thorough else known
+    protocol, net = Protocol((), Budget.of(budget), seed=seed, batch_size=batch_size), _judged(model, images)
+    known = checks.cheap(net.module, net.images, protocol)
+    return [*known, *checks.thorough(net.module, net.images, protocol, known=known)] if thorough else known
 
 
 @dataclass(frozen=True)
@@ -468,28 +463,23 @@ def examine(
     """
     _whole(1, batch_size=batch_size, processes=processes)
     _whole(None, seed=seed)
-    Engine(engine)
-    ball = Budget.of(budget)
     names, everything = read_also(also)
-    specs = spelled(attacks, ball)
     net = _judged(model, images, which)
+    how = {"seed": seed, "batch_size": batch_size, "engine": engine}
+    protocol = Protocol.read(attacks, Budget.of(budget), net.images.num_classes, **how)
     pair = pair_of(net.run, net.module, net.images, teacher, names, must="boundary" in names and not everything)
     asked: dict[str, Any] = {"teacher": pair.teacher, "own": pair.own, "everything": everything}
-    look = wanted(names, net.module, specs, ball, net.images.num_classes, **asked)
+    plan = plan_findings(names, net.module, protocol, **asked)
     keep = _keeper(out)
     examined = _examine(
         net.module,
         net.images,
-        specs,
-        ball,
-        look,
+        protocol,
+        plan,
         keep,
         split=split or net.images.origin,
         which=net.which,
-        seed=seed,
-        batch_size=batch_size,
         folder=net.run.autoattack if net.run else None,
         processes=processes,
-        engine=engine,
     )
-    return Examined([m.score for m in examined], keep.found, (*look.left_out, *pair.notes))
+    return Examined([m.score for m in examined], keep.found, (*plan.left_out, *pair.notes))

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmard.attacks import trial
 from mmard.balls import Budget, as_fraction
 from mmard.data import ImageSet
 from mmard.errors import Refused
-from mmard.evaluation.evaluate import evaluate
+from mmard.evaluation.evaluate import Protocol, measure
 
 GATE_IMAGES = 500
 """Validation images on which a teacher is tried."""
@@ -80,7 +79,8 @@ def pass_gate(
         Refused: with the likely causes.
     """
     some = _spread(validation, GATE_IMAGES)
-    clean, attacked = evaluate(teacher, some, [trial("fgsm", budget)], budget, split="val", which="teacher")
+    protocol = Protocol.read("fgsm", budget, some.num_classes)
+    clean, attacked = measure(teacher, some, protocol, split="val", which="teacher")
     counts = some.class_counts()
     met = counts > 0
     right = some.y[torch.from_numpy(clean.mask)].bincount(minlength=len(counts))
@@ -112,7 +112,7 @@ def _held_to(
     """What to add to the note on a teacher; refuses one that is far from what is claimed of it."""
     if next((p.is_cuda for p in teacher.parameters()), False) and len(validation) > n:
         more = _spread(validation, CLAIM_IMAGES)
-        clean, *_ = evaluate(teacher, more, [], budget, split="val", which="teacher")
+        (clean,) = measure(teacher, more, Protocol((), budget), split="val", which="teacher")
         accuracy, n = clean.score.accuracy, len(more)
     least = claim.clean - claim.slack(n)
     if claim.binding and accuracy < least - FAR:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard._version import __version__
-from mmard.attacks import TRAINING_ATTACKS, trial
+from mmard.attacks import TRAINING_ATTACKS, read_attack
 from mmard.balls import Budget, as_fraction
 from mmard.data import DATA, ImageSet, Splits, load, load_split
 from mmard.data.augment import AUGMENTATIONS, augmentation
@@ -23,7 +23,7 @@ from mmard.data.batches import Batches, Labelled, LoaderBatches, SetBatches, as_
 from mmard.engine.graphs import accumulation_notes, ascent_for
 from mmard.engine.twin import Engine, Record, lay_out, refuse_without_bf16
 from mmard.errors import Refused, unknown
-from mmard.evaluation.evaluate import accuracies
+from mmard.evaluation.evaluate import Protocol, accuracies
 from mmard.evaluation.findings import OwnExamples, Teacher
 from mmard.files import weights_hash
 from mmard.method import Method
@@ -172,9 +172,10 @@ class Job:
 
     def validate(self, network: nn.Module) -> Validation:
         """Clean and robust accuracy on the validation images, under `val_attack`."""
-        attack = trial(self.settings.val_attack, self.step.budget)
-        how: dict[str, Any] = {"seed": self.settings.seed, "ranks": self.step.ranks, "engine": self.settings.engine}
-        return Validation(*accuracies(network, self.validation, attack, self.step.budget, **how))
+        said, budget = self.settings, self.step.budget
+        attack = read_attack(said.val_attack, budget)
+        protocol = Protocol((attack,), budget, seed=said.seed, engine=said.engine)
+        return Validation(*accuracies(network, self.validation, protocol, self.step.ranks))
 
     def train(self, run: Run, observers: Sequence[Callable[[Event], None]] = ()) -> Position:
         """Train to the end, from where the run folder stands."""
@@ -254,7 +255,7 @@ def prepare(
     settings = complete(settings)
     _check_teachers(settings, method)
     attack = method.attack(budget, settings.steps, settings.step_size, settings.start or method.start)
-    trial(settings.val_attack, budget)
+    read_attack(settings.val_attack, budget)
     recipe = recipe_of(settings)
 
     batches, validation, splits = batches_of(settings, data, device, ranks)

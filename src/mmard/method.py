@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from mmard.attacks import STARTS, TrainingAttack, pgd
+from mmard.attacks import STARTS, AttackMaker, pgd
 from mmard.batch import Batch, Terms
 from mmard.errors import Refused, unknown
 
@@ -91,7 +91,7 @@ class Method:
     nets: tuple[str, ...] = ("S", "T")
     tunes: Mapping[str, Tuning] = field(default_factory=dict)
     start: str = "gaussian"
-    attack: TrainingAttack = pgd
+    attack: AttackMaker = pgd
     around: Around | None = None
     attack_mode: str = "eval"
     memory: nn.Module | None = None

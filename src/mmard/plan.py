@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks import PGD, Trial, Untargeted, trial
+from mmard.attacks import PGD, Attack, read_attack
 from mmard.balls import Budget
 from mmard.data import ImageSet
 from mmard.data.batches import Batches
@@ -175,7 +175,7 @@ def pace(
     return Pace(done, images, spent, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None)
 
 
-def attack_seconds(network: nn.Module, images: ImageSet, attack: Trial, budget: Budget, most: int = 128) -> float:
+def attack_seconds(network: nn.Module, images: ImageSet, attack: Attack, budget: Budget, most: int = 128) -> float:
     """Time of attacking these images, extrapolated from one batch in which no image is let off."""
     some = images.take(slice(0, most))
     device = next(network.parameters()).device
@@ -184,7 +184,7 @@ def attack_seconds(network: nn.Module, images: ImageSet, attack: Trial, budget: 
         began = time.perf_counter()
         with torch.no_grad():
             network(x)
-        attack.attack(network, Untargeted(y, attack.loss), x, budget, generator=generator(device, 0, "pace"))
+        attack(network, x, y, budget, generator=generator(device, 0, "pace"))
         _wait(device)
     return (time.perf_counter() - began) * len(images) / len(some)
 
@@ -274,7 +274,7 @@ def plan(job: Job, done: int = 0, seconds: float = SECONDS) -> Plan:
         passes=count_passes(fresh(), steps),
         pace=pace(fresh(), job.step, job.batches, seconds=seconds, accumulate=settings.accumulate),
         validation=attack_seconds(
-            job.student, job.validation, trial(settings.val_attack, job.step.budget), job.step.budget
+            job.student, job.validation, read_attack(settings.val_attack, job.step.budget), job.step.budget
         ),
         done=done,
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from little import short
 from typed import SMALL, Typed
 
-from mmard.attacks.autoattack import Ensemble, named, shortened
+from mmard.attacks import Attack, AutoAttack
+from mmard.attacks.autoattack import named
 from mmard.balls import Budget
 from mmard.evaluation.score import Score
 from mmard.models import build
@@ -123,12 +126,12 @@ def test_the_standard_set_says_what_it_is_not(runs: Path, capsys: pytest.Capture
 def test_autoattack_beside_other_attacks(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def less(spec: str, budget: Budget, num_classes: int) -> Ensemble:
+    def less(spec: str, budget: Budget, num_classes: int) -> Attack | AutoAttack:
         whole = named(spec, budget, num_classes)
-        few = shortened(whole, steps=3, queries=5, targets=2)
-        return Ensemble(whole.spec, few.label if spec == "square" else "AutoAttack (made short)", few.attacks)
+        few = short(whole, steps=3, queries=5, targets=2)
+        return replace(few, label="AutoAttack (made short)") if isinstance(few, AutoAttack) else few
 
-    monkeypatch.setattr("mmard.evaluation.suite.named", less)
+    monkeypatch.setattr("mmard.attacks.named", less)
     typed = ("evaluate", "s", "--attack", "pgd-2,aa,square", "--first", "60", "--eps", "0.05")
     done = Typed(capsys, *typed)
     assert (done.status, done.err) == (0, "")

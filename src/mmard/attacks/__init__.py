@@ -1,123 +1,98 @@
-"""Attacks by name: one table, and the short spelling in which the command line and records write them.
+"""Attacks by name, and the short spelling in which the command line and records write them.
 
 fgsm          one step of eps from x
 pgd-20        20 steps on cross-entropy, step eps/4, uniform start           (the 20 steps of 2/255 of the field)
 cw-30         30 steps on the margin of Carlini and Wagner, step eps/4, uniform start
 pgd-100x10    the same with 10 restarts
 pgd-20@0.003  the same with this step
+aa            AutoAttack; its attacks alone are apgd-ce, apgd-t, fab-t, square
+
+An attack of an evaluation is a frozen value, called as a pure function (`Attack`). One of a training climbs whatever
+objective its method has (`TrainingAttack`). `mmard.evaluation.spellings` lists all for people, without PyTorch.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from torch import Tensor
-
-from mmard.attacks.pgd import PGD, STARTS, Attack, NoiseFGSM, Objective, fgsm
-from mmard.balls import Budget, as_fraction, radius
+from mmard.attacks.autoattack import SPECS, AutoAttack, is_named, named
+from mmard.attacks.pgd import (
+    PGD,
+    STARTS,
+    NoiseFGSM,
+    Objective,
+    TrainingAttack,
+    Untargeted,
+    UntargetedPGD,
+    fgsm,
+)
+from mmard.attacks.queries import Attack, is_black_box, refuse_white_box
+from mmard.balls import Budget, radius
 from mmard.errors import Refused, unknown
-from mmard.ops import ce, correct, margin
 
 __all__ = [
-    "ATTACKS",
+    "FAMILY",
     "PGD",
     "STARTS",
     "TRAINING_ATTACKS",
     "Attack",
+    "AttackMaker",
+    "AutoAttack",
     "NoiseFGSM",
     "Objective",
     "TrainingAttack",
-    "Trial",
     "Untargeted",
+    "UntargetedPGD",
     "fgsm",
+    "is_black_box",
     "noise_fgsm",
     "pgd",
-    "trial",
+    "read_attack",
+    "read_attacks",
+    "refuse_white_box",
 ]
 
-TrainingAttack = Callable[[Budget, int, float | None, str], Attack]
+# attacks of a training ------------------------------------------------------------------------------------------------
+AttackMaker = Callable[[Budget, int, float | None, str], TrainingAttack]
 """How a training makes its attack: (budget, steps, step size or None for its own, start) -> the attack."""
 
 
-def pgd(budget: Budget, steps: int, step_size: float | None, start: str) -> Attack:
+def pgd(budget: Budget, steps: int, step_size: float | None, start: str) -> TrainingAttack:
     """PGD with these steps, of a quarter of eps if no length is given."""
     return PGD(steps, budget.eps / 4 if step_size is None else step_size, start)
 
 
-def noise_fgsm(budget: Budget, steps: int, step_size: float | None, start: str, noise: float = 2.0) -> Attack:
+def noise_fgsm(budget: Budget, steps: int, step_size: float | None, start: str, noise: float = 2.0) -> TrainingAttack:
     """One step from noise of twice eps, of eps if no length is given; it has its own number of steps and start."""
     return NoiseFGSM(noise, step_size)
 
 
-TRAINING_ATTACKS: dict[str, TrainingAttack] = {"pgd": pgd, "noise-fgsm": noise_fgsm}
+TRAINING_ATTACKS: dict[str, AttackMaker] = {"pgd": pgd, "noise-fgsm": noise_fgsm}
 """Attacks that a training can be told to use, by name."""
 
-
-@dataclass(frozen=True, eq=False)
-class Untargeted:
-    """The objective of an evaluation: a loss of the true labels, which also tells who is fooled.
-
-    Args:
-        y: true labels (B,).
-        loss: (logits (B, C), y (B,)) -> (B,), e.g. `ops.ce` or `ops.margin`.
-    """
-
-    y: Tensor
-    loss: Callable[[Tensor, Tensor], Tensor]
-
-    def __call__(self, logits: Tensor, x_adv: Tensor) -> Tensor:
-        """The loss (B,), climbed."""
-        return self.loss(logits, self.y)
-
-    def fooled(self, logits: Tensor) -> Tensor:
-        """Who is misread, (B, C) -> (B,) bool."""
-        return ~correct(logits, self.y)
+# attacks of an evaluation ---------------------------------------------------------------------------------------------
+FAMILY = {"fgsm": ("FGSM", "ce"), "pgd": ("PGD", "ce"), "cw": ("CW-PGD", "margin")}
+"""Name in labels and loss of the attacks that are PGD, by the first word of their spelling."""
+_SPELLING = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<steps>\d+))?(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One attack as an evaluation runs it.
+def read_attack(spec: str, budget: Budget, *, beside: Sequence[str] = ()) -> UntargetedPGD:
+    """An attack of PGD's family by its short spelling.
 
-    Attributes:
-        spec: the short spelling, e.g. "pgd-20".
-        label: the full description, e.g. "PGD-20 (CE, step 2/255, uniform start, 1 restart)".
-        attack: the attack.
-        loss: what it climbs, of logits (B, C) and labels (B,).
-    """
-
-    spec: str
-    label: str
-    attack: PGD
-    loss: Callable[[Tensor, Tensor], Tensor]
-
-
-ATTACKS: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
-    "fgsm": ("FGSM", ce),
-    "pgd": ("PGD", ce),
-    "cw": ("CW-PGD", margin),
-}
-_LOSS_NAMES: dict[Callable[[Tensor, Tensor], Tensor], str] = {ce: "CE", margin: "CW margin"}
-_SPEC = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<steps>\d+))?(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
-
-
-def trial(spec: str, budget: Budget, *, beside: Sequence[str] = ()) -> Trial:
-    """Read the short spelling of an attack.
-
-    >>> trial("pgd-20", Budget(8 / 255)).label
+    >>> read_attack("pgd-20", Budget(8 / 255)).label
     'PGD-20 (CE, step 2/255, uniform start, 1 restart)'
 
     Args:
         spec: the short spelling.
-        budget: decides the steps.
+        budget: decides the length of the steps.
         beside: names of other attacks, which a refusal offers as well.
 
     Raises:
         Refused: for a spelling or an attack that is not known, or a step that jumps across the ball.
     """
     text = spec.strip().lower()
-    parts = _SPEC.fullmatch(text)
+    parts = _SPELLING.fullmatch(text)
     if parts is None:
         raise Refused(
             f"attack {spec!r}",
@@ -126,18 +101,28 @@ def trial(spec: str, budget: Budget, *, beside: Sequence[str] = ()) -> Trial:
             mend=unknown("attack", text, beside).mend,
         )
     kind = parts["kind"]
-    if kind not in ATTACKS:
-        raise unknown("attack", kind, (*ATTACKS, *beside))
-    title, loss = ATTACKS[kind]
+    if kind not in FAMILY:
+        raise unknown("attack", kind, (*FAMILY, *beside))
+    name, loss = FAMILY[kind]
     if kind == "fgsm":
         if text != "fgsm":
             raise Refused(f"attack {spec!r}", expected="plain 'fgsm', which is one step of eps", got=repr(spec))
-        return Trial(text, f"FGSM (CE, step {as_fraction(budget.eps)}, no start)", fgsm(budget), loss)
+        return UntargetedPGD(text, name, fgsm(budget), loss)
     if parts["steps"] is None:
         raise Refused(f"attack {spec!r}", expected=f"the number of steps, e.g. {kind}-20", got=repr(spec))
     step = radius(parts["step"]) if parts["step"] else budget.eps / 4
-    attack = PGD(int(parts["steps"]), step, "uniform", int(parts["restarts"] or 1))
-    attack.check(budget)
-    restarts = f"{attack.restarts} restart" + "s" * (attack.restarts > 1)
-    label = f"{title}-{attack.steps} ({_LOSS_NAMES[loss]}, step {as_fraction(step)}, uniform start, {restarts})"
-    return Trial(text, label, attack, loss)
+    climb = PGD(int(parts["steps"]), step, "uniform", int(parts["restarts"] or 1))
+    climb.check(budget)
+    return UntargetedPGD(text, name, climb, loss)
+
+
+def read_attacks(specs: Sequence[str], budget: Budget, num_classes: int) -> tuple[Attack | AutoAttack, ...]:
+    """Attacks of every kind by their short spellings.
+
+    Raises:
+        Refused: for a spelling that is not known, or an attack that so few classes do not have.
+    """
+    return tuple(
+        named(spec, budget, num_classes) if is_named(spec) else read_attack(spec, budget, beside=SPECS)
+        for spec in specs
+    )

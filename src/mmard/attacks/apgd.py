@@ -28,14 +28,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmard.attacks.queries import ascent, length, prompt, wide
-from mmard.balls import NORMS, Budget, l1_surplus, ranked
+from mmard.attacks.queries import ascent, length, logits_of, outside_inference_mode, prompt, wide
+from mmard.balls import Budget, l1_surplus, ranked
 from mmard.errors import Refused, unknown
+from mmard.ops import correct
+from mmard.words import plural
 
 # climb ----------------------------------------------------------------------------------------------------------------
 # A climb of APGD under linf and l2, and what climbs under every norm share. The algorithm stands in `apgd.py`.
@@ -76,13 +79,13 @@ class Slope:
 
         if flat:
             with torch.no_grad():
-                logits = self.model(at)
-                return logits.argmax(1) != y, loss(logits, slice(None)), torch.zeros_like(at)
+                logits = logits_of(self.model, at)
+                return ~correct(logits, y), loss(logits, slice(None)), torch.zeros_like(at)
         logits, values, gradient = ascent(self.model, at, loss)
         for _ in range(self.eot - 1):
             logits, values, more = ascent(self.model, at, loss)
             gradient = gradient + more
-        return logits.argmax(1) != y, values, gradient if self.eot == 1 else gradient / self.eot
+        return ~correct(logits, y), values, gradient if self.eot == 1 else gradient / self.eot
 
 
 class Fallen:
@@ -449,12 +452,20 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return -(_pick(logits, y) - _pick(logits, target)) / (ranked[:, -1] - 0.5 * (ranked[:, -3] + ranked[:, -4]) + TINY)
 
 
-LOSSES: dict[str, tuple[Loss, int]] = {
-    "ce": (lambda logits, y, target: F.cross_entropy(logits, y, reduction="none"), 2),
-    "dlr": (lambda logits, y, target: dlr(logits, y), 3),
-    "targeted-dlr": (targeted_dlr, 4),
+class NamedLoss(NamedTuple):
+    """A loss of APGD, its spelling and its name in labels, and the number of classes that it needs."""
+
+    of: Loss
+    spec: str
+    name: str
+    classes: int
+
+
+LOSSES = {
+    "ce": NamedLoss(lambda logits, y, target: F.cross_entropy(logits, y, reduction="none"), "ce", "CE", 2),
+    "dlr": NamedLoss(lambda logits, y, target: dlr(logits, y), "dlr", "DLR", 3),
+    "targeted-dlr": NamedLoss(targeted_dlr, "t", "targeted DLR", 4),
 }
-"""Losses by name, with the number of classes that each needs."""
 
 
 @dataclass(frozen=True)
@@ -494,27 +505,44 @@ class APGD:
         if self.targets > 1 and self.loss != "targeted-dlr":
             raise Refused(f"APGD(targets={self.targets})", expected="the loss targeted-dlr", got=repr(self.loss))
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator) -> Tensor:
-        """A misread point of the ball where one was found, else x; (B, ...) -> (B, ...).
+    @property
+    def spec(self) -> str:
+        """ "apgd-ce", "apgd-dlr" or "apgd-t"."""
+        return f"apgd-{LOSSES[self.loss].spec}"
 
-        Args:
-            model: (B, ...) in [0, 1] to logits (B, C); its mode and its parameters belong to the caller.
-            x: inputs that are read rightly.
-            y: their labels (B,).
-            budget: the ball.
-            generator: of random starts, on the CPU: each start is drawn for the samples still standing.
+    needs_gradient = True
+    stops_at_success = True
+
+    @property
+    def title(self) -> str:
+        """ "APGD-CE", "APGD-DLR" or "APGD-T"."""
+        return self.spec.upper()
+
+    @property
+    def label(self) -> str:
+        """With its settings.
+
+        >>> APGD("targeted-dlr", targets=9).label
+        'APGD-T (targeted DLR, 100 steps x 9 targets, random start, 1 restart)'
         """
-        assert budget.norm in NORMS
+        steps = f"{self.steps} steps" + (f" x {plural(self.targets, 'target')}" * (self.loss == "targeted-dlr"))
+        averaged = f", mean of {self.eot} gradients" if self.eot > 1 else ""
+        restarts = plural(self.restarts, "restart")
+        return f"{self.title} ({LOSSES[self.loss].name}, {steps}, random start, {restarts}{averaged})"
+
+    @outside_inference_mode
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator) -> Tensor:
+        """As `Attack`; each start is drawn by the generator, on the CPU, for the samples that no climb has fooled."""
         with torch.no_grad():
-            ranking = model(x).sort(dim=1).indices
+            ranking = logits_of(model, x).sort(dim=1).indices
         classes = ranking.shape[1]
-        if classes < LOSSES[self.loss][1]:
-            raise Refused(f"APGD({self.loss})", expected=f"{LOSSES[self.loss][1]} classes", got=str(classes))
+        if classes < LOSSES[self.loss].classes:
+            raise Refused(f"APGD({self.loss})", expected=f"{LOSSES[self.loss].classes} classes", got=str(classes))
         if self.targets >= classes:
             raise Refused(
                 f"APGD(targets={self.targets})", expected=f"up to {classes - 1} wrong classes", got=str(self.targets)
             )
-        slope = Slope(model, LOSSES[self.loss][0], budget, self.eot)
+        slope = Slope(model, LOSSES[self.loss].of, budget, self.eot)
         x_adv = x.clone()
         standing = torch.arange(len(x), device=x.device)
         ranks = [rank for rank in range(2, self.targets + 2) for _ in range(self.restarts)]

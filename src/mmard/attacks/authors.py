@@ -1,7 +1,7 @@
 """The authors' own AutoAttack as a backend: the package pyautoattack, equal to fra31/auto-attack to the bit.
 
 It is slower than ours and gives the same verdicts; a figure by it says so in its label. Every attack of theirs is run
-by itself on a batch of those who stand, so that the survivors' protocol, resuming and the last word on every point are
+by itself on a batch of survivors, so that the survivors' protocol, resuming and the last word on every point are
 the same as for our attacks.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata, util
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mmard.attacks.apgd import APGD
 from mmard.attacks.fab import FAB
+from mmard.attacks.queries import logits_of
 from mmard.attacks.square import Square
 from mmard.balls import Budget
 from mmard.errors import Refused, needs_extra
@@ -40,7 +42,7 @@ def installed() -> str:
 
 @dataclass(frozen=True)
 class Authors:
-    """One attack of theirs.
+    """One attack of theirs (an `Attack`). It asks the network itself, for a whole batch at once.
 
     Args:
         name: as they call it, and we, e.g. "apgd-ce".
@@ -52,8 +54,30 @@ class Authors:
     own: Own
     version: str
 
+    stops_at_success = True
+
+    @property
+    def spec(self) -> str:
+        """With the backend, e.g. "apgd-ce@pyautoattack"."""
+        return f"{self.name}@{PACKAGE}"
+
+    @property
+    def title(self) -> str:
+        """As that of ours."""
+        return self.own.title
+
+    @property
+    def label(self) -> str:
+        """With its settings and whose code it is."""
+        return f"{self.own.label}, by {PACKAGE} {self.version}"
+
+    @property
+    def needs_gradient(self) -> bool:
+        """As ours."""
+        return self.own.needs_gradient
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator) -> Tensor:
-        """A misread point of the ball where one was found, else x; (B, C, H, W) -> (B, C, H, W).
+        """As `Attack`, of images (B, C, H, W); the generator's seed is theirs.
 
         Raises:
             Refused: for inputs that are not float32, which theirs turns them into.
@@ -64,7 +88,7 @@ class Authors:
             raise Refused(f"{self.name} by {PACKAGE}", expected="float32", got=str(x.dtype).removeprefix("torch."))
         seed, norm = generator.initial_seed(), NORMS[budget.norm]
         judge = pyautoattack.AutoAttack(
-            model, norm=norm, eps=budget.eps, seed=seed, version="standard", device=x.device
+            partial(logits_of, model), norm=norm, eps=budget.eps, seed=seed, version="standard", device=x.device
         )
         judge.attacks_to_run = [self.name]
         self._set(judge, norm)

@@ -33,9 +33,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmard.attacks.queries import ascent, length, prompt, wide
-from mmard.balls import NORMS, Budget, ranked
+from mmard.attacks.queries import ascent, length, logits_of, outside_inference_mode, prompt, wide
+from mmard.balls import Budget, ranked
 from mmard.errors import Refused
+from mmard.ops import correct
+from mmard.words import plural
 
 SHORTEST = 1e-8  # lengths below this count as this; l2 and l1 ignore coordinates with a gradient below it
 NEWTON_STEPS = 24  # where asking whether all have converged would stall an accelerator
@@ -72,22 +74,24 @@ class FAB:
             if getattr(self, name) < 1:
                 raise Refused(f"FAB({name}={getattr(self, name)})", expected="at least 1", got=str(getattr(self, name)))
 
+    spec = "fab-t"
+    title = "FAB-T"
+    needs_gradient = True
+    stops_at_success = True
+
+    @property
+    def label(self) -> str:
+        """With its settings."""
+        return f"FAB-T (margin, {self.steps} steps x {plural(self.targets, 'target')}, no random start)"
+
+    @outside_inference_mode
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """A misread point of the ball where one was found, else x; (B, ...) -> (B, ...).
-
-        Args:
-            model: (B, ...) in [0, 1] to logits (B, C); its mode and its parameters belong to the caller.
-            x: inputs that are read rightly.
-            y: their labels (B,).
-            budget: the ball.
-            generator: not used; nothing here is random.
-        """
+        """As `Attack`; the generator is not used, nothing here is random."""
         del generator
-        assert budget.norm in NORMS
         with torch.no_grad():
-            ranking = model(x).sort(dim=1).indices
+            ranking = logits_of(model, x).sort(dim=1).indices
         if self.targets >= ranking.shape[1]:
             expected = f"up to {ranking.shape[1] - 1} wrong classes"
             raise Refused(f"FAB(targets={self.targets})", expected=expected, got=str(self.targets))
@@ -140,7 +144,7 @@ class FAB:
                         return result, broken
             z = self._step(model, x, y, target, z, budget)
             with torch.no_grad():
-                misread = model(z).argmax(1) != y
+                misread = ~correct(logits_of(model, z), y)
             reach = _size(z - x, budget.norm)
             nearer = misread & (reach < distance)
             nearest, distance = torch.where(wide(nearer, z), z, nearest), torch.where(nearer, reach, distance)

@@ -8,14 +8,17 @@ Goodfellow, Shlens, Szegedy. "Explaining and harnessing adversarial examples", I
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mmard.attacks.queries import logits_of, outside_inference_mode
 from mmard.balls import Budget, as_fraction, gaussian
 from mmard.errors import Refused, require, unknown
+from mmard.ops import ce, correct, margin
 
 STARTS = ("gaussian", "uniform", "none")
 GAUSSIAN_SD = 0.001
@@ -27,8 +30,8 @@ class Objective(Protocol):
     def __call__(self, logits: Tensor, x_adv: Tensor, /) -> Tensor: ...
 
 
-class Attack(Protocol):
-    """From a clean batch to an attacked one inside the budget; a pure function of its arguments."""
+class TrainingAttack(Protocol):
+    """From a clean batch to an attacked one that raises an objective; a pure function of its arguments."""
 
     def __call__(
         self,
@@ -122,7 +125,7 @@ class PGD:
         for _ in range(self.restarts):
             x_adv = self.climb(model, objective, x, self.begin(x, budget, generator), budget, trace)
             with torch.no_grad():
-                rank = _rank(objective, model(x_adv), x_adv)
+                rank = _rank(objective, logits_of(model, x_adv), x_adv)
             better = rank > best_rank
             best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), x_adv, best)
             best_rank = torch.where(better, rank, best_rank)
@@ -147,7 +150,7 @@ class PGD:
         for _ in range(self.steps):
             x_adv = x_adv.detach().requires_grad_()
             with torch.enable_grad():
-                logits = model(x_adv)
+                logits = logits_of(model, x_adv)
                 rise = objective(logits, x_adv).sum()
             if trace is not None:
                 trace.append(logits.detach())
@@ -172,21 +175,96 @@ def _rank(objective: Objective, logits: Tensor, x_adv: Tensor) -> Tensor:
     return rank.atan().nan_to_num(nan=-2.0) + 4 * fooled(logits)
 
 
-# noise fgsm -----------------------------------------------------------------------------------------------------------
-# One step from strong noise, without projection: a cheap attack to train on, and none to evaluate with.
-#
-# De Jorge, Bibi, Volpi, Sanyal, Torr, Rogez, Dokania. "Make Some Noise: Reliable and Efficient Single-Step Adversarial
-# Training", NeurIPS 2022, arXiv:2202.01181.
-#
-#     z = clip( x + k eps u ),  u uniform in the unit ball;  x' = clip( z + step_size * steepest( grad objective(z) ) )
-#
-# The noise is not taken back, so x' may be (k + 1) eps away from x under linf. That is what keeps one step from
-# failing as FGSM does (catastrophic overfitting); the ball of the budget sets its scale and does not bound it.
+@dataclass(frozen=True, eq=False)
+class Untargeted:
+    """The objective of an evaluation: a loss of the true labels, which also tells who is fooled.
+
+    Args:
+        y: true labels (B,).
+        loss: (logits (B, C), y (B,)) -> (B,), e.g. `ops.ce` or `ops.margin`.
+    """
+
+    y: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, logits: Tensor, x_adv: Tensor) -> Tensor:
+        """The loss (B,), climbed."""
+        return self.loss(logits, self.y)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Who is misread, (B, C) -> (B,) bool."""
+        return ~correct(logits, self.y)
+
+
+LOSSES = {"ce": (ce, "CE"), "margin": (margin, "CW margin")}
+"""What an evaluation climbs by PGD, with its name in labels."""
+
+
+@dataclass(frozen=True)
+class UntargetedPGD:
+    """PGD on a loss of the true labels: FGSM, PGD and CW-PGD of an evaluation (an `Attack`).
+
+    Attributes:
+        spec: short spelling, e.g. "pgd-20".
+        name: "FGSM", "PGD" or "CW-PGD".
+        climb: the steps.
+        loss: one of `LOSSES`.
+    """
+
+    spec: str
+    name: str
+    climb: PGD
+    loss: str = "ce"
+
+    needs_gradient = True
+    stops_at_success = False
+
+    @property
+    def title(self) -> str:
+        """E.g. "PGD-20"."""
+        return self.name if self.name == "FGSM" else f"{self.name}-{self.climb.steps}"
+
+    @property
+    def label(self) -> str:
+        """E.g. "PGD-20 (CE, step 2/255, uniform start, 1 restart)"."""
+        return self.described(self.title)
+
+    def described(self, title: str, step: str = "", restarts: int | None = None) -> str:
+        """The label under another title, with another spelling of the step, or with so many restarts."""
+        begins = f"{'no' if self.climb.start == 'none' else self.climb.start} start"
+        n = self.climb.restarts if restarts is None else restarts
+        again = "" if self.climb.start == "none" else f", {n} restart" + "s" * (n > 1)
+        step = step or as_fraction(self.climb.step_size)
+        return f"{title} ({LOSSES[self.loss][1]}, step {step}, {begins}{again})"
+
+    @outside_inference_mode
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        budget: Budget,
+        *,
+        generator: torch.Generator,
+        trace: list[Tensor] | None = None,
+    ) -> Tensor:
+        """As `Attack`; `trace` collects the logits (B, C) at all iterates but the last."""
+        objective = Untargeted(y, LOSSES[self.loss][0])
+        return self.climb(model, objective, x, budget, generator=generator, trace=trace)
 
 
 @dataclass(frozen=True)
 class NoiseFGSM:
-    """A random point around x, then one step.
+    """One step from strong noise, without projection: a cheap attack to train on, and none to evaluate with.
+
+    De Jorge, Bibi, Volpi, Sanyal, Torr, Rogez, Dokania. "Make Some Noise: Reliable and Efficient Single-Step
+    Adversarial Training", NeurIPS 2022, arXiv:2202.01181.
+
+        z  = clip( x + k eps u ),  u uniform in the unit ball
+        x' = clip( z + step_size * steepest( grad objective(z) ) )
+
+    The noise is not taken back, so x' may be (k + 1) eps away from x under linf. That is what keeps one step from
+    failing as FGSM does (catastrophic overfitting); the ball of the budget sets its scale and does not bound it.
 
     Args:
         noise: radius of the noise, as a multiple of eps.
@@ -224,7 +302,7 @@ class NoiseFGSM:
         x = x.detach()
         noisy = (x + self.noise * (budget.sample(x, generator) - x)).clamp(0, 1).requires_grad_()
         with torch.enable_grad():
-            logits = model(noisy)
+            logits = logits_of(model, noisy)
             rise = objective(logits, noisy).sum()
         if trace is not None:
             trace.append(logits.detach())

@@ -1,15 +1,115 @@
-"""Asking a network: for logits and gradients, and about as many samples at a time as a CPU's caches hold."""
+"""What attacks share: their signature, and how a network is asked for logits and gradients.
+
+On a CPU a network is asked about as many samples at a time as the caches hold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-# rows -----------------------------------------------------------------------------------------------------------------
-# What attacks that drop samples from their batch share: numbers per sample, and when to ask how many are left.
+from mmard.balls import Budget
+from mmard.errors import Refused
+
+
+class Attack(Protocol):
+    """An attack of an evaluation: a frozen value, and a pure function of what it is called with."""
+
+    @property
+    def spec(self) -> str:
+        """Its short spelling, e.g. "pgd-20"; random starts are addressed by it."""
+
+    @property
+    def title(self) -> str:
+        """Its name in text, e.g. "PGD-20"."""
+
+    @property
+    def label(self) -> str:
+        """Its name with the settings that matter for a figure, e.g. "PGD-20 (CE, step 2/255, ...)"."""
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it looks at more than logits."""
+
+    @property
+    def stops_at_success(self) -> bool:
+        """Whether it ends at the first misread point that it finds, and returns x itself where it finds none.
+
+        What such an attack finds is no more than is needed on this network, and hardly ever enough on another.
+        """
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator) -> Tensor:
+        """Points of the ball, (B, ...) -> (B, ...), without graph.
+
+        Args:
+            model: (B, ...) in [0, 1] to logits (B, C); its mode and its parameters belong to the caller.
+            x: inputs; `stops_at_success` wants such as are read rightly.
+            y: their labels (B,).
+            budget: the ball.
+            generator: of random starts.
+        """
+
+
+Call = Callable[..., Tensor]
+
+
+def outside_inference_mode(call: Call) -> Call:
+    """For an attack's `__call__`: gradients are taken wherever it is called, under `torch.inference_mode` too."""
+
+    @wraps(call)
+    def inner(self: object, model: nn.Module, x: Tensor, y: Tensor, *rest: object, **named: object) -> Tensor:
+        with torch.inference_mode(False):
+            x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+            return call(self, model, x, y, *rest, **named)
+
+    return inner
+
+
+def is_black_box(model: nn.Module) -> bool:
+    """Whether a network says of itself, by an attribute `black_box`, that it has no gradient: an ONNX file does."""
+    return bool(getattr(model, "black_box", False))
+
+
+class Described(Protocol):
+    """What a refusal looks at: an attack or a list of them."""
+
+    @property
+    def spec(self) -> str: ...
+    @property
+    def needs_gradient(self) -> bool: ...
+
+
+def refuse_white_box(model: nn.Module, attacks: Sequence[Described]) -> None:
+    """Refuse attacks that need a gradient on a network that has none.
+
+    Raises:
+        Refused: naming the attacks, and what can be done instead.
+    """
+    wrong = ",".join(attack.spec for attack in attacks if attack.needs_gradient)
+    if wrong and is_black_box(model):
+        raise Refused(
+            "attacks on a network without a gradient",
+            expected="black-box attacks: square, or any other made on another network",
+            got=wrong.replace(",", ", "),
+            mend=f"use --attack square, or --from RUN --attack {wrong}",
+        )
+    if wrong and any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+        raise Refused(
+            f"attacks {wrong}",
+            expected="a network that autograd can record",
+            got="weights made under torch.inference_mode",
+            mend="make or load the network outside of it",
+        )
+
+
+def logits_of(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Logits (B, C) of x (B, ...). The network gets a copy: some write into their input, as a ReLU in place does."""
+    return model(x.clone())
 
 
 def wide(v: Tensor, like: Tensor) -> Tensor:
@@ -28,9 +128,6 @@ def length(v: Tensor) -> Tensor:
 def prompt(x: Tensor) -> bool:
     """Whether a value can be read without waiting: true on a CPU, while an accelerator must first finish its queue."""
     return x.device.type == "cpu"
-
-
-# asking ---------------------------------------------------------------------------------------------------------------
 
 
 CACHE = 4 * 2**20
@@ -70,7 +167,7 @@ def sliced(network: nn.Module, x: Tensor) -> nn.Module:
     hooks = [m.register_forward_hook(note) for m in network.modules() if next(m.children(), None) is None]
     try:
         with torch.no_grad():
-            network(x[:1])
+            network(x[:1].clone())
     finally:
         for hook in hooks:
             hook.remove()
@@ -102,9 +199,9 @@ def ascent(
     for part in slices(model, len(at)):
         point = at[part].detach().requires_grad_()
         with torch.enable_grad():
-            logits = model(point)
+            logits = logits_of(model, point)
             values = value(logits, part)
-        (gradient,) = torch.autograd.grad(values.sum(), point)
+            (gradient,) = torch.autograd.grad(values.sum(), point)
         found.append((logits.detach(), values.detach(), gradient))
     if len(found) == 1:
         return found[0]

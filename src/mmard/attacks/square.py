@@ -38,10 +38,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmard.attacks.queries import length, prompt, wide
-from mmard.balls import NORMS, Budget, l1_surplus
+from mmard.attacks.queries import length, logits_of, prompt, wide
+from mmard.balls import Budget, l1_surplus
 from mmard.errors import Refused
 from mmard.ops import margin
+from mmard.words import plural
 
 # square linf ----------------------------------------------------------------------------------------------------------
 # The search of Square under linf, with several patches tried at once. What it searches and why stands in `square.py`.
@@ -54,9 +55,9 @@ from mmard.ops import margin
 
 DROP_EVERY = 50
 """Queries between two droppings on an accelerator, which asking for the number left would stall."""
-LINF_ROOM = {True: 2**18, False: 2**22}
+ROOM = {True: 2**18, False: 2**22}
 """Pixels of all patches that are tried at once, on a CPU and elsewhere: where a larger batch costs little more."""
-LINF_MOST = 16
+MOST = 16
 """Queries that are tried at once; more successes would be thrown away."""
 EARLY = 50
 """Queries at the beginning, most of which succeed, and which are asked one by one."""
@@ -105,7 +106,7 @@ def search_linf(
     asks = prompt(x)
     stripes = (2 * torch.rand((n, c, 1, w), generator=generator, dtype=x.dtype) - 1).sign().to(x.device)
     result = (x + eps * stripes).clamp(0, 1)
-    result_gap = margin(model(result), y)
+    result_gap = margin(logits_of(model, result), y)
     queries = queries_of(sides, x, eps, generator)
     s = Searchers(
         row=torch.arange(n, device=x.device),
@@ -126,7 +127,7 @@ def search_linf(
                 s.keep(alive)
                 if len(s.row) == 0:
                     return result, result_gap
-        ahead = min(max(LINF_ROOM[asks] // s.best.numel(), 1), LINF_MOST) if q >= EARLY else 1
+        ahead = min(max(ROOM[asks] // s.best.numel(), 1), MOST) if q >= EARLY else 1
         block = [each for each in queries[q : q + ahead] if each.name[0] == queries[q].name[0]]
         s.attempt(model, block, refused)
         q += len(block)
@@ -181,7 +182,7 @@ class Searchers:
             edges = ask.sum(1).cumsum(0).tolist() if refused is not None or count > 1 else [len(which)]
             for query, patch, first, last in zip(block, patches, [0, *edges], edges, strict=False):
                 candidate[first:last][query.window] = patch[place[first:last]]
-            gap = margin(model(candidate), self.y[asked])
+            gap = margin(logits_of(model, candidate), self.y[asked])
             better = gap > self.gap[asked]
             success = torch.full_like(self.row, count).scatter_reduce(
                 0, asked, torch.where(better, which, count), "amin"
@@ -230,10 +231,6 @@ class Refusals:
 
 TINY = 1e-12  # the constant that the authors add to denominators; part of the verdicts
 WITHIN = 1 - 1e-6  # of the l1 ball is used; another of their constants
-MOVING_ROOM = {True: 2**18, False: 2**22}
-"""Pixels of all patches that are tried at once, on a CPU and elsewhere: where a larger batch costs little more."""
-MOVING_MOST = 16
-"""Queries that are tried at once; more successes would be thrown away."""
 
 
 def search_moving(
@@ -246,7 +243,7 @@ def search_moving(
     """
     n, c = x.shape[:2]
     result = _start(x, budget, generator)
-    result_gap = margin(model(result), y)
+    result_gap = margin(logits_of(model, result), y)
     row, best, gap = torch.arange(n, device=x.device), result.clone(), result_gap.clone()
     q = 0
     while q < len(sides):
@@ -256,7 +253,7 @@ def search_moving(
             row, x, y, best, gap = (v[alive] for v in (row, x, y, best, gap))
             if len(row) == 0:
                 return result, result_gap
-        ahead = min(max(MOVING_ROOM[prompt(x)] // x.numel(), 1), MOVING_MOST) if q >= EARLY else 1
+        ahead = min(max(ROOM[prompt(x)] // x.numel(), 1), MOST) if q >= EARLY else 1
         count = len([side for side in sides[q : q + ahead] if side == sides[q]])
         drawn, after = [], []
         for _ in range(count):
@@ -342,7 +339,7 @@ class Block:
                 break
             asked = these[place]
             candidate = self._candidates(x[asked], best[asked], which, asked)
-            new = margin(model(candidate), y[asked])
+            new = margin(logits_of(model, candidate), y[asked])
             better = new > gap[asked]
             success = torch.full_like(nxt, count).scatter_reduce(0, asked, torch.where(better, which, count), "amin")
             taken = better & (which == success[asked])
@@ -469,17 +466,18 @@ class Square:
         least = (max(side, 1) if budget.norm == "linf" else max(side, 3) | 1 for side in sides)
         return [min(side, *x.shape[2:]) for side in least]
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator) -> Tensor:
-        """A misread point of the ball where one was found, else x; (B, C, H, W) -> (B, C, H, W).
+    spec = "square"
+    title = "Square"
+    needs_gradient = False
+    stops_at_success = True
 
-        Args:
-            model: (B, C, H, W) in [0, 1] to logits (B, classes); its mode and its parameters belong to the caller.
-            x: inputs that are read rightly.
-            y: their labels (B,).
-            budget: the ball.
-            generator: of the patches, on the CPU.
-        """
-        assert budget.norm in NORMS
+    @property
+    def label(self) -> str:
+        """With its settings."""
+        return f"Square (margin, {self.queries:,} queries, random start, {plural(self.restarts, 'restart')})"
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, budget: Budget, *, generator: torch.Generator) -> Tensor:
+        """As `Attack`, of images (B, C, H, W); the generator, on the CPU, draws the patches."""
         if x.ndim != 4:
             raise Refused("Square", expected="images (B, C, H, W)", got=str(tuple(x.shape)))
         x_adv = x.clone()

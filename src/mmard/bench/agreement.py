@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.api import distill, train
-from mmard.attacks import Attack, Objective
+from mmard.attacks import Objective, TrainingAttack
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point
 from mmard.bench.measure import Told
@@ -275,7 +275,7 @@ def _inner(spec: str, nets: dict[str, nn.Module], x: Tensor, x_adv: Tensor, y: T
 class SameStart:
     """An attack whose first iterate is drawn in float32, whatever it climbs in, so that two begin at one point."""
 
-    def __init__(self, attack: Attack) -> None:
+    def __init__(self, attack: TrainingAttack) -> None:
         self.attack = attack
 
     def __call__(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmard.attacks import Untargeted, trial
+from mmard.attacks import read_attack
 from mmard.attacks.apgd import APGD
 from mmard.attacks.autoattack import shortened, standard
 from mmard.balls import Budget
@@ -58,7 +58,8 @@ from mmard.data.augment import augmentation
 from mmard.data.batches import SetBatches
 from mmard.engine.twin import Engine, Twins
 from mmard.errors import require
-from mmard.evaluation.evaluate import auto_attack
+from mmard.evaluation.evaluate import Protocol
+from mmard.evaluation.evaluate import measure as measured
 from mmard.methods import parameters
 from mmard.modes import evaluating, frozen
 from mmard.networks import pick_device
@@ -238,15 +239,12 @@ def attacks(
     images = _kept(network, smooth_images(size.attack_batch, size.image_shape), networks.device)
     x, y = images.x.to(networks.device).float() / 255, images.y.to(networks.device)
     copies = {"itself": network, "twin": Twins(Engine(), {"": network}).serving(x)[""]}
-    pgd, rows = trial("pgd-20", BALL), []
+    pgd, rows = read_attack("pgd-20", BALL), []
 
     def climb(model: nn.Module, attack: Any) -> None:
         draw = generator(networks.device if attack is not apgd else "cpu", 0, "bench", "attack")
         with evaluating(model), frozen(model):
-            if attack is apgd:
-                apgd(model, x, y, BALL, generator=draw)
-            else:
-                attack.attack(model, Untargeted(y, attack.loss), x, BALL, generator=draw)
+            attack(model, x, y, BALL, generator=draw)
 
     apgd = APGD("ce", steps=100)
     for name, attack in (("PGD-20", pgd), ("APGD-CE, 100 steps", apgd)):
@@ -263,7 +261,7 @@ def attacks(
         ensemble = shortened(ensemble, steps=2, queries=5, targets=1)
 
     def judge(engine: str) -> None:
-        auto_attack(judged, few, BALL, ensemble=ensemble, split="bench", which="random", engine=engine)
+        measured(judged, few, Protocol((ensemble,), BALL, engine=engine), split="bench", which="random")
 
     both: dict[str, Callable[[], object]] = {"itself": lambda: judge("plain"), "twin": lambda: judge("fast")}
     seconds = alternate(both, now, repeats=size.repeats, allowance=allowance)

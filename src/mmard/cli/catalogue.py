@@ -248,7 +248,7 @@ def _plain(default: Any) -> str:
 
 def show_attacks() -> None:
     """Every spelling of an attack that stands for its kind, and the groups of columns."""
-    from mmard.evaluation.columns import GROUPS, SPELLINGS
+    from mmard.evaluation.spellings import GROUPS, SPELLINGS
 
     out = console()
     rows = rich_table("spelling", "attack", fold=("attack",))

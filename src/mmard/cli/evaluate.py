@@ -29,7 +29,7 @@ from mmard.cli.options import (
 from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, progress_shown, put, rich_table
 from mmard.cli.show import keep, scores_table, show_every_check, show_findings
 from mmard.errors import Refused
-from mmard.evaluation.columns import GROUPS
+from mmard.evaluation.spellings import GROUPS
 from mmard.settings import EVALUATION_BATCH, Settings
 from mmard.words import duration, percent, plural
 
@@ -37,14 +37,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mmard.attacks import Trial
-    from mmard.balls import Budget
     from mmard.data import ImageSet
-    from mmard.evaluation.evaluate import Measured
-    from mmard.evaluation.examine import Keeper
-    from mmard.evaluation.findings import Wanted
+    from mmard.evaluation.evaluate import Measured, Protocol
+    from mmard.evaluation.examine import Recorder
+    from mmard.evaluation.findings import FindingsPlan
     from mmard.evaluation.score import Score
-    from mmard.evaluation.transfer import Matrix, Member, Source
+    from mmard.evaluation.transfer import Matrix, Member, Surrogate
     from mmard.networks import Network
     from mmard.run import Run
     from mmard.training.ranks import Ranks
@@ -133,7 +131,7 @@ def show_scores(request: Evaluate, as_json: bool) -> None:
         Refused: for anything wrong, before the first attack.
     """
     with busy("starting"):
-        from mmard.evaluation.suite import AGAIN
+        from mmard.evaluation.multiprocess import AGAIN
         from mmard.training.ranks import joined
 
     with joined(on_gpus=False, mend=AGAIN) as ranks:
@@ -146,43 +144,42 @@ def _scores(request: Evaluate, as_json: bool, ranks: Ranks | None) -> None:
         refuse_apart(request)
     with busy("reading data and network"):
         from mmard.balls import Budget
-        from mmard.engine.twin import Engine
-        from mmard.evaluation.columns import spelled
+        from mmard.evaluation.evaluate import Protocol
         from mmard.networks import own_device, pick_device
 
-        Engine(request.engine)
         run = run_of(request.target)
         settings = settings_of(request, run)
         budget = Budget(settings.eps, settings.norm)
-        specs = spelled(request.attacks, budget)
         device = pick_device(request.device)
         device = device if ranks is None else own_device(device, ranks)
         images = images_of(request, settings)
+        how = {"seed": request.seed, "batch_size": request.batch_size, "engine": request.engine}
+        protocol = Protocol.read(request.attacks, budget, images.num_classes, **how)
         network = network_of(request, images)
         source = source_of(request, images, device)
         which = request.which if run is not None else network.source
         module = network.module.to(device)
-        look = _look(request, run, settings, module, images, specs, budget, device)
+        look = _look(request, run, settings, module, images, protocol, device)
         if request.out is not None and (ranks is None or ranks.first):
             run = record_folder(request.out, run, network, settings)
-    from mmard.evaluation.examine import Keeper, examine, examine_transfer
-    from mmard.evaluation.suite import follow, lead
+    from mmard.evaluation.examine import Recorder, examine, examine_transfer
+    from mmard.evaluation.multiprocess import follow, lead
 
-    said = {"split": request.split, "which": which, "seed": request.seed, "batch_size": request.batch_size}
+    said = {"split": request.split, "which": which}
     if ranks is not None and not ranks.first:
-        follow(ranks, module, images, specs, budget, witnessed=bool(look.also), engine=request.engine, **said)
+        follow(ranks, module, images, protocol, witnessed=bool(look.also), **said)
         return
     began = time.monotonic()
-    keep = Keeper(run)
+    keep = Recorder(run)
     try:
         kept = run.autoattack if run is not None else None
         with lead(ranks, module, images, kept) as folder, progress_shown() as tell:
             every: dict[str, Any] = {**said, "progress": tell}
             if source is not None:
-                measured = examine_transfer(module, source, images, specs, budget, keep, **every)
+                measured = examine_transfer(module, source, images, protocol, keep, **every)
             else:
-                shared: dict[str, Any] = {"folder": folder, "processes": request.processes, "engine": request.engine}
-                measured = examine(module, images, specs, budget, look, keep, **every, **shared)
+                shared: dict[str, Any] = {"folder": folder, "processes": request.processes}
+                measured = examine(module, images, protocol, look, keep, **every, **shared)
     except KeyboardInterrupt:
         complain(_interrupted(keep))
         raise Exit(INTERRUPTED) from None
@@ -201,9 +198,9 @@ def refuse_apart(request: Evaluate) -> None:
         raise Refused("--from", expected="one process", got="several", mend="leave torchrun out")
 
 
-def source_of(request: Evaluate, images: ImageSet, device: torch.device) -> Source | None:
+def source_of(request: Evaluate, images: ImageSet, device: torch.device) -> Surrogate | None:
     """The network on which the attacks are made, where that is another one."""
-    from mmard.evaluation.transfer import Source
+    from mmard.evaluation.transfer import Surrogate
     from mmard.networks import load_network
 
     weights = str(request.made_on_weights) if request.made_on_weights is not None else None
@@ -219,7 +216,7 @@ def source_of(request: Evaluate, images: ImageSet, device: torch.device) -> Sour
         weights=weights,
         who="source",
     )
-    return Source(found.module.to(device), found.source)
+    return Surrogate(found.module.to(device), found.source)
 
 
 def record_folder(out: Path, run: Run | None, network: Network, settings: Settings) -> Run:
@@ -242,7 +239,7 @@ def record_folder(out: Path, run: Run | None, network: Network, settings: Settin
     return held
 
 
-def _interrupted(keep: Keeper) -> str:
+def _interrupted(keep: Recorder) -> str:
     """What is left of an evaluation that was stopped."""
     got = f"{plural(len(keep.scores), 'figure')} and {plural(len(keep.findings), 'finding')}"
     if keep.run is None:
@@ -256,12 +253,11 @@ def _look(
     settings: Settings,
     module: nn.Module,
     images: ImageSet,
-    specs: Sequence[str],
-    budget: Budget,
+    protocol: Protocol,
     device: torch.device,
-) -> Wanted:
+) -> FindingsPlan:
     """What to find beside accuracies, and the networks and images that this takes."""
-    from mmard.evaluation.findings import Wanted, read_also, wanted
+    from mmard.evaluation.findings import FindingsPlan, plan_findings, read_also
     from mmard.job import pair_of
 
     names, everything = read_also(request.also)
@@ -269,7 +265,7 @@ def _look(
         if names:
             mend = "leave --also out, or look without --from"
             raise Refused("--also", expected="attacks on the network itself", got="--from", mend=mend)
-        return Wanted()
+        return FindingsPlan()
     pair = pair_of(
         run,
         module,
@@ -280,12 +276,10 @@ def _look(
         said={"data": settings.data, "data_dir": settings.data_dir},
         device=device,
     )
-    look = wanted(
+    look = plan_findings(
         names,
         module,
-        specs,
-        budget,
-        images.num_classes,
+        protocol,
         teacher=pair.teacher,
         own=pair.own,
         everything=everything,
@@ -295,8 +289,8 @@ def _look(
 
 def _show(
     request: Evaluate,
-    look: Wanted,
-    keep: Keeper,
+    look: FindingsPlan,
+    keep: Recorder,
     network: Network,
     images: ImageSet,
     measured: Sequence[Measured],
@@ -377,7 +371,8 @@ def show_matrix(request: Transfer) -> None:
         raise Refused("transfer", expected="two networks or more", got=str(len(targets)))
     with busy("reading data and networks"):
         from mmard.balls import Budget
-        from mmard.evaluation.transfer import read_attacks, transfer_matrix
+        from mmard.evaluation.evaluate import Protocol
+        from mmard.evaluation.transfer import transfer_matrix, transferable
         from mmard.networks import pick_device
         from mmard.run import Run
 
@@ -387,7 +382,7 @@ def show_matrix(request: Transfer) -> None:
         specs = [spec for spec in request.attacks.split(",") if spec.strip()]
         if len(specs) != 1:
             raise Refused("--attack", expected="one attack for a matrix, e.g. pgd-20", got=repr(request.attacks))
-        (attack,) = read_attacks(specs, budget)
+        protocol = Protocol(transferable(specs, budget), budget, seed=request.seed, batch_size=request.batch_size)
         device = pick_device(request.device)
         images = images_of(request, settings)
         members = [_member(target, request, images, device) for target in targets]
@@ -402,11 +397,8 @@ def show_matrix(request: Transfer) -> None:
         matrix = transfer_matrix(
             members,
             images,
-            attack,
-            budget,
+            protocol,
             split=request.split,
-            seed=request.seed,
-            batch_size=request.batch_size,
             progress=tell,
             known=known,
             keep=kept,
@@ -416,7 +408,7 @@ def show_matrix(request: Transfer) -> None:
         clean = [each.score.record() for each in matrix.clean]
         print(json.dumps({"networks": [m.name for m in members], "clean": clean, "cells": found}, indent=2))
         return
-    _show_transfer(members, matrix, attack, budget, images, any(runs))
+    _show_transfer(members, matrix, protocol, images, any(runs))
 
 
 def _member(target: str, request: Transfer, images: ImageSet, device: Any) -> Member:
@@ -445,11 +437,9 @@ def _known(run: Run | None, score: Score) -> Measured | None:
     return Measured(replace(score, correct=record["correct"], seconds=record["seconds"]), mask)
 
 
-def _show_transfer(
-    members: Sequence[Member], matrix: Matrix, attack: Trial, budget: Budget, images: ImageSet, kept: bool
-) -> None:
-    out = console()
-    title = f"Accuracy under {attack.label} at {budget}, made on the row's network, scored on the column's."
+def _show_transfer(members: Sequence[Member], matrix: Matrix, protocol: Protocol, images: ImageSet, kept: bool) -> None:
+    out, (attack,) = console(), protocol.attacks
+    title = f"Accuracy under {attack.label} at {protocol.budget}, made on the row's network, scored on the column's."
     line(out, title, "strong")
     line(out, f"  {images.origin}, {plural(len(images), 'image')}")
     out.print()

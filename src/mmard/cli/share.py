@@ -176,14 +176,15 @@ def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None
     with busy("reading data and network"):
         from mmard.balls import Budget
         from mmard.deploy.export import attacked_parity, export_checked
-        from mmard.evaluation.transfer import read_attacks
+        from mmard.evaluation.evaluate import Protocol
+        from mmard.evaluation.transfer import transferable
         from mmard.models import parameter_count
 
         run = run_of(request.target)
         settings = settings_of(request, run)
         budget = Budget(settings.eps, settings.norm)
         specs = [] if request.attacks == "none" else [spec for spec in request.attacks.split(",") if spec.strip()]
-        attacks = read_attacks(specs, budget)
+        protocols = [Protocol((attack,), budget) for attack in transferable(specs, budget)]
         images = images_of(request, settings)
         network = network_of(request, images)
         some = images.take(slice(0, min(ATTACKED, len(images))), f"the first {ATTACKED} of {images.origin}")
@@ -198,8 +199,8 @@ def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None
         found = export_checked(network.module, to, images, facts=facts, opset=opset)
     pairs = []
     with progress_shown() as tell:
-        for attack in attacks:
-            pairs.append(attacked_parity(network.module, to, some, attack, budget, tell))
+        for protocol in protocols:
+            pairs.append(attacked_parity(network.module, to, some, protocol, tell))
     if as_json:
         attacked = [{"network": own.score.record(), "file": theirs.score.record()} for own, theirs in pairs]
         print(json.dumps({"file": str(to), **asdict(found), "attacked": attacked}, indent=2))

@@ -55,9 +55,9 @@ def scores_table(records: Sequence[dict[str, Any]]) -> Table:
 
 def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
     """The records of some figures; with a run, written into its folder with their masks."""
-    from mmard.evaluation.examine import Keeper
+    from mmard.evaluation.examine import Recorder
 
-    keeper = Keeper(run)
+    keeper = Recorder(run)
     for each in measured:
         keeper.score(each)
     return keeper.scores
@@ -183,11 +183,11 @@ def _status(run: Run, position: Position | None) -> str:
 
 
 def _validation(run: Run) -> str:
-    from mmard.attacks import trial
+    from mmard.attacks import read_attack
     from mmard.balls import Budget
 
     budget = Budget(run.config["eps"], run.config["norm"])
-    return f"{trial(run.config['val_attack'], budget).label.split(' (')[0]} at {budget}"
+    return f"{read_attack(run.config['val_attack'], budget).title} at {budget}"
 
 
 def _by_weights_and_images(records: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -286,10 +286,10 @@ def _trained(job: Job, run: Run, quiet: bool) -> Position:
 
 def validation_label(job: Job) -> str:
     """The attack of validation and its budget, e.g. "PGD-10 at linf 8/255"."""
-    from mmard.attacks import trial
+    from mmard.attacks import read_attack
 
-    found = trial(job.settings.val_attack, job.step.budget)
-    return f"{found.label.split(' (')[0]} at {job.step.budget}"
+    found = read_attack(job.settings.val_attack, job.step.budget)
+    return f"{found.title} at {job.step.budget}"
 
 
 def _introduce(job: Job, run: Run) -> None:

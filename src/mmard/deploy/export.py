@@ -20,15 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmard.attacks import Trial
-from mmard.balls import Budget
 from mmard.data.batches import Labelled, as_image_set
 from mmard.data.image_set import ImageSet
 from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused, needs_extra
-from mmard.evaluation.evaluate import Measured, Progress
+from mmard.evaluation.evaluate import Measured, Progress, Protocol
 from mmard.evaluation.score import wilson
-from mmard.evaluation.transfer import Source, transfer
+from mmard.evaluation.transfer import Surrogate, transfer
 from mmard.files import FACTS, weights_hash, write_whole
 from mmard.models import cause, check_logits
 from mmard.modes import evaluating, gradients
@@ -171,7 +169,7 @@ def export_checked(
 
 
 def attacked_parity(
-    module: nn.Module, path: Path, images: ImageSet, attack: Trial, budget: Budget, progress: Progress | None = None
+    module: nn.Module, path: Path, images: ImageSet, protocol: Protocol, progress: Progress | None = None
 ) -> tuple[Measured, Measured]:
     """Network and file under the same adversarial examples, which are made on the network.
 
@@ -180,8 +178,8 @@ def attacked_parity(
     """
     targets = {"network": module, "file": OnnxNetwork(path)}
     which = dict.fromkeys(targets, path.name)
-    source = Source(module, "the network itself")
-    found = transfer(targets, source, images, attack, budget, split="test", which=which, progress=progress)
+    surrogate = Surrogate(module, "the network itself")
+    found = transfer(targets, surrogate, images, protocol, split="test", which=which, progress=progress)
     return found["network"], found["file"]
 
 

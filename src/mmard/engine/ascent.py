@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks import Attack, Objective
+from mmard.attacks import Objective, TrainingAttack
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point
 from mmard.method import Inner, Method
@@ -64,7 +64,7 @@ class Climber:
 
 
 def attacked_at_once(
-    inner: Inner, attack: Attack, budget: Budget, batch: Batch, generator: torch.Generator | None
+    inner: Inner, attack: TrainingAttack, budget: Budget, batch: Batch, generator: torch.Generator | None
 ) -> Batch:
     """The batch with its x_adv, from an attack that is one act."""
     objective = objective_of(inner, batch)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mmard.attacks import Attack
+from mmard.attacks import TrainingAttack
 from mmard.balls import Budget
 from mmard.batch import Batch, Point
 from mmard.engine.ascent import (
@@ -239,7 +239,7 @@ def _refuse_unlike(plainly: dict[str, Any], played: dict[str, Any], budget: Budg
 
 
 def ascent_for(
-    method: Method, attack: Attack, device: torch.device, chunk: int = 0, graphs: bool = True
+    method: Method, attack: TrainingAttack, device: torch.device, chunk: int = 0, graphs: bool = True
 ) -> tuple[Ascent, list[str]]:
     """The way to run a method's attack.
 

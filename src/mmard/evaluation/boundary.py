@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmard import seeds
 from mmard.attacks.fab import FAB
-from mmard.attacks.queries import wide
+from mmard.attacks.queries import logits_of, wide
 from mmard.balls import Budget
 from mmard.evaluation.evaluate import Progress
 from mmard.evaluation.findings import counts
@@ -55,7 +55,7 @@ def distance_to_boundary(model: nn.Module, x: Tensor, norm: str) -> Tensor:
     """
     anywhere = Budget(FAR[norm], norm)
     with torch.no_grad():
-        ranking = model(x).sort(dim=1).indices
+        ranking = logits_of(model, x).sort(dim=1).indices
     own, best = ranking[:, -1], torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
     for rank in range(2, min(TARGETS, ranking.shape[1] - 1) + 2):
         point, met = FAB(STEPS).walk(model, x, own, ranking[:, -rank], anywhere)
@@ -71,7 +71,7 @@ def _drawn_near(model: nn.Module, x: Tensor, point: Tensor, own: Tensor) -> Tens
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         with torch.no_grad():
-            other = wide(model(x + middle * (point - x)).argmax(1) != own, x)
+            other = wide(logits_of(model, x + middle * (point - x)).argmax(1) != own, x)
         low, high = torch.where(other, low, middle), torch.where(other, middle, high)
     return x + high * (point - x)
 
@@ -153,7 +153,7 @@ def proximity(
         for first in range(0, len(x), batch_size):
             at = x[first : first + batch_size].to(device).requires_grad_()
             with torch.enable_grad():
-                logits = model(at)
+                logits = logits_of(model, at)
                 labels = y[first : first + batch_size].to(device)
                 m = -margin(logits, labels)
                 (gradient,) = torch.autograd.grad(m.sum(), at)

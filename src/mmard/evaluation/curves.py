@@ -10,7 +10,6 @@ The curve over steps is one climb looked at from time to time: what PGD returns 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,12 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmard import seeds
-from mmard.attacks import PGD, Trial, Untargeted
+from mmard.attacks import UntargetedPGD
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
-from mmard.evaluation.evaluate import Measured, Progress, evaluate, labelled
+from mmard.evaluation.evaluate import Measured, Progress, Protocol, labelled, measure, random_start, verdict
+from mmard.evaluation.journal import cut
 from mmard.modes import evaluating, frozen
+from mmard.ops import correct
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Radii of a curve, in units of eps; 0 and `grey_radius` come on top."""
@@ -52,72 +52,66 @@ def radii(budget: Budget, image_shape: Sequence[int]) -> list[float]:
 def over_eps(
     model: nn.Module,
     images: ImageSet,
-    trial: Trial,
+    attack: UntargetedPGD,
+    protocol: Protocol,
     clean: Measured,
     known: Measured,
     *,
     radii: Sequence[float],
     progress: Progress | None = None,
-    engine: str = "fast",
 ) -> dict[str, Any]:
     """Accuracy against the radius under one attack, whose step grows with the radius.
 
     Args:
         model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
         images: the images to attack.
-        trial: the attack at the radius of `known`.
-        clean, known: the figures without attack and under it, which are points of the curve; the others are measured
-            with their seed and batch size.
+        attack: at the radius of the protocol.
+        protocol: of the evaluation.
+        clean, known: the figures without attack and under it, which are points of the curve.
         radii: further radii, in input units.
         progress: told how far each radius is.
-        engine: as in `evaluate`.
 
     Returns:
         The body of a finding "curve".
     """
-    here = known.score
-    assert here.eps is not None
-    assert here.norm is not None
-    found = {0.0: clean.score.correct, here.eps: here.correct}
+    here, eps, norm = known.score, protocol.budget.eps, protocol.budget.norm
+    found = {0.0: clean.score.correct, eps: here.correct}
     for r in radii:
         if r in found:
             continue
-        attack = replace(trial.attack, step_size=trial.attack.step_size * r / here.eps)
-        _, measured = evaluate(
+        climb = replace(attack.climb, step_size=attack.climb.step_size * r / eps)
+        _, measured = measure(
             model,
             images,
-            [replace(trial, attack=attack)],
-            Budget(r, here.norm),
+            protocol.only(replace(attack, climb=climb), budget=Budget(r, norm)),
             split=here.split,
             which=here.which,
-            seed=here.seed,
-            batch_size=here.batch_size,
             progress=progress and _called(progress, f"eps {r:.3g}"),
-            engine=engine,
         )
         found[r] = measured.score.correct
     return {"over": "eps", "points": _points(found, len(images))}
 
 
-def eps_label(trial: Trial, eps: float) -> str:
+def eps_label(attack: UntargetedPGD, eps: float) -> str:
     """The attack of a curve over eps, whose step is told in units of eps.
 
-    >>> from mmard.attacks import trial
-    >>> eps_label(trial("pgd-20", Budget(8 / 255)), 8 / 255)
+    >>> from mmard.attacks import read_attack
+    >>> eps_label(read_attack("pgd-20", Budget(8 / 255)), 8 / 255)
     'PGD-20 (CE, step eps/4, uniform start, 1 restart)'
     """
-    share = trial.attack.step_size / eps
+    share = attack.climb.step_size / eps
     whole = round(1 / share)
     step = "eps" if share == 1 else f"eps/{whole}" if abs(share * whole - 1) < 1e-9 else f"{share:.3g} eps"
-    return re.sub(r"step [^,)]+", f"step {step}", trial.label, count=1)
+    return attack.described(attack.title, step)
 
 
+@torch.inference_mode(False)
 def over_steps(
     model: nn.Module,
     images: ImageSet,
-    trial: Trial,
+    attack: UntargetedPGD,
+    protocol: Protocol,
     clean: Measured,
-    budget: Budget,
     *,
     steps: Sequence[int] = STEPS,
     progress: Progress | None = None,
@@ -125,46 +119,42 @@ def over_steps(
     """Accuracy against the number of steps of one attack from one random start.
 
     Args:
-        model, images: as in `over_eps`.
-        trial: the attack; its own number of steps is a point as well, its restarts are not made.
-        clean: the figure without attack, whose seed and batch size hold.
-        budget: where adversarial examples may be.
+        model, images, protocol: as in `over_eps`; the network itself is asked.
+        attack: its own number of steps is a point as well, its restarts are not made.
+        clean: the figure without attack.
         steps: numbers of steps.
         progress: told how far the climb is.
 
     Returns:
         The body of a finding "curve".
     """
-    wanted = sorted({*steps, trial.attack.steps})
-    attack: PGD = replace(trial.attack, steps=wanted[-1], restarts=1)
-    who, size = np.flatnonzero(clean.mask), clean.score.batch_size
-    found = dict.fromkeys(wanted, 0)
+    counted = sorted({*steps, attack.climb.steps})
+    longest = replace(attack, climb=replace(attack.climb, steps=counted[-1], restarts=1))
+    who, done = np.flatnonzero(clean.mask), 0
+    found = dict.fromkeys(counted, 0)
     with evaluating(model), frozen(model):
-        for batch, first in enumerate(range(0, len(who), size)):
-            rows = torch.from_numpy(who[first : first + size])
-            x, y = labelled(model, images, rows)
-            objective, trace = Untargeted(y, trial.loss), list[torch.Tensor]()
-            generator = seeds.generator(x.device, clean.score.seed, "evaluate", trial.spec, batch)
-            x_adv = attack(model, objective, x, budget, generator=generator, trace=trace)
-            with torch.no_grad():
-                trace.append(model(x_adv))
-            assert len(trace) == attack.steps + 1
-            for k in wanted:
-                found[k] += int((~objective.fooled(trace[k])).sum())
+        for number, batch in enumerate(cut(who, protocol.batch_size)):
+            x, y = labelled(model, images, torch.from_numpy(batch))
+            trace = list[torch.Tensor]()
+            start = random_start(attack, x, protocol.seed, number)
+            x_adv = longest(model, x, y, protocol.budget, generator=start, trace=trace)
+            trace.append(verdict(model, x_adv, y, "steps")[1])
+            for k in counted:
+                found[k] += int(correct(trace[k], y).sum())
+            done += len(batch)
             if progress is not None:
-                progress("steps", first + len(rows), len(who), found[wanted[-1]])
+                progress("steps", done, len(who), found[counted[-1]])
     return {"over": "steps", "points": _points(found, len(images))}
 
 
-def steps_label(trial: Trial) -> str:
+def steps_label(attack: UntargetedPGD) -> str:
     """The attack of a curve over steps, without their number.
 
-    >>> from mmard.attacks import trial
-    >>> steps_label(trial("cw-30x4", Budget(8 / 255)))
+    >>> from mmard.attacks import read_attack
+    >>> steps_label(read_attack("cw-30x4", Budget(8 / 255)))
     'CW-PGD (CW margin, step 2/255, uniform start, 1 restart)'
     """
-    without = re.sub(r"^([A-Za-z-]+)-\d+ ", r"\1 ", trial.label)
-    return re.sub(r"\d+ restarts", "1 restart", without)
+    return attack.described(attack.name, restarts=1)
 
 
 def _points(found: dict[float, int] | dict[int, int], n: int) -> list[dict[str, Any]]:

@@ -1,14 +1,26 @@
-"""Attack a network on a set of images and count who survives."""
+"""Who is read rightly under which attack: the one protocol and the one loop of verdicts.
+
+Every attack goes the same way, batch by batch: the images as the network takes them, the attack on the network's twin
+or on the network itself, a look whether its points lie in the ball and the box, and the network's own verdict on them
+(`ops.correct`). An image that is misread without an attack counts as misread under each, and no attack is spent on it.
+An attack that returns its last iterate (PGD and its like) is given all the others; AutoAttack is a list of attacks,
+each on the images that those before it left.
+
+Croce, Hein. "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML
+2020, arXiv:2003.01690. AutoAttack's verdicts are those of the authors' code (fra31/auto-attack, a392200) for the same
+seed and batch size. Its attacks start on every batch of survivors from a generator seeded with the same number, so
+which images share a batch decides the random starts, and survivors are grouped as theirs: in the order of the set,
+`batch_size` at a time. Only where an attack succeeds or fails by rounding may a verdict differ.
+"""
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,58 +28,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmard import seeds
-from mmard.attacks import Trial, Untargeted
-from mmard.attacks.authors import Authors, Own
-from mmard.attacks.autoattack import Ensemble, standard
-from mmard.attacks.autoattack import described as attack_described
-from mmard.attacks.queries import sliced
+from mmard._version import __version__
+from mmard.attacks import Attack, AutoAttack, read_attacks, refuse_white_box
+from mmard.attacks.authors import Authors
+from mmard.attacks.autoattack import stages
+from mmard.attacks.queries import logits_of, sliced
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.engine.twin import Engine, Twins, described
-from mmard.errors import Refused
-from mmard.evaluation.journal import Journal, Judge, Told, cut
+from mmard.errors import Refused, require
+from mmard.evaluation.journal import Journal, RankJournal
 from mmard.evaluation.score import Mask, Score
+from mmard.evaluation.spellings import spelled
 from mmard.files import weights_hash
 from mmard.modes import evaluating, frozen
 from mmard.ops import correct
 from mmard.training.ranks import Ranks
-
-# dealt ----------------------------------------------------------------------------------------------------------------
-# Verdicts that several processes make at the same time and keep nowhere: validation during their training.
-#
-# They are in step anyway, so every batch has its process beforehand, and verdicts are exchanged after every attack.
-# What takes long, or should outlive a process, goes by a folder instead (see `journal.py`).
-
-
-class Dealt:
-    """As `Journal`, for processes that make the same calls: each judges the batches that are dealt to it.
-
-    Args:
-        ranks: this process among the others.
-        n: images in the set.
-    """
-
-    def __init__(self, ranks: Ranks, n: int) -> None:
-        self._ranks, self._n = ranks, n
-
-    def judged(
-        self, attack: str, who: NDArray[np.int64], batch_size: int, judge: Judge, told: Told | None
-    ) -> tuple[Mask, float]:
-        """As `Journal.judged`; `told` only once, at the end."""
-        right, began = np.zeros(self._n + 1), time.monotonic()
-        for number, batch in enumerate(cut(who, batch_size)):
-            if number % self._ranks.size == self._ranks.rank:
-                right[batch] = judge(batch, number)
-        right[-1] = time.monotonic() - began
-        every = self._ranks.sums(torch.from_numpy(right)).numpy()
-        mask, seconds = every[:-1] > 0, float(every[-1])
-        if told is not None:
-            told(attack, len(who), len(who), int(mask.sum()))
-        return mask, seconds
-
-
-# evaluate -------------------------------------------------------------------------------------------------------------
-
 
 NETWORK = "the network"
 """What the network is called where `Twins` wants a letter."""
@@ -80,15 +56,56 @@ Witness = Callable[[str, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A score with its verdicts."""
+class Protocol:
+    """How networks are attacked: all that a verdict depends on beside the network and the images.
 
-    score: Score
-    mask: Mask
+    Args:
+        attacks: in the order in which they are reported.
+        budget: where adversarial examples may be.
+        seed: of the random starts.
+        batch_size: images attacked at once; random starts depend on it.
+        engine: what the attacks ask: "fast", a twin of the network where it has one, which rounds otherwise, or
+            "plain", the network itself. The verdict on what they find is the network's own in any case.
+
+    Raises:
+        Refused: for a batch without images, or an unknown engine.
+    """
+
+    attacks: tuple[Attack | AutoAttack, ...]
+    budget: Budget
+    seed: int = 0
+    batch_size: int = 250
+    engine: str = "fast"
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", expected="at least 1", got=self.batch_size)
+        Engine(self.engine)
+
+    @classmethod
+    def read(cls, specs: str | Sequence[str], budget: Budget, num_classes: int, **settings: Any) -> Protocol:
+        """From short spellings and names of groups (`spellings.py`); `settings` are the fields after `budget`.
+
+        Raises:
+            Refused: for an attack that is not known, or one that so few classes do not have.
+        """
+        return cls(read_attacks(spelled(specs, budget), budget, num_classes), budget, **settings)
+
+    def only(self, *attacks: Attack | AutoAttack, budget: Budget | None = None) -> Protocol:
+        """The same with these attacks."""
+        return replace(self, attacks=attacks, budget=budget or self.budget)
 
 
 @dataclass(frozen=True)
-class Subject:
+class Measured:
+    """A figure with its verdicts, and the attack that it is of; None for "clean" and the worst case over several."""
+
+    score: Score
+    mask: Mask
+    attack: Attack | AutoAttack | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Evaluated:
     """What every figure of one evaluation shares; its fields are those of `Score`."""
 
     split: str
@@ -101,111 +118,284 @@ class Subject:
     images: str
 
     @classmethod
-    def of(cls, model: nn.Module, images: ImageSet, *, split: str, which: str, seed: int, batch_size: int) -> Subject:
+    def of(cls, model: nn.Module, images: ImageSet, protocol: Protocol, *, split: str, which: str) -> Evaluated:
         """These weights on these images."""
         hashes = (weights_hash(model), images.fingerprint())
-        return cls(split, len(images), seed, batch_size, *hashes, which, images.origin)
+        return cls(split, len(images), protocol.seed, protocol.batch_size, *hashes, which, images.origin)
 
-    def measured(
-        self, attack: str, label: str, mask: Mask, seconds: float, ball: Budget | None, engine: str = ""
-    ) -> Measured:
-        """The figure that a mask of verdicts (n,) comes to; no ball and no engine without an attack."""
-        score = Score(
+    @classmethod
+    def of_score(cls, score: Score) -> Evaluated:
+        """What this figure was measured on."""
+        return cls(**{name: getattr(score, name) for name in cls.__dataclass_fields__})
+
+    def score(
+        self, attack: str, label: str, mask: Mask, seconds: float, budget: Budget | None, engine: str = ""
+    ) -> Score:
+        """The figure that verdicts (n,) come to; no budget and no engine without an attack."""
+        return Score(
             attack=attack,
             label=label,
-            norm=ball.norm if ball else None,
-            eps=ball.eps if ball else None,
+            norm=budget.norm if budget else None,
+            eps=budget.eps if budget else None,
             correct=int(mask.sum()),
             seconds=round(seconds, 3),
             engine=engine,
             **asdict(self),
         )
-        return Measured(score, mask)
 
 
-def evaluate(
+# one batch ------------------------------------------------------------------------------------------------------------
+def inputs(model: nn.Module, images: ImageSet, rows: Tensor | slice = slice(None)) -> Tensor:
+    """Images as a network takes them: (B, C, H, W) in [0, 1] on its device, in float64 for a network in float64."""
+    state = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+    dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
+    return images.x[rows].to(state.device).to(dtype) / 255
+
+
+def labelled(model: nn.Module, images: ImageSet, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """Inputs of a network, as `inputs` makes them, and their labels (B,) beside them."""
+    x = inputs(model, images, rows)
+    return x, images.y[rows].to(x.device)
+
+
+def verdict(model: nn.Module, x: Tensor, y: Tensor, where: str) -> tuple[Tensor, Tensor]:
+    """Who of a batch is read rightly (B,), and the logits (B, C).
+
+    Raises:
+        Refused: naming `where`, if logits are not finite.
+    """
+    with torch.no_grad():
+        logits = logits_of(model, x)
+    if not bool(torch.isfinite(logits).all()):
+        raise Refused(where, expected="finite logits", got="NaN or infinity")
+    return correct(logits, y), logits
+
+
+def random_start(attack: Attack, x: Tensor, seed: int, number: int) -> torch.Generator:
+    """What an attack draws from on the batch of this number: as AutoAttack's code has it, or by the batch's address."""
+    if attack.stops_at_success:
+        return torch.Generator().manual_seed(seed)
+    return seeds.generator(x.device, seed, "evaluate", attack.spec, number)
+
+
+def perturbed(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, generator: torch.Generator, where: str
+) -> Tensor:
+    """What an attack makes of a batch, (B, C, H, W) -> (B, C, H, W). No attack is trusted to stay in its ball.
+
+    Raises:
+        Refused: naming `where`, if it left the ball or the box.
+    """
+    x_adv = attack(model, x.clone(), y, budget, generator=generator).detach()
+    # Pixels are rounded when they are made, and again, with their sum, when the distance is taken.
+    size = x[0].numel()
+    ulps = 4 * {"linf": 1 + budget.eps, "l2": (1 + budget.eps) * size**0.5, "l1": budget.eps + size}[budget.norm]
+    reach = budget.distance(x_adv, x)
+    if not bool((reach <= budget.eps + ulps * torch.finfo(x.dtype).eps).all()):
+        got = f"a point at a distance of {float(reach.amax()):.6g}"
+        raise Refused(where, expected=f"an attack that stays in the ball {budget}", got=got)
+    if not bool(((x_adv >= 0) & (x_adv <= 1)).all()):
+        raise Refused(where, expected="an attack that stays in the box [0, 1]", got="a point outside of it")
+    return x_adv
+
+
+class Loop:
+    """The verdicts on one network under one protocol. Its caller has put the network into eval mode.
+
+    Args:
+        model, images, protocol: as in `measure`.
+        progress, witness: as in `measure`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        protocol: Protocol,
+        progress: Progress | None = None,
+        witness: Witness | None = None,
+    ) -> None:
+        self._model, self._images, self._protocol = model, images, protocol
+        self._progress, self._witness = progress, witness
+        self._twins = Twins(Engine(protocol.engine), {NETWORK: model})
+
+    def judged(
+        self,
+        journal: Journal | RankJournal,
+        name: str,
+        who: NDArray[np.int64],
+        attack: Attack | None = None,
+        *,
+        again: bool = False,
+    ) -> tuple[Mask, float]:
+        """Who of some images is read rightly, after an attack if there is one, (n,); and the seconds it took.
+
+        What was done before is done `again` in silence.
+        """
+        size, told = self._protocol.batch_size, None if again else self._progress
+
+        def judge(rows: NDArray[np.int64], number: int) -> Mask:
+            first = number * size
+            where = f"{name}, images {first} to {first + len(rows) - 1}"
+            return self._judge(torch.from_numpy(rows), number, attack, name, where).cpu().numpy()
+
+        return journal.judged(name, who, size, judge, told)
+
+    def engine(self, attack: Attack | AutoAttack) -> str:
+        """A line on what an attack asked, for records; the authors' attacks ask the network itself."""
+        if any(isinstance(each, Authors) for each in stages(attack).values()):
+            return ""
+        return described(self._twins.ready(inputs(self._model, self._images, slice(0, 1)))[NETWORK])
+
+    def _judge(self, rows: Tensor, number: int, attack: Attack | None, name: str, where: str) -> Tensor:
+        x, y = labelled(self._model, self._images, rows)
+        if attack is None:
+            right, logits = verdict(self._model, x, y, where)
+            self._show(name, rows, x, logits)
+            return right
+        if not attack.stops_at_success:
+            x_adv = self._perturbed(attack, self._twins.serving(x)[NETWORK], x, y, number, where)
+            right, logits = verdict(self._model, x_adv, y, where)
+            self._show(name, rows, x_adv, logits)
+            return right
+        asked = self._model if isinstance(attack, Authors) else self._twins.serving(x)[NETWORK]
+        if asked is not self._model and not _agrees(asked, x, y):
+            asked = self._model  # an attack would have nothing to do where the twin misreads the image as it is
+        right, disputed = self._survivors(attack, asked, x, y, number, where)
+        if disputed and asked is not self._model:
+            right, _ = self._survivors(attack, self._model, x, y, number, where)
+        return right
+
+    def _survivors(
+        self, attack: Attack, asked: nn.Module, x: Tensor, y: Tensor, number: int, where: str
+    ) -> tuple[Tensor, bool]:
+        """Who withstands an attack that returns x where it fails; and whether it is wrong about a point of its own."""
+        asked = asked if isinstance(attack, Authors) else sliced(asked, x)
+        x_adv = self._perturbed(attack, asked, x, y, number, where)
+        rows = (x_adv != x).flatten(1).any(1).nonzero()[:, 0]
+        right = torch.ones_like(y, dtype=torch.bool)
+        if len(rows):
+            right[rows], _ = verdict(self._model, x_adv[rows], y[rows], where)
+        return right, bool(right[rows].any())
+
+    def _perturbed(self, attack: Attack, asked: nn.Module, x: Tensor, y: Tensor, number: int, where: str) -> Tensor:
+        generator = random_start(attack, x, self._protocol.seed, number)
+        return perturbed(attack, asked, x, y, self._protocol.budget, generator, where)
+
+    def _show(self, name: str, rows: Tensor, x: Tensor, logits: Tensor) -> None:
+        if self._witness is not None:
+            self._witness(name, rows, x, logits)
+
+
+def _agrees(twin: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether a twin reads a batch as its network does, rightly."""
+    with torch.no_grad():
+        return bool(correct(logits_of(twin, x), y).all())
+
+
+# whole evaluations ----------------------------------------------------------------------------------------------------
+@torch.inference_mode(False)
+def measure(
     model: nn.Module,
     images: ImageSet,
-    trials: Sequence[Trial],
-    budget: Budget,
+    protocol: Protocol,
     *,
     split: str,
     which: str,
-    seed: int = 0,
-    batch_size: int = 250,
     progress: Progress | None = None,
     witness: Witness | None = None,
     finished: Callable[[Measured], None] | None = None,
     folder: Path | None = None,
     ranks: Ranks | None = None,
-    engine: str = "fast",
 ) -> list[Measured]:
-    """Clean accuracy, accuracy under each attack alone, and under all of them together.
+    """Clean accuracy, accuracy under each attack, and under all of them together.
 
-    Images that are misread without an attack count as misread under each, and no attack is spent on them. The model is
-    in eval mode inside and is put back as it was.
+    The model is in eval mode inside and is put back as it was; torch's global random state is not touched.
 
     Args:
         model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
         images: the images to attack.
-        trials: the attacks.
-        budget: where adversarial examples may be.
+        protocol: how.
         split: what the images are, for the records.
         which: what the weights are, for the records.
-        seed: of the random starts.
-        batch_size: images attacked at once; random starts depend on it.
-        progress: told how far the evaluation is.
-        witness: shown every batch, clean and attacked.
-        finished: told the clean figure and that of each attack as soon as they are known.
-        folder: where verdicts are kept after every batch, to go on from, and to be shared by processes that make the
-            same call; not with a witness, which must see all.
+        progress: told how far the evaluation is, after every batch.
+        witness: shown every batch, clean and under the attacks that return their last iterate. These are then neither
+            kept nor shared, for a witness must see all.
+        finished: told each figure as soon as it is known, so that an interrupted evaluation keeps what it has.
+        folder: where verdicts are kept after every batch, in a folder for each evaluation; the same call made again
+            goes on from there, and made by several processes at once it is shared. None keeps nothing.
         ranks: processes that make this call together, each with the same network: batches are dealt out, and all have
             all verdicts. Neither with a folder nor with a witness.
-        engine: what the attacks ask: "fast", a twin of the network where it has one, or "plain", the network itself.
-            The verdict on what they find is the network's own.
 
     Returns:
-        "clean", one for each trial, and, with more than one trial, "worst_of_...": right under every attack.
+        "clean", the attacks in their order, AutoAttack after the attacks that it consists of, and, with more than one
+        attack, "worst_of_...".
 
     Raises:
-        Refused: if logits are not finite.
+        Refused: before the first attack for one that needs a gradient which the model has not; later if logits are not
+            finite, an attack leaves its ball, or the folder holds another evaluation.
     """
-    subject = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size)
-    plan = {"norm": budget.norm, "eps": budget.eps, "seed": seed, "batch_size": batch_size, "engine": engine}
-    plan |= {"weights": subject.weights, "data": subject.data}
-    assert ranks is None or (folder is None and witness is None)
-    twins = Twins(Engine(engine), {NETWORK: model})
-    journal: Journal | Dealt = Journal(folder if witness is None else None, plan, len(images))
-    if ranks is not None:
-        journal = Dealt(ranks, len(images))
+    refuse_white_box(model, protocol.attacks)
+    alone = ranks is None or (folder is None and witness is None)
+    require(alone, "ranks", expected="neither a folder nor a witness", got="one")
+    evaluated = Evaluated.of(model, images, protocol, split=split, which=which)
+    loop = Loop(model, images, protocol, progress, witness)
+    budget, told = protocol.budget, finished or (lambda _: None)
 
-    def stage(name: str, who: np.ndarray, attack: Callable[[Tensor, Tensor, int], Tensor] | None) -> tuple[Mask, float]:
-        def judge(batch: np.ndarray, number: int) -> Mask:
-            rows, first = torch.from_numpy(batch), number * batch_size
-            where = f"{name}, images {first} to {first + len(batch) - 1}"
-            return _standing(model, images, rows, number, attack, name, where, witness)
+    def journal(group: str, attack: Attack | AutoAttack | None = None) -> Journal | RankJournal:
+        if ranks is not None:
+            return RankJournal(ranks, len(images))
+        kept = folder if attack is not None or witness is None else None
+        label = attack.label if attack else ""
+        facts = (
+            evaluated.weights,
+            evaluated.data,
+            budget.eps,
+            protocol.batch_size,
+            protocol.engine,
+            label,
+            __version__,
+        )
+        place = kept and kept / _name(group, budget.norm, budget.eps, protocol.seed, facts)
+        return Journal(place, _plan(protocol, evaluated, attack), len(images))
 
-        return journal.judged(name, who, batch_size, judge, progress)
+    def under(attack: Attack | AutoAttack, kept: Journal | RankJournal, mask: Mask, total: float) -> list[Measured]:
+        """The figures of one attack on the images of a mask; of a list, those of its stages before its own."""
+        listed, made = stages(attack), []
+        for name, stage in listed.items():
+            mask, seconds = loop.judged(kept, name, np.flatnonzero(mask), stage)
+            total += seconds
+            if len(listed) > 1:
+                label = f"right after {stage.label}, in {attack.label}"
+                score = evaluated.score(f"{attack.spec}.{name}", label, mask, seconds, budget, loop.engine(attack))
+                made.append(Measured(score, mask, stage))
+        score = evaluated.score(attack.spec, attack.label, mask, total, budget, loop.engine(attack))
+        made.append(Measured(score, mask, attack))
+        for each in made:
+            told(each)
+        return made
 
+    everyone = np.arange(len(images))
+    found: dict[int, list[Measured]] = {}
     with evaluating(model), frozen(model):
-        clean, seconds = stage("clean", np.arange(len(images)), None)
-        results = [subject.measured("clean", "no attack", clean, seconds, None)]
-        if finished is not None:
-            finished(results[0])
-        for trial in trials:
-
-            def attack(x: Tensor, y: Tensor, batch: int, trial: Trial = trial) -> Tensor:
-                generator = seeds.generator(x.device, seed, "evaluate", trial.spec, batch)
-                asked = twins.serving(x)[NETWORK]
-                return trial.attack(asked, Untargeted(y, trial.loss), x, budget, generator=generator)
-
-            mask, seconds = stage(trial.spec, np.flatnonzero(clean), attack)
-            line = described(twins.ready(inputs(model, images, slice(0, 1)))[NETWORK])
-            results.append(subject.measured(trial.spec, trial.label, mask, seconds, budget, line))
-            if finished is not None:
-                finished(results[-1])
-    if len(trials) > 1:
-        results.append(together(*results))
+        each = journal("each")
+        mask, seconds = loop.judged(each, "clean", everyone)
+        clean = Measured(evaluated.score("clean", "no attack", mask, seconds, None), mask)
+        told(clean)
+        for number, attack in enumerate(protocol.attacks):
+            if not attack.stops_at_success:
+                found[number] = under(attack, each, mask, 0.0)
+        for number, attack in enumerate(protocol.attacks):
+            if attack.stops_at_success:
+                own = journal(attack.spec, attack)
+                if folder is not None:  # who is right belongs to the verdicts that are kept
+                    mask, seconds = loop.judged(own, "clean", everyone, again=True)
+                found[number] = under(attack, own, mask, seconds)
+    columns = [found[number] for number in range(len(protocol.attacks))]
+    results = [clean, *chain.from_iterable(columns)]
+    if len(columns) > 1:
+        results.append(together(clean, *(column[-1] for column in columns)))
+        told(results[-1])
     return results
 
 
@@ -223,202 +413,27 @@ def together(clean: Measured, *each: Measured) -> Measured:
     return Measured(score, mask)
 
 
-def _standing(
-    model: nn.Module,
-    images: ImageSet,
-    rows: Tensor,
-    batch: int,
-    attack: Callable[[Tensor, Tensor, int], Tensor] | None,
-    name: str,
-    where: str,
-    witness: Witness | None,
-) -> Mask:
-    """Which images of a batch are classified rightly, after the attack if there is one."""
-    x, y = labelled(model, images, rows)
-    if attack is not None:
-        x = attack(x, y, batch)
-    with torch.no_grad():
-        logits = model(x)
-    if not torch.isfinite(logits).all():
-        raise Refused(where, expected="finite logits", got="NaN or infinity")
-    if witness is not None:
-        witness(name, rows, x, logits)
-    return correct(logits, y).cpu().numpy()
-
-
-def inputs(model: nn.Module, images: ImageSet, rows: Tensor | slice) -> Tensor:
-    """Images as a network takes them: (B, C, H, W) in [0, 1] on its device, in float64 for a network in float64."""
-    state = next(chain(model.parameters(), model.buffers()), torch.empty(0))
-    dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
-    return images.x[rows].to(state.device).to(dtype) / 255
-
-
-def labelled(model: nn.Module, images: ImageSet, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-    """Inputs of a network, as `inputs` makes them, and their labels (B,) beside them."""
-    x = inputs(model, images, rows)
-    return x, images.y[rows].to(x.device)
-
-
 def accuracies(
-    model: nn.Module,
-    images: ImageSet,
-    trial: Trial,
-    budget: Budget,
-    *,
-    seed: int = 0,
-    batch_size: int = 250,
-    ranks: Ranks | None = None,
-    engine: str = "fast",
+    model: nn.Module, images: ImageSet, protocol: Protocol, ranks: Ranks | None = None
 ) -> tuple[float, float]:
-    """Clean accuracy and accuracy under one attack, as fractions: what validation looks at after every epoch."""
-    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "ranks": ranks, "engine": engine}
-    clean, attacked = evaluate(model, images, [trial], budget, split="val", which="now", **how)
+    """Clean accuracy and that under the one attack, as fractions: what validation looks at after every epoch."""
+    clean, attacked = measure(model, images, protocol, split="val", which="now", ranks=ranks)
     return clean.score.accuracy, attacked.score.accuracy
 
 
-# autoattack -----------------------------------------------------------------------------------------------------------
-# AutoAttack: an ensemble of attacks, each on the images that are still standing.
-#
-# Croce, Hein. "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML
-# 2020, arXiv:2003.01690. The standard ensemble is APGD on cross-entropy, targeted APGD, targeted FAB and Square, in
-# this order (see `ensemble.py`).
-#
-# Verdicts are those of the authors' code (fra31/auto-attack, a392200) for the same seed and batch size. Every attack
-# starts on every batch of survivors from a generator seeded with the same number, so which images share a batch
-# decides the random starts, and survivors are grouped as theirs: in the order of the set, `batch_size` at a time. Only
-# where an attack succeeds or fails by rounding may a verdict differ.
-#
-# No attack is trusted: a point counts as adversarial when the network misreads it once more and it lies in the ball.
-
-
-class Breaker(Protocol):
-    """From images that are read rightly to points of the ball that are not; where it finds none, the image itself."""
-
-    def __call__(self, x: Tensor, y: Tensor, budget: Budget, /, *, generator: torch.Generator) -> Tensor: ...
-
-
-def auto_attack(
-    model: nn.Module,
-    images: ImageSet,
-    budget: Budget,
-    *,
-    ensemble: Ensemble | None = None,
-    split: str,
-    which: str,
-    seed: int = 0,
-    batch_size: int = 250,
-    progress: Progress | None = None,
-    folder: Path | None = None,
-    engine: str = "fast",
-) -> list[Measured]:
-    """Clean accuracy, accuracy after each attack of the ensemble on what the earlier ones left, and after all of them.
-
-    The model is in eval mode inside and is put back as it was; torch's global random state is not touched.
-
-    Args:
-        model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
-        images: the images to attack.
-        budget: where adversarial examples may be.
-        ensemble: the attacks; the standard ones if not given.
-        split: what the images are, for the records.
-        which: what the weights are, for the records.
-        seed: of every attack on every batch.
-        batch_size: images attacked at once; random starts depend on it.
-        progress: told how far the evaluation is, after every batch.
-        folder: where verdicts are kept after every batch. A call that finds there the verdicts of the same evaluation
-            goes on where it stopped; calls in several processes at once share the work. None keeps nothing.
-        engine: what the attacks ask: "fast", a twin of the network where it has one, which rounds otherwise, or
-            "plain", the network itself. The verdict on what they find is the network's own, and a batch with a point
-            that misleads the twin alone is attacked once more on the network.
-
-    Returns:
-        "clean", one for each attack (the survivors after it) where there are several, and one for the ensemble.
-
-    Raises:
-        Refused: if logits are not finite, or `folder` holds another evaluation.
-    """
-    ensemble = ensemble or standard(budget, images.num_classes)
-    subject = Subject.of(model, images, split=split, which=which, seed=seed, batch_size=batch_size)
-    measured = subject.measured
-    plan = {
-        "attacks": {
-            name: {"kind": type(attack).__name__, **asdict(attack)} for name, attack in ensemble.attacks.items()
-        },
-        "norm": budget.norm,
-        "eps": budget.eps,
-        "seed": seed,
-        "batch_size": batch_size,
-        "engine": engine,
-        "weights": subject.weights,
-        "data": subject.data,
-    }
-    journal = Journal(folder, plan, len(images))
-    twins = Twins(Engine(engine), {NETWORK: model})
-
-    def stage(name: str, who: NDArray[np.int64], attack: Own | Authors | None) -> tuple[Mask, float]:
-        def judge(batch: NDArray[np.int64], number: int) -> NDArray[np.bool_]:
-            x, y = labelled(model, images, torch.from_numpy(batch))
-            first = number * batch_size
-            where = f"{name}, images {first} to {first + len(batch) - 1}"
-            asked = model if attack is None or isinstance(attack, Authors) else twins.serving(x)[NETWORK]
-            if asked is not model and not _agrees(asked, x, y):
-                asked = model  # an attack would have nothing to do where the twin misreads the image as it is
-            right, disputed = _read_rightly(model, x, y, _breaker(attack, asked, x), budget, seed, where)
-            if disputed and asked is not model:
-                right, _ = _read_rightly(model, x, y, _breaker(attack, model, x), budget, seed, where)
-            return right.cpu().numpy()
-
-        return journal.judged(name, who, batch_size, judge, progress)
-
-    with evaluating(model), frozen(model):
-        mask, total = stage("clean", np.arange(len(images)), None)
-        results = [measured("clean", "no attack", mask, total, None)]
-        borrowed = any(isinstance(attack, Authors) for attack in ensemble.attacks.values())
-        some = inputs(model, images, slice(0, 1))
-        line = "" if borrowed else described(twins.ready(some)[NETWORK])
-        for name, attack in ensemble.attacks.items():
-            mask, seconds = stage(name, np.flatnonzero(mask), attack)
-            total += seconds
-            label = f"right after {attack_described(attack)}, in {ensemble.label}"
-            if len(ensemble.attacks) > 1:
-                results.append(measured(f"{ensemble.spec}.{name}", label, mask, seconds, budget, line))
-        results.append(measured(ensemble.spec, ensemble.label, mask, total, budget, line))
-    return results
-
-
-def _agrees(twin: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether a twin reads a batch as its network does, rightly."""
-    with torch.no_grad():
-        return bool(correct(twin(x), y).all())
-
-
-def _breaker(attack: Own | Authors | None, asked: nn.Module, x: Tensor) -> Breaker | None:
-    """The attack on the network that it asks; their authors' attacks ask it for a whole batch at once."""
-    if attack is None:
-        return None
-    return partial(attack, asked if isinstance(attack, Authors) else sliced(asked, x))
-
-
-def _read_rightly(
-    model: nn.Module, x: Tensor, y: Tensor, attack: Breaker | None, budget: Budget, seed: int, where: str
-) -> tuple[Tensor, bool]:
-    """Which of a batch are read rightly, (B,) bool; and whether that is so of a point that the attack calls misread."""
-    rows = torch.arange(len(x), device=x.device)
-    x_adv = x
+def _plan(protocol: Protocol, evaluated: Evaluated, attack: Attack | AutoAttack | None) -> dict[str, Any]:
+    """What a journal says that it holds: of one attack that stops at success, or of all others."""
+    plan: dict[str, Any] = {"norm": protocol.budget.norm, "eps": protocol.budget.eps, "seed": protocol.seed}
+    plan |= {"batch_size": protocol.batch_size, "engine": protocol.engine}
     if attack is not None:
-        x_adv = attack(x, y, budget, generator=torch.Generator().manual_seed(seed))
-        rows = (x_adv != x).flatten(1).any(1).nonzero()[:, 0]
-        # Pixels are rounded when they are made, and again, with their sum, when the distance is taken.
-        size = x[0].numel()
-        ulps = 4 * {"linf": 1 + budget.eps, "l2": (1 + budget.eps) * size**0.5, "l1": budget.eps + size}[budget.norm]
-        rounding = ulps * torch.finfo(x.dtype).eps
-        assert bool((budget.distance(x_adv, x) <= budget.eps + rounding).all()), f"{where}: the attack left the ball"
-        assert bool(((x_adv >= 0) & (x_adv <= 1)).all()), f"{where}: the attack left the box"
-    right = torch.ones_like(y, dtype=torch.bool)
-    if len(rows):
-        with torch.no_grad():
-            logits = model(x_adv[rows])
-        if not bool(torch.isfinite(logits).all()):
-            raise Refused(where, expected="finite logits", got="NaN or infinity")
-        right[rows] = correct(logits, y[rows])
-    return right, attack is not None and bool(right[rows].any())
+        plan["attacks"] = {
+            name: {"kind": type(stage).__name__, **asdict(stage)}  # type: ignore[call-overload]
+            for name, stage in stages(attack).items()
+        }
+    return plan | {"weights": evaluated.weights, "data": evaluated.data}
+
+
+def _name(group: str, norm: str, eps: float, seed: int, facts: tuple[object, ...]) -> str:
+    """A folder that no other evaluation has, one by another version of this package included."""
+    rest = hashlib.sha256(" ".join(map(str, facts)).encode()).hexdigest()
+    return f"{group}-{norm}-{eps:.5f}-seed{seed}-{rest[:8]}"

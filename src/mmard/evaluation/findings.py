@@ -14,14 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmard.attacks import Trial
-from mmard.attacks.autoattack import is_black_box
+from mmard.attacks import UntargetedPGD, is_black_box
+from mmard.attacks.queries import logits_of
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused, unknown
-from mmard.evaluation.evaluate import Measured, Subject, inputs
+from mmard.evaluation.evaluate import Evaluated, Measured, Protocol, inputs
 from mmard.evaluation.score import Mask
-from mmard.evaluation.suite import read
 from mmard.modes import evaluating
 from mmard.ops import ce, correct, true_probability
 
@@ -43,13 +42,10 @@ class Used:
     eps: float | None = None
 
     @classmethod
-    def of(cls, attack: Trial | Measured, budget: Budget | None = None) -> Used:
-        """The attack of a trial in a ball, or that of a figure."""
-        if isinstance(attack, Measured):
-            score = attack.score
-            return cls(score.attack, score.label, score.norm, score.eps)
-        ball = (None, None) if budget is None else (budget.norm, budget.eps)
-        return cls(attack.spec, attack.label, *ball)
+    def of(cls, measured: Measured) -> Used:
+        """The attack of a figure."""
+        score = measured.score
+        return cls(score.attack, score.label, score.norm, score.eps)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Finding:
 
     Attributes:
         kind: one of `KINDS`.
-        subject: which weights, on which images.
+        evaluated: which weights, on which images.
         used: which attack.
         body: what was found, as JSON holds it; docs/run_folder.md has the keys of each kind.
         seconds: wall-clock time that this took beyond what it shares with the figures.
@@ -66,7 +62,7 @@ class Finding:
     """
 
     kind: str
-    subject: Subject
+    evaluated: Evaluated
     used: Used
     body: Mapping[str, Any]
     seconds: float
@@ -74,13 +70,13 @@ class Finding:
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
-        taken = set(self.body) & {"kind", "slug", "seconds", "environment", *asdict(self.subject), *asdict(self.used)}
+        taken = set(self.body) & {"kind", "slug", "seconds", "environment", *asdict(self.evaluated), *asdict(self.used)}
         assert not taken, f"a finding's body has the keys {taken} of its head"
 
     @property
     def slug(self) -> str:
         """A file name that the same finding made again has, and no other on these weights."""
-        s, u = self.subject, self.used
+        s, u = self.evaluated, self.used
         over = f"-{self.body['over']}" if self.kind == "curve" else ""
         attack = "" if u.attack is None else f"-{u.attack}"
         budget = "" if u.eps is None else f"-{u.norm}-{u.eps:.5f}"
@@ -94,7 +90,7 @@ class Finding:
 
         NaN and infinity, which JSON does not have, are refused as errors of ours.
         """
-        head = {"kind": self.kind, **asdict(self.subject), **asdict(self.used)}
+        head = {"kind": self.kind, **asdict(self.evaluated), **asdict(self.used)}
         found = {**head, **self.body, "seconds": round(self.seconds, 3)}
         json.dumps(found, allow_nan=False)
         return found
@@ -151,7 +147,7 @@ class OwnExamples:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FindingsPlan:
     """What to look for beside accuracies.
 
     Attributes:
@@ -183,24 +179,21 @@ def read_also(also: str | Sequence[str]) -> tuple[tuple[str, ...], bool]:
     return (ALSO, True) if "all" in names else (tuple(name for name in ALSO if name in names), False)
 
 
-def wanted(
+def plan_findings(
     also: str | Sequence[str],
     model: nn.Module,
-    specs: Sequence[str],
-    budget: Budget,
-    num_classes: int,
+    protocol: Protocol,
     *,
     teacher: Teacher | None = None,
     own: OwnExamples | None = None,
     everything: bool = False,
-) -> Wanted:
+) -> FindingsPlan:
     """What can be found of what is asked for.
 
     Args:
         also: names out of `ALSO`, or "all".
-        model, specs, budget: of the evaluation.
-        num_classes: of its images.
-        teacher, own: as in `Wanted`.
+        model, protocol: of the evaluation.
+        teacher, own: as in `FindingsPlan`.
         everything: leave out what cannot be found, as for "all".
 
     Raises:
@@ -209,14 +202,15 @@ def wanted(
     """
     names, said_all = read_also(also)
     everything = everything or said_all
-    trials = [attack for attack in read(specs, budget, num_classes) if isinstance(attack, Trial)]
+    climbs = [attack for attack in protocol.attacks if isinstance(attack, UntargetedPGD)]
+    specs = ", ".join(attack.spec for attack in protocol.attacks)
     why: dict[str, tuple[str, str, str]] = {}
-    if not trials or is_black_box(model):
+    if not climbs or is_black_box(model):
         mend = "add pgd-20 to the attacks" if not is_black_box(model) else ""
-        got = ", ".join(specs) or "none"
+        got = specs or "none"
         why |= dict.fromkeys(NEED_EXAMPLES, ("an attack that hands out its examples, as pgd-20 does", got, mend))
-    elif all(trial.attack.steps == 1 for trial in trials):
-        why["steps"] = ("an attack of several steps", ", ".join(specs), "add pgd-20 to the attacks")
+    elif all(attack.climb.steps == 1 for attack in climbs):
+        why["steps"] = ("an attack of several steps", specs, "add pgd-20 to the attacks")
     if teacher is None and "boundary" not in why:
         why["boundary"] = ("a teacher", "a network without one", "name one with --teacher (teacher=... in Python)")
     for name in names:
@@ -224,7 +218,7 @@ def wanted(
             expected, got, mend = why[name]
             raise Refused(f"also {name}", expected=expected, got=got, mend=mend)
     left_out = tuple(f"{name}: it needs {why[name][0]}" for name in names if name in why)
-    return Wanted(tuple(name for name in names if name not in why), teacher, own, left_out)
+    return FindingsPlan(tuple(name for name in names if name not in why), teacher, own, left_out)
 
 
 # views ----------------------------------------------------------------------------------------------------------------
@@ -453,7 +447,7 @@ def examples(
         own = inputs(teacher, images, rows)
         with evaluating(teacher), torch.no_grad():
             for name, at in (("teacher_clean", own), ("teacher_adv", x_adv.to(own))):
-                readings[name] = teacher(at).float().cpu()
+                readings[name] = logits_of(teacher, at).float().cpu()
     told = {name: _reading(logits) for name, logits in readings.items()}
     items = []
     for k, row in enumerate(rows.tolist()):

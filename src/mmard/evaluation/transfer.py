@@ -11,25 +11,34 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mmard import seeds
-from mmard.attacks import Trial, Untargeted, trial
-from mmard.attacks.autoattack import SPECS, is_black_box
+from mmard.attacks import UntargetedPGD, is_black_box, read_attack
+from mmard.attacks.autoattack import is_named
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
-from mmard.evaluation.evaluate import Measured, Progress, Subject, evaluate, labelled, together
+from mmard.evaluation.evaluate import (
+    Evaluated,
+    Measured,
+    Progress,
+    Protocol,
+    labelled,
+    measure,
+    perturbed,
+    random_start,
+    together,
+    verdict,
+)
+from mmard.evaluation.journal import cut
 from mmard.evaluation.score import Score
 from mmard.files import weights_hash
 from mmard.modes import evaluating, frozen
-from mmard.ops import correct
 from mmard.tables.statistics import difference
 
 
@@ -53,7 +62,7 @@ class Transferred(Score):
 
 
 @dataclass(frozen=True)
-class Source:
+class Surrogate:
     """A network that examples are made on.
 
     Attributes:
@@ -75,7 +84,7 @@ class Source:
             )
 
 
-def read_attacks(specs: Sequence[str], budget: Budget) -> list[Trial]:
+def transferable(specs: Sequence[str], budget: Budget) -> tuple[UntargetedPGD, ...]:
     """The attacks whose examples are shown to other networks.
 
     Raises:
@@ -83,23 +92,21 @@ def read_attacks(specs: Sequence[str], budget: Budget) -> list[Trial]:
             find is no more than needed there, and hardly ever enough elsewhere.
     """
     for spec in specs:
-        if spec.strip().lower() in SPECS:
+        if is_named(spec):
             mend = "use pgd-20, pgd-100 or cw-30"
             raise Refused(f"attack {spec!r}", expected="one that goes on after its first success", got=spec, mend=mend)
-    return [trial(spec, budget) for spec in specs]
+    return tuple(read_attack(spec, budget) for spec in specs)
 
 
+@torch.inference_mode(False)
 def transfer(
     targets: Mapping[str, nn.Module],
-    source: Source,
+    surrogate: Surrogate,
     images: ImageSet,
-    attack: Trial,
-    budget: Budget,
+    protocol: Protocol,
     *,
     split: str,
     which: Mapping[str, str],
-    seed: int = 0,
-    batch_size: int = 250,
     progress: Progress | None = None,
 ) -> dict[str, Measured]:
     """Make one set of adversarial examples and show it to several networks.
@@ -108,14 +115,11 @@ def transfer(
 
     Args:
         targets: the networks that read the examples, by any name.
-        source: the network that they are made on.
+        surrogate: the network that they are made on, which is asked itself and not by a twin.
         images: the images to attack.
-        attack: how.
-        budget: where adversarial examples may be.
+        protocol: of one attack, made on the surrogate.
         split: what the images are, for the records.
         which: what each target's weights are, for the records.
-        seed: of the random starts.
-        batch_size: images attacked at once; random starts depend on it.
         progress: told how far it is, and how many images the first target still reads rightly.
 
     Returns:
@@ -124,135 +128,82 @@ def transfer(
     Raises:
         Refused: if logits are not finite.
     """
-    subjects = {
-        name: Subject.of(module, images, split=split, which=which[name], seed=seed, batch_size=batch_size)
-        for name, module in targets.items()
-    }
-    masks = {name: np.zeros(len(images), dtype=np.bool_) for name in targets}
-    made_on_weights = weights_hash(source.module)
-    name = f"transfer-{attack.spec}"
-    began = time.monotonic()
-    with evaluating(source.module, *targets.values()), frozen(source.module, *targets.values()):
-        for rows, x_adv in _examples(source.module, images, attack, budget, seed, batch_size):
+    (attack,) = protocol.attacks
+    assert isinstance(attack, UntargetedPGD)
+    made_on, name, began = weights_hash(surrogate.module), f"transfer-{attack.spec}", time.monotonic()
+    masks = {each: np.zeros(len(images), dtype=np.bool_) for each in targets}
+    with evaluating(surrogate.module, *targets.values()), frozen(surrogate.module, *targets.values()):
+        for number, batch in enumerate(cut(np.arange(len(images)), protocol.batch_size)):
+            rows = torch.from_numpy(batch)
+            x, y = labelled(surrogate.module, images, rows)
+            start = random_start(attack, x, protocol.seed, number)
+            x_adv = perturbed(attack, surrogate.module, x, y, protocol.budget, start, name)
             for each, module in targets.items():
-                x, y = labelled(module, images, rows)
-                shown = x_adv.to(x.device, x.dtype)
-                clean, attacked = (_read_rightly(module, batch, y, f"{each}, {name}") for batch in (x, shown))
-                masks[each][rows.numpy()] = (clean & attacked).numpy()
+                own, y = labelled(module, images, rows)
+                clean, attacked = (verdict(module, at, y, f"{each}, {name}")[0] for at in (own, x_adv.to(own)))
+                masks[each][batch] = (clean & attacked).cpu().numpy()
             if progress is not None and masks:
                 progress(name, int(rows[-1]) + 1, len(images), int(next(iter(masks.values())).sum()))
-    seconds = round(time.monotonic() - began, 3)
-    return {
-        each: Measured(
-            _score(subject, source, made_on_weights, attack, budget, int(masks[each].sum()), seconds), masks[each]
-        )
-        for each, subject in subjects.items()
-    }
+    seconds = time.monotonic() - began
 
+    def measured(each: str, module: nn.Module) -> Measured:
+        evaluated = Evaluated.of(module, images, protocol, split=split, which=which[each])
+        score = _score(evaluated, surrogate, made_on, attack, protocol.budget, masks[each], seconds)
+        return Measured(score, masks[each], attack)
 
-def planned(
-    module: nn.Module, source: Source, images: ImageSet, attack: Trial, budget: Budget, **every: Any
-) -> Transferred:
-    """The score that `transfer` would give but for its count and seconds: its slug tells whether it is there already.
-
-    Args:
-        module: the target.
-        every: split, which, seed and batch_size, as in `transfer`, `which` being that of this target.
-    """
-    subject = Subject.of(module, images, **every)
-    return _score(subject, source, weights_hash(source.module), attack, budget, 0, 0.0)
+    return {each: measured(each, module) for each, module in targets.items()}
 
 
 def _score(
-    subject: Subject, source: Source, made_on_weights: str, attack: Trial, budget: Budget, correct: int, seconds: float
+    evaluated: Evaluated,
+    surrogate: Surrogate,
+    made_on_weights: str,
+    attack: UntargetedPGD,
+    budget: Budget,
+    mask: np.ndarray,
+    seconds: float,
 ) -> Transferred:
-    return Transferred(
-        attack=f"transfer-{attack.spec}",
-        label=f"{attack.label} made on {source.name}",
-        norm=budget.norm,
-        eps=budget.eps,
-        correct=correct,
-        seconds=seconds,
-        **asdict(subject),
-        made_on=source.name,
-        made_on_weights=made_on_weights,
-    )
+    label = f"{attack.label} made on {surrogate.name}"
+    score = evaluated.score(f"transfer-{attack.spec}", label, mask, seconds, budget)
+    return Transferred(**asdict(score), made_on=surrogate.name, made_on_weights=made_on_weights)
 
 
 def measure_transfer(
     model: nn.Module,
-    source: Source,
+    surrogate: Surrogate,
     images: ImageSet,
-    specs: Sequence[str],
-    budget: Budget,
+    protocol: Protocol,
     *,
     split: str,
     which: str,
-    seed: int = 0,
-    batch_size: int = 250,
     progress: Progress | None = None,
 ) -> list[Measured]:
-    """One network under attacks made on another; arguments as in `suite.measure` and `transfer`.
+    """One network under attacks made on another; arguments as in `evaluate.measure` and `transfer`.
 
     Returns:
-        "clean", one "transfer-..." for each spec, and, with more than one, "worst_of_...".
+        "clean", one "transfer-..." for each attack, and, with more than one, "worst_of_...".
 
     Raises:
-        Refused: before the first attack for one that is unknown or does not transfer; later if logits are not finite.
+        Refused: before the first attack for one that does not transfer; later if logits are not finite.
     """
-    attacks = read_attacks(specs, budget)
-    (clean,) = evaluate(
-        model, images, [], budget, split=split, which=which, seed=seed, batch_size=batch_size, progress=progress
-    )
+    transferable([attack.spec for attack in protocol.attacks], protocol.budget)
+    (clean,) = measure(model, images, protocol.only(), split=split, which=which, progress=progress)
     found = [
         transfer(
-            {"": model},
-            source,
-            images,
-            attack,
-            budget,
-            split=split,
-            which={"": which},
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
+            {"": model}, surrogate, images, protocol.only(each), split=split, which={"": which}, progress=progress
         )[""]
-        for attack in attacks
+        for each in protocol.attacks
     ]
     if len(found) == 1:
         return [clean, *found]
     worst = together(clean, *found)
-    label = f"{worst.score.label} made on {source.name}"
+    label = f"{worst.score.label} made on {surrogate.name}"
     return [clean, *found, Measured(replace(worst.score, label=label), worst.mask)]
-
-
-def _examples(
-    source: nn.Module, images: ImageSet, attack: Trial, budget: Budget, seed: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (which images, adversarial inputs on the CPU)."""
-    for batch, first in enumerate(range(0, len(images), batch_size)):
-        rows = torch.arange(first, min(first + batch_size, len(images)))
-        x, y = labelled(source, images, rows)
-        generator = seeds.generator(x.device, seed, "evaluate", attack.spec, batch)
-        yield rows, attack.attack(source, Untargeted(y, attack.loss), x, budget, generator=generator).detach().cpu()
-
-
-def _read_rightly(module: nn.Module, x: Tensor, y: Tensor, where: str) -> Tensor:
-    """Which of a batch are read rightly, (B,) bool on the CPU."""
-    with torch.no_grad():
-        logits = module(x)
-    if not torch.isfinite(logits).all():
-        raise Refused(where, expected="finite logits", got="NaN or infinity")
-    return correct(logits, y).cpu()
-
-
-# transfer matrix ------------------------------------------------------------------------------------------------------
-# Every network under the examples of every other: who can be attacked through whom.
 
 
 @dataclass(frozen=True)
 class Member:
-    """One network of a matrix.
+    """One network of a matrix, in which every network is under the examples of every other.
 
     Attributes:
         name: a line on where it comes from, for records.
@@ -296,12 +247,9 @@ class Matrix:
 def transfer_matrix(
     members: Sequence[Member],
     images: ImageSet,
-    attack: Trial,
-    budget: Budget,
+    protocol: Protocol,
     *,
     split: str,
-    seed: int = 0,
-    batch_size: int = 250,
     progress: Progress | None = None,
     known: Callable[[int, Score], Measured | None] = lambda _, __: None,
     keep: Callable[[int, Measured], None] = lambda _, __: None,
@@ -310,7 +258,7 @@ def transfer_matrix(
 
     Args:
         members: the networks.
-        images, attack, budget, split, seed, batch_size, progress: as in `transfer`.
+        images, protocol, split, progress: as in `transfer`.
         known: asked for a figure before it is measured: (index of the network, its score without the count) -> the
             figure, or None. A row whose figures are all known is not made again.
         keep: told every figure as soon as it is measured, so that a killed matrix goes on.
@@ -318,41 +266,40 @@ def transfer_matrix(
     Raises:
         Refused: if logits are not finite.
     """
+    (attack,) = protocol.attacks
+    assert isinstance(attack, UntargetedPGD)
     clean = []
     for j, member in enumerate(members):
-        (own,) = evaluate(
-            member.module, images, [], budget, split=split, which=member.which, seed=seed, batch_size=batch_size
-        )
+        (own,) = measure(member.module, images, protocol.only(), split=split, which=member.which)
         keep(j, own)
         clean.append(own)
+    evaluated = [Evaluated.of_score(own.score) for own in clean]
+    none = np.zeros(len(images), dtype=np.bool_)
     cells: dict[tuple[int, int], Measured] = {}
     for i, maker in enumerate(members):
         if is_black_box(maker.module):
             continue
-        source = Source(maker.module, maker.name)
-        missing = {}
+        surrogate = Surrogate(maker.module, maker.name)
+        missing: dict[str, Member] = {}
         for j, member in enumerate(members):
-            score = planned(
-                member.module, source, images, attack, budget,
-                split=split, which=member.which, seed=seed, batch_size=batch_size,
-            )  # fmt: skip
-            found = known(j, score)
+            # What the score will be but for its count: its slug tells whether it is there already.
+            empty = _score(evaluated[j], surrogate, evaluated[i].weights, attack, protocol.budget, none, 0.0)
+            found = known(j, empty)
             if found is not None:
                 cells[i, j] = found
             else:
                 missing[str(j)] = member
+        if not missing:
+            continue
         made = transfer(
             {name: member.module for name, member in missing.items()},
-            source,
+            surrogate,
             images,
-            attack,
-            budget,
+            protocol,
             split=split,
             which={name: member.which for name, member in missing.items()},
-            seed=seed,
-            batch_size=batch_size,
             progress=None if progress is None else _renamed(progress, f"on {i + 1} of {len(members)}"),
-        ) if missing else {}  # fmt: skip
+        )
         for name, measured in made.items():
             keep(int(name), measured)
             cells[i, int(name)] = measured

@@ -36,15 +36,14 @@ from safetensors import safe_open
 from torch import Tensor, get_num_threads, nn
 
 from mmard import seeds
-from mmard.attacks import Trial, Untargeted
+from mmard.attacks import UntargetedPGD
 from mmard.balls import Budget
 from mmard.data import DATA, ImageSet, Splits, load
 from mmard.errors import Refused
 from mmard.evaluation.boundary import METHOD, Proximity, proximity
-from mmard.evaluation.evaluate import Measured
-from mmard.evaluation.examine import Keeper, examine
-from mmard.evaluation.findings import Teacher, Wanted, counts
-from mmard.evaluation.suite import read
+from mmard.evaluation.evaluate import Measured, Protocol, perturbed
+from mmard.evaluation.examine import Recorder, examine
+from mmard.evaluation.findings import FindingsPlan, Teacher, counts
 from mmard.files import FACTS, read_json, temporaries, weights_hash, write_json
 from mmard.job import own_examples, prepare, teacher_of
 from mmard.models import parameter_count
@@ -290,30 +289,27 @@ def _measured(cell: Cell, settings: Settings, images: ImageSet, run: Run, progre
     budget, device = Budget(settings.eps, settings.norm), pick_device(settings.device)
     figures: dict[str, dict[str, Any]] = {}
     checks: dict[str, list[str]] = {}
-    keep = Keeper(run)
+    keep = Recorder(run)
     weights: dict[str, str] = {}
     parameters, data, earlier = 0, "", list[Measured]()
     for which in ("last", "best"):
         network = load_network(str(run.path), which=which).module.to(device)
         parameters = parameter_count(network)
         if earlier and weights_hash(network) == earlier[0].score.weights:
-            measured = [Measured(replace(each.score, which=which), each.mask) for each in earlier]
+            measured = [replace(each, score=replace(each.score, which=which)) for each in earlier]
             for each in measured:
                 keep.score(each)
             checks[which] = checks["last"]
         else:
-            keep = Keeper(run)
+            keep = Recorder(run)
             measured = examine(
                 network,
                 images,
-                list(cell.attacks),
-                budget,
-                Wanted(),
+                Protocol.read(cell.attacks, budget, images.num_classes, seed=SEED, batch_size=BATCH_SIZE),
+                FindingsPlan(),
                 keep,
                 split="test",
                 which=which,
-                seed=SEED,
-                batch_size=BATCH_SIZE,
                 folder=run.autoattack,
             )
             checks[which] = [
@@ -389,13 +385,14 @@ def boundary_statistics(
     """
     train = _sampled(splits.train, "train")
     test = _sampled(splits.test, "test")
-    trial = next(each for each in read(specs, budget, train.num_classes) if isinstance(each, Trial))
+    attacks = Protocol.read(specs, budget, train.num_classes).attacks
+    attack = next(each for each in attacks if isinstance(each, UntargetedPGD))
     device = next(student.parameters()).device
     found: dict[str, Any] = {
         "teacher": teacher.source,
         "images": len(train),
         "test_images": len(test),
-        "attack": trial.label,
+        "attack": attack.label,
         "nearest_by": f"{METHOD}, on {min(NEAREST, len(train))} images",
         "edges": EDGES,
     }
@@ -408,9 +405,9 @@ def boundary_statistics(
         found["left_out"] = str(refusal)
     inputs = {
         "own": (own, train.y, NEAREST),
-        "usual": (_attacked(student, train, trial, budget, device), train.y, 0),
+        "usual": (_attacked(student, train, attack, budget, device), train.y, 0),
         "plain": (train.x.float() / 255, train.y, 0),
-        "test": (_attacked(student, test, trial, budget, device), test.y, NEAREST),
+        "test": (_attacked(student, test, attack, budget, device), test.y, NEAREST),
     }
     for name, (x, y, nearest) in inputs.items():
         found[name] = None if x is None else _both(student, teacher.module, x, y, budget.norm, nearest)
@@ -443,14 +440,16 @@ def _agreement(student: nn.Module, teacher: nn.Module, x: Tensor) -> float:
     return same / len(x)
 
 
-def _attacked(model: nn.Module, images: ImageSet, trial: Trial, budget: Budget, device: torch.device) -> Tensor:
+def _attacked(
+    model: nn.Module, images: ImageSet, attack: UntargetedPGD, budget: Budget, device: torch.device
+) -> Tensor:
     """All images attacked, those too that are misread as they are, as a training attacks them."""
     made = []
     with evaluating(model), frozen(model):
         for number, (x, y) in enumerate(_batches(images)):
             x, y = x.to(device), y.to(device)
-            generator = seeds.generator(device, 0, "nearness", trial.spec, number)  # as in every record
-            made.append(trial.attack(model, Untargeted(y, trial.loss), x, budget, generator=generator).float().cpu())
+            generator = seeds.generator(device, 0, "nearness", attack.spec, number)  # as in every record
+            made.append(perturbed(attack, model, x, y, budget, generator, "boundary").float().cpu())
     return torch.cat(made)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmard.attacks import trial
+from mmard.attacks import read_attack
 from mmard.attacks.autoattack import is_named
 from mmard.balls import Budget
 from mmard.data import Splits
@@ -95,7 +95,9 @@ class TimeEstimate:
             total += images * (count.forwards * forward + backwards * backward)
         both = sum(self._unit(name, settings))
         budget = Budget(settings.eps, settings.norm)
-        total += settings.epochs * len(self.splits.val) * (1 + trial(settings.val_attack, budget).attack.steps) * both
+        total += (
+            settings.epochs * len(self.splits.val) * (1 + read_attack(settings.val_attack, budget).climb.steps) * both
+        )
         # Last and best weights.
         return total + 2 * min(cell.images or test, test) * SURVIVING * _steps(cell, budget) * both
 
@@ -161,7 +163,7 @@ def _steps(cell: Cell, budget: Budget) -> float:
     """Forwards and backwards together that an image costs which survives all attacks."""
     total = 1.0 + (BOUNDARY_STEPS if cell.boundary else 0)
     for spec in cell.attacks:
-        attack = None if is_named(spec) else trial(spec, budget).attack
+        attack = None if is_named(spec) else read_attack(spec, budget).climb
         total += attack.steps * getattr(attack, "restarts", 1) if attack is not None else ENSEMBLE_STEPS
     return total
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmard import seeds
-from mmard.attacks import Attack
+from mmard.attacks import TrainingAttack
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point, Terms
 from mmard.data.batches import check_images, check_labels
@@ -219,7 +219,7 @@ class Step:
         self,
         method: Method,
         nets: Mapping[str, nn.Module],
-        attack: Attack,
+        attack: TrainingAttack,
         budget: Budget,
         seed: int = 0,
         ascent: Ascent = plain,

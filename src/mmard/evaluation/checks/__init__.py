@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
-from mmard.attacks.autoattack import is_black_box
-from mmard.balls import Budget
+from mmard.attacks import is_black_box
 from mmard.data.image_set import ImageSet
-from mmard.evaluation.checks.attacks import Bench, attacked, compared
+from mmard.evaluation.checks.attacks import Sample, attacked, compared
 from mmard.evaluation.checks.checked import Checked, Verdict, skipped
 from mmard.evaluation.checks.network import NAMES as GRADIENT_CHECKS
 from mmard.evaluation.checks.network import (
@@ -28,7 +28,7 @@ from mmard.evaluation.checks.network import (
     sample,
     softmax_outputs,
 )
-from mmard.evaluation.evaluate import Measured, Progress, labelled
+from mmard.evaluation.evaluate import Measured, Progress, Protocol, labelled
 
 __all__ = ["CHECKS", "Checked", "Verdict", "cheap", "compared", "thorough"]
 
@@ -53,7 +53,8 @@ LOOKED_AT, ATTACKED = 128, 200
 """Images that the cheap checks look at, and images that the thorough ones attack."""
 
 
-def cheap(model: nn.Module, images: ImageSet, budget: Budget, *, seed: int = 0, batch_size: int = 250) -> list[Checked]:
+@torch.inference_mode(False)
+def cheap(model: nn.Module, images: ImageSet, protocol: Protocol) -> list[Checked]:
     """The checks that need no attack: six passes over 64 images, and five with two gradients over 128.
 
     The network is asked in eval mode and is afterwards as it was, its state included; nobody's random state is touched.
@@ -61,14 +62,13 @@ def cheap(model: nn.Module, images: ImageSet, budget: Budget, *, seed: int = 0, 
     Args:
         model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
         images: the images of the evaluation, from which a sample is drawn.
-        budget: of the evaluation; distances along the gradient are shares of its radius.
-        seed: of the sample.
-        batch_size: images asked at once, at most.
+        protocol: of the evaluation. Its seed draws the sample, of no more images than a batch has; distances along the
+            gradient are shares of its radius.
 
     Raises:
         Refused: if logits are not finite.
     """
-    x, y = labelled(model, images, sample(images, min(LOOKED_AT, batch_size), seed))
+    x, y = labelled(model, images, sample(images, min(LOOKED_AT, protocol.batch_size), protocol.seed))
     some = x[: LOOKED_AT // 2]
     with Probe(model, some) as probe:
         answers = asked(probe, some)
@@ -76,21 +76,22 @@ def cheap(model: nn.Module, images: ImageSet, budget: Budget, *, seed: int = 0, 
         findings.append(one_class(answers, y[: len(some)]))
         if is_black_box(model):
             return [*findings, *(skipped(check, NO_GRADIENT) for check in GRADIENT_CHECKS)]
+        if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+            why = "the weights were made under torch.inference_mode, where autograd records nothing"
+            return [*findings, *(skipped(check, why) for check in GRADIENT_CHECKS)]
         if probe.backward or not answers.steady:
             why = "answers depend on more than the image and the seed, so that two of them cannot be compared"
             return [*findings, *(skipped(check, why) for check in GRADIENT_CHECKS)]
-        return [*findings, *gradients(probe, x, y, budget)]
+        return [*findings, *gradients(probe, x, y, protocol.budget)]
 
 
 def thorough(
     model: nn.Module,
     images: ImageSet,
-    budget: Budget,
+    protocol: Protocol,
     *,
     measured: Sequence[Measured] = (),
     known: Sequence[Checked] | None = None,
-    seed: int = 0,
-    batch_size: int = 250,
     first: int = ATTACKED,
     progress: Progress | None = None,
 ) -> list[Checked]:
@@ -102,15 +103,13 @@ def thorough(
     Args:
         model: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
         images: the images of the evaluation.
-        budget: of the evaluation.
+        protocol: of the evaluation.
         measured: its figures, on these images.
         known: what `cheap` found; it is asked if this is not given.
-        seed: of the sample and of the attacks.
-        batch_size: images attacked at once.
         first: how many images are drawn.
         progress: told how far each attack is.
     """
     if known is None:
-        known = cheap(model, images, budget, seed=seed, batch_size=batch_size)
-    bench = Bench(model, images, budget, measured, sample(images, first, seed), seed, batch_size, progress)
-    return attacked(bench, measured, known)
+        known = cheap(model, images, protocol)
+    drawn = Sample(model, images, protocol, measured, sample(images, first, protocol.seed), progress)
+    return attacked(drawn, measured, known)

@@ -9,7 +9,6 @@ arXiv:2003.01690 (a loss that cannot be scaled away).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -18,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks import PGD, Trial, trial
+from mmard.attacks import PGD, Attack, AutoAttack, UntargetedPGD, read_attack
 from mmard.attacks.apgd import APGD
-from mmard.attacks.autoattack import Ensemble
+from mmard.attacks.authors import Authors
 from mmard.attacks.square import Square
 from mmard.balls import Budget, as_fraction
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.checks.checked import CHANCE, Checked, exceeds, judged, reversal, skipped
 from mmard.evaluation.checks.network import NO_GRADIENT
-from mmard.evaluation.evaluate import Measured, Progress, auto_attack, evaluate
+from mmard.evaluation.evaluate import Measured, Progress, Protocol, measure
 from mmard.evaluation.score import Mask
+from mmard.evaluation.transfer import Transferred
 from mmard.files import weights_hash
-from mmard.ops import ce
 
 RISE = 0.01
 """Share of images by which a stronger attack may leave more. One that keeps its step and returns its last point ends a
@@ -40,9 +39,6 @@ RESCALED_SHARE = 0.1
 BLACK_SHARE = 0.01
 """Share of images that black-box attacks may break beyond white-box ones."""
 
-_CLIMB = re.compile(r"(?P<kind>pgd|cw)-(?P<steps>\d+)(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
-_WHOLE = re.compile(r"aa(-rand)?(@\w+)?")
-_PART = re.compile(r"(?:aa(?:-rand)?(?:@\w+)?\.)?(?P<attack>apgd-ce|apgd-t|apgd-dlr|fab-t|square)(?:@\w+)?")
 Pair = tuple[Measured, Measured]
 """An attack and one that should be no weaker."""
 
@@ -82,13 +78,13 @@ def depends(known: Sequence[Checked]) -> bool:
 def rescaled_loss(measured: Sequence[Measured]) -> Checked:
     """How much a loss that no scale of the logits flattens finds beyond cross-entropy."""
     check = "rescaled-loss"
-    pairs = [(a, b) for a in _climbs(measured, "pgd") for b in _climbs(measured, "cw") if _same_ball(a, b)]
+    pairs = [(a, b) for a in _climbs(measured, "ce") for b in _climbs(measured, "margin") if _same_ball(a, b)]
     if pairs:
         ce = max((a for a, _ in pairs), key=lambda a: (_effort(a), -a.score.correct))
         beside = min((b for a, b in pairs if a is ce), key=lambda b: abs(_effort(b) - _effort(ce)))
     else:
-        rescaled = [m for m in measured if _stage(m) in ("apgd-t", "apgd-dlr")]
-        pairs = [(a, b) for a in measured if _stage(a) == "apgd-ce" for b in rescaled if _same_ball(a, b)]
+        rescaled = [m for m in measured if _apgd(m) in ("targeted-dlr", "dlr")]
+        pairs = [(a, b) for a in measured if _apgd(a) == "ce" for b in rescaled if _same_ball(a, b)]
         if not pairs:
             return skipped(check, "needs pgd and cw, or aa, on the same images, e.g. --attack pgd-20,cw-30")
         ce, beside = pairs[0]
@@ -103,8 +99,8 @@ def rescaled_loss(measured: Sequence[Measured]) -> Checked:
 def single_step(measured: Sequence[Measured]) -> Checked:
     """FGSM against attacks of many steps."""
     check = "fgsm-beats-pgd"
-    single = [m for m in measured if m.score.attack == "fgsm"]
-    pairs = [(a, b) for a in single for b in _climbs(measured, "pgd") if _same_ball(a, b) and _steps(b) >= 10]
+    single = [m for m in measured if m.attack is not None and m.attack.spec == "fgsm" and not _transferred(m)]
+    pairs = [(a, b) for a in single for b in _climbs(measured, "ce") if _same_ball(a, b) and _steps(b) >= 10]
     if not pairs:
         return skipped(check, "needs fgsm and pgd of ten steps or more on the same images")
     means = "many steps get stuck where one does not: the gradient is masked around the images"
@@ -114,7 +110,7 @@ def single_step(measured: Sequence[Measured]) -> Checked:
 def more_steps(measured: Sequence[Measured]) -> Checked:
     """The same attack with more steps."""
     check = "more-steps"
-    runs = sorted((m for kind in ("pgd", "cw") for m in _climbs(measured, kind)), key=_steps)
+    runs = sorted((m for loss in ("ce", "margin") for m in _climbs(measured, loss)), key=_steps)
     pairs = [
         (a, b)
         for a, b in combinations(runs, 2)
@@ -145,7 +141,7 @@ def larger_radius(measured: Sequence[Measured]) -> Checked:
 def black_box(measured: Sequence[Measured]) -> Checked:
     """Square and transfer against attacks that see gradients."""
     check = "black-box-beats-white-box"
-    blind = [m for m in measured if _stage(m) == "square" or m.score.attack.startswith("transfer-")]
+    blind = [m for m in measured if _transferred(m) or (m.attack is not None and not m.attack.needs_gradient)]
     seeing = [m for m in measured if _sees(m)]
     pairs = [(a, b) for a in seeing for b in blind if _same_ball(a, b)]
     if not pairs:
@@ -170,8 +166,8 @@ def black_box_finding(left: Mask, then_left: Mask, seeing: str, blind: str) -> C
 def above_pgd(measured: Sequence[Measured]) -> Checked:
     """AutoAttack against the attacks that it should beat."""
     check = "autoattack-above-pgd"
-    wholes = [m for m in measured if _WHOLE.fullmatch(m.score.attack)]
-    singles = [m for m in measured if m.score.attack == "fgsm" or _CLIMB.fullmatch(m.score.attack)]
+    wholes = [m for m in measured if isinstance(m.attack, AutoAttack)]
+    singles = [m for m in measured if _climb(m) is not None]
     pairs = [(a, b) for a in singles for b in wholes if _same_ball(a, b)]
     if not pairs:
         return skipped(check, "needs aa and pgd or cw on the same images")
@@ -210,41 +206,50 @@ def _names(some: Sequence[Measured]) -> str:
     return ", ".join(dict.fromkeys(m.score.attack for m in some))
 
 
-def _climbs(measured: Sequence[Measured], kind: str) -> list[Measured]:
-    return [m for m in measured if (found := _CLIMB.fullmatch(m.score.attack)) and found["kind"] == kind]
+def _transferred(m: Measured) -> bool:
+    """Whether its examples were made on another network."""
+    return isinstance(m.score, Transferred)
 
 
-def _stage(m: Measured) -> str | None:
-    """Which attack of AutoAttack this is, alone or within it."""
-    found = _PART.fullmatch(m.score.attack)
-    return found and found["attack"]
+def _climb(m: Measured) -> UntargetedPGD | None:
+    """The attack of PGD's family that was made on the network itself, FGSM included."""
+    return m.attack if isinstance(m.attack, UntargetedPGD) and not _transferred(m) else None
+
+
+def _climbs(measured: Sequence[Measured], loss: str) -> list[Measured]:
+    """Figures of PGD on this loss; FGSM is none."""
+    return [m for m in measured if (found := _climb(m)) and found.loss == loss and found.spec != "fgsm"]
+
+
+def _apgd(m: Measured) -> str | None:
+    """The loss of APGD, alone or within AutoAttack."""
+    attack = m.attack.own if isinstance(m.attack, Authors) else m.attack
+    return attack.loss if isinstance(attack, APGD) else None
 
 
 def _sees(m: Measured) -> bool:
-    name = m.score.attack
-    return name == "fgsm" or _CLIMB.fullmatch(name) is not None or _stage(m) not in (None, "square")
-
-
-def _part(m: Measured, part: str) -> str | None:
-    found = _CLIMB.fullmatch(m.score.attack)
-    assert found is not None
-    return found[part]
+    """Whether one attack followed the network's own gradient."""
+    attack = m.attack
+    return attack is not None and attack.needs_gradient and not isinstance(attack, AutoAttack) and not _transferred(m)
 
 
 def _steps(m: Measured) -> int:
-    return int(_part(m, "steps") or 0)
+    assert isinstance(m.attack, UntargetedPGD)
+    return m.attack.climb.steps
 
 
 def _restarts(m: Measured) -> int:
-    return int(_part(m, "restarts") or 1)
+    assert isinstance(m.attack, UntargetedPGD)
+    return m.attack.climb.restarts
 
 
 def _effort(m: Measured) -> int:
     return _steps(m) * _restarts(m)
 
 
-def _manner(m: Measured) -> tuple[str | None, str | None]:
-    return _part(m, "kind"), _part(m, "step")
+def _manner(m: Measured) -> tuple[str, float]:
+    assert isinstance(m.attack, UntargetedPGD)
+    return m.attack.loss, m.attack.climb.step_size
 
 
 def _comparable(a: Measured, b: Measured) -> bool:
@@ -256,10 +261,7 @@ def _same_ball(a: Measured, b: Measured) -> bool:
     return _comparable(a, b) and (a.score.norm, a.score.eps) == (b.score.norm, b.score.eps)
 
 
-# subset ---------------------------------------------------------------------------------------------------------------
-# Checks that need attacks of their own, made on a sample of the images.
-
-
+# checks that need attacks of their own, made on a sample of the images ----------------------------------------------
 QUERIES = 1000
 HUGE = Budget(0.5)
 """Grey is within reach of every image, and there all images look the same. Every ball of the other norms that has this
@@ -270,87 +272,70 @@ SEEING_STEPS = 50
 """Of APGD on what the attacks above leave; its steps shrink where theirs run to and fro."""
 
 
-class Bench:
+class Sample:
     """Attacks on a sample of the images; what was measured on all of them is read off rather than measured again."""
 
     def __init__(
         self,
         model: nn.Module,
         images: ImageSet,
-        budget: Budget,
+        protocol: Protocol,
         measured: Sequence[Measured],
         rows: Tensor,
-        seed: int,
-        batch_size: int,
         progress: Progress | None,
     ) -> None:
-        self._model, self.budget, self.sample = model, budget, images.take(rows)
-        self._seed, self._batch_size, self._progress = seed, batch_size, progress
-        facts, here = (weights_hash(model), images.fingerprint(), len(images)), self.sample.fingerprint()
+        self._model, self.images = model, images.take(rows)
+        self._protocol, self._progress = replace(protocol, engine="plain"), progress
+        facts, here = (weights_hash(model), images.fingerprint(), len(images)), self.images.fingerprint()
         self._known: dict[tuple[str, str | None, float | None], Measured] = {}
         for m in measured:
             if (m.score.weights, m.score.data, len(m.mask)) == facts:
                 mask = m.mask[rows.numpy()]
                 score = replace(m.score, n=len(mask), correct=int(mask.sum()), data=here)
-                self._known[m.score.attack, m.score.norm, m.score.eps] = Measured(score, mask)
+                self._known[m.score.attack, m.score.norm, m.score.eps] = Measured(score, mask, m.attack)
 
-    def under(self, attack: str | Trial, budget: Budget | None = None) -> Measured:
+    @property
+    def budget(self) -> Budget:
+        """That of the evaluation."""
+        return self._protocol.budget
+
+    def under(self, attack: str | UntargetedPGD, budget: Budget | None = None) -> Measured:
         """The sample under an attack."""
         ball = budget or self.budget
-        spec = attack if isinstance(attack, str) else attack.spec
-        key = (spec, ball.norm, ball.eps)
+        key = (attack if isinstance(attack, str) else attack.spec, ball.norm, ball.eps)
         if key not in self._known:
-            made = trial(attack, ball) if isinstance(attack, str) else attack
-            _, self._known[key] = evaluate(
-                self._model,
-                self.sample,
-                [made],
-                ball,
-                split="checks",
-                which="checks",
-                seed=self._seed,
-                batch_size=self._batch_size,
-                progress=self._tell,
-                engine="plain",
-            )
+            made = read_attack(attack, ball) if isinstance(attack, str) else attack
+            _, self._known[key] = self._measure(self.images, made, ball)
         return self._known[key]
 
-    def after(self, standing: Mask, name: str, attack: APGD | Square) -> Mask:
-        """Who of those that stand also stands after this attack, (n,)."""
-        rows = np.flatnonzero(standing)
-        left = standing.copy()
+    def after(self, surviving: Mask, attack: APGD | Square) -> Mask:
+        """Which of the survivors also survive this attack, (n,)."""
+        rows = np.flatnonzero(surviving)
+        left = surviving.copy()
         if len(rows):
-            found = auto_attack(
-                self._model,
-                self.sample.take(torch.from_numpy(rows)),
-                self.budget,
-                ensemble=Ensemble(name, name, {name: attack}),
-                split="checks",
-                which="checks",
-                seed=self._seed,
-                batch_size=self._batch_size,
-                progress=self._tell,
-                engine="plain",
-            )
-            left[rows] = found[-1].mask
+            left[rows] = self._measure(self.images.take(torch.from_numpy(rows)), attack, self.budget)[-1].mask
         return left
 
-    def _tell(self, attack: str, done: int, of: int, standing: int) -> None:
+    def _measure(self, images: ImageSet, attack: Attack, budget: Budget) -> list[Measured]:
+        protocol = self._protocol.only(attack, budget=budget)
+        return measure(self._model, images, protocol, split="checks", which="checks", progress=self._tell)
+
+    def _tell(self, attack: str, done: int, of: int, surviving: int) -> None:
         if self._progress is not None:
-            self._progress(f"check: {attack}", done, of, standing)
+            self._progress(f"check: {attack}", done, of, surviving)
 
 
-def attacked(bench: Bench, measured: Sequence[Measured], known: Sequence[Checked]) -> list[Checked]:
+def attacked(sample: Sample, measured: Sequence[Measured], known: Sequence[Checked]) -> list[Checked]:
     """The checks on verdicts, on the sample where the figures measured do not allow them, and the huge radius."""
-    eps, norm = bench.budget.eps, bench.budget.norm
+    eps, norm = sample.budget.eps, sample.budget.norm
     radii = [Budget(r, norm) for r in (eps / 2, eps, 2 * eps) if norm != "linf" or r <= 1]
     dear: dict[str, Callable[[], Checked]] = {
-        "rescaled-loss": lambda: rescaled_loss([bench.under(a) for a in ("pgd-20", "cw-20")]),
-        "fgsm-beats-pgd": lambda: single_step([bench.under(a) for a in ("fgsm", "pgd-20")]),
-        "more-steps": lambda: more_steps([bench.under(a) for a in ("pgd-20", "pgd-100")]),
-        "larger-radius": lambda: larger_radius([bench.under("pgd-20", ball) for ball in radii]),
-        "huge-radius": lambda: huge_radius(bench),
-        "black-box-beats-white-box": lambda: _black_box(bench),
+        "rescaled-loss": lambda: rescaled_loss([sample.under(a) for a in ("pgd-20", "cw-20")]),
+        "fgsm-beats-pgd": lambda: single_step([sample.under(a) for a in ("fgsm", "pgd-20")]),
+        "more-steps": lambda: more_steps([sample.under(a) for a in ("pgd-20", "pgd-100")]),
+        "larger-radius": lambda: larger_radius([sample.under("pgd-20", ball) for ball in radii]),
+        "huge-radius": lambda: huge_radius(sample),
+        "black-box-beats-white-box": lambda: _black_box(sample),
     }
     free = {finding.check: finding for finding in compared(measured, known=known)}
     why_not = _why_not(known)
@@ -378,13 +363,13 @@ def _why_not(known: Sequence[Checked]) -> str | None:
     return None
 
 
-def huge_radius(bench: Bench) -> Checked:
+def huge_radius(sample: Sample) -> Checked:
     """Cross-entropy from the image itself, so far that nothing of the image need be left."""
     step = HUGE.eps / 8
-    attack = Trial("pgd-huge", f"PGD-{HUGE_STEPS} (CE, step {step:g}, no start)", PGD(HUGE_STEPS, step, "none"), ce)
-    m = bench.under(attack, HUGE)
+    attack = UntargetedPGD("pgd-huge", "PGD", PGD(HUGE_STEPS, step, "none"))
+    m = sample.under(attack, HUGE)
     n, correct = m.score.n, m.score.correct
-    share = float(bench.sample.class_counts().max()) / n
+    share = float(sample.images.class_counts().max()) / n
     says = f"{correct} of {n} images are read rightly after {HUGE_STEPS} steps on cross-entropy at linf 0.5"
     suspicious = exceeds(correct, n, share)
     if suspicious:
@@ -395,10 +380,10 @@ def huge_radius(bench: Bench) -> Checked:
     return judged("huge-radius", suspicious, says, images=n, correct=correct, largest_class=share)
 
 
-def _black_box(bench: Bench) -> Checked:
-    left = np.logical_and.reduce([bench.under(attack).mask for attack in SEEING])
-    losses = ("ce", "dlr") if bench.sample.num_classes >= 3 else ("ce",)
-    for loss in losses:
-        left = bench.after(left, f"apgd-{loss}", APGD(loss, SEEING_STEPS))
-    seeing = ", ".join((*SEEING, *(f"apgd-{loss}" for loss in losses)))
-    return black_box_finding(left, bench.after(left, "square", Square(QUERIES)), seeing, f"square ({QUERIES} queries)")
+def _black_box(sample: Sample) -> Checked:
+    left = np.logical_and.reduce([sample.under(attack).mask for attack in SEEING])
+    further = [APGD(loss, SEEING_STEPS) for loss in (("ce", "dlr") if sample.images.num_classes >= 3 else ("ce",))]
+    for attack in further:
+        left = sample.after(left, attack)
+    seeing = ", ".join((*SEEING, *(attack.spec for attack in further)))
+    return black_box_finding(left, sample.after(left, Square(QUERIES)), seeing, f"square ({QUERIES} queries)")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard import seeds
+from mmard.attacks.queries import logits_of
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
@@ -55,7 +56,7 @@ class Probe:
             original = _state(self._model)
             stack.callback(self._leave, original, [p for p in self._model.parameters() if p.grad is None])
             with self._seeded(0), torch.no_grad():
-                self._model(self._x)
+                logits_of(self._model, self._x)
             self._now = _state(self._model) if _differing(self._model, original) else original
             self._stack = stack.pop_all()
         return self
@@ -84,7 +85,7 @@ class Probe:
         """Loss (B,) and its gradient by the input (B, ...); None where autograd finds no way to the input."""
         x = x.detach().requires_grad_()
         with self._watched(0), torch.enable_grad():
-            value = loss(self._model(x), y)
+            value = loss(logits_of(self._model, x), y)
             if not value.requires_grad:
                 return None
             (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
@@ -94,11 +95,11 @@ class Probe:
         try:
             # Whatever a backward pass needs of the forward pass is unpacked by it, whoever asks for it and however.
             with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, unpack):
-                return self._model(x)
+                return logits_of(self._model, x)
         except RuntimeError as error:
             if "saved tensor hooks" not in str(error):
                 raise
-            return self._model(x)  # torch.func inside the network does not go with them
+            return logits_of(self._model, x)  # torch.func inside the network does not go with them
 
     @contextmanager
     def _watched(self, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
