@@ -7,6 +7,7 @@ A table stands between `<!-- table: NAME (make docs) -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -22,7 +23,7 @@ from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
-    "README.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md", "docs/settings.md",
+    "README.md", "docs/architecture.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md", "docs/settings.md",
     "docs/results/cifar10-jpeg.md", "docs/results/digits-saad.md",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -199,7 +200,25 @@ def released_code() -> str:
     return table(("code of", "does", "ours", "test"), rows)
 
 
+def architecture() -> str:
+    """Every file of the package by floor, from the top down, with the first sentence of its docstring and its lines."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from test_architecture import FILES, FLOORS, PACKAGE, TREES, floors_of
+
+    parts = []
+    for floor in sorted(FLOORS, reverse=True):
+        rows: list[tuple[object, ...]] = []
+        for path in (path for path in FILES if floors_of(path) == [floor]):
+            first = (ast.get_docstring(TREES[path]) or "").split("\n\n")[0]
+            relative = path.relative_to(PACKAGE).as_posix()
+            says = re.split(r"(?<=[.?])\s", " ".join(first.split()))[0]
+            rows.append((f"[{relative}](../src/mmard/{relative})", says))
+        parts.append(f"### Floor {floor}\n\n" + table(("file", "what it is"), rows))
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "architecture": architecture,
     "methods": methods,
     "costs": costs,
     "parameters": method_parameters,
