@@ -18,12 +18,13 @@ from pathlib import Path
 
 from mmard.methods import METHODS, PLUGINS, build, parameters
 from mmard.plan import count_passes
-from mmard.settings import DistillSettings, Settings, TrainSettings
+from mmard.settings import TAUGHT, Settings
 from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
-    "README.md", "docs/architecture.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md", "docs/settings.md",
+    "README.md", "docs/architecture.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md",
+    "docs/settings.md",
     "docs/results/cifar10-jpeg.md", "docs/results/digits-saad.md",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -98,10 +99,8 @@ def argument_sentences(make: Callable[..., object]) -> dict[str, str]:
 
 def settings() -> str:
     """Every setting with its default and its sentence, by panel."""
-    own = {name: "train" for name in TrainSettings.model_fields if name not in Settings.model_fields}
-    own |= {name: "distill" for name in DistillSettings.model_fields if name not in Settings.model_fields}
     parts = []
-    fields = {**Settings.model_fields, **TrainSettings.model_fields, **DistillSettings.model_fields}
+    fields = Settings.model_fields
     panels = dict.fromkeys(str(field.json_schema_extra["panel"]) for field in fields.values())  # type: ignore[index]
     for panel in panels:
         rows: list[tuple[object, ...]] = []
@@ -109,7 +108,7 @@ def settings() -> str:
             if field.json_schema_extra["panel"] != panel:  # type: ignore[index]
                 continue
             default = "required" if field.is_required() else field.default
-            where = f" ({own[name]} only)" if name in own else ""
+            where = " (distill only)" if name in TAUGHT else ""
             shown = "8/255" if name == "eps" else "" if default is None or default == {} else default
             rows.append((code(name), shown, f"{field.description}{where}"))
         parts.append(f"### {panel}\n\n" + table(("name", "default", "what it is"), rows))

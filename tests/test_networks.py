@@ -60,6 +60,7 @@ def test_a_run_folder_is_rebuilt(normalise: str, which: str, tmp_path: Path) -> 
         found = load_network(str(run.path), which=which, **wanted)
         assert same(state(found.module), state(module)), "buffers of the normalisation included"
         assert agree(found, module)
+        assert not found.module.training
     assert found.source == f"run ({which}, epoch {2 if which == 'best' else 3})"
     assert found.facts["network"] == "cnn-4"
     assert found.facts["normalised"] == (normalise == "data")

@@ -35,7 +35,7 @@ class Network:
     """A network and where it came from.
 
     Attributes:
-        module: inputs (B, C, H, W) in [0, 1] to logits (B, classes).
+        module: inputs (B, C, H, W) in [0, 1] to logits (B, classes), in eval mode where it was loaded.
         facts: what `network_facts` wrote beside its weights; {} for a foreign file.
         source: a line for records: a run folder and which weights, a file, or a name.
     """
@@ -123,7 +123,7 @@ def load_network(
     else:
         tensors, facts = Run.open(path).load_weights(which)
         source = f"{path.name} ({which}, epoch {facts.get('epoch', '?')})"
-    return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}"), facts, source)
+    return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}").eval(), facts, source)
 
 
 def refuse_nowhere(spec: str, who: str = "network") -> None:

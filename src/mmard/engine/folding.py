@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -246,7 +248,8 @@ def fused(network: nn.Module, x: Tensor, affine: bool) -> nn.Module | None:
         affine: whether BatchNorms that are left become `Affine`.
     """
     try:
-        with warnings.catch_warnings():
+        # torch.fx prints the traceback of what fails in it, though the failure is ours to take.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             graph = _Tracer().trace(network)
             module = fx.GraphModule(network, graph)

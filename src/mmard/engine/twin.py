@@ -24,6 +24,8 @@ from mmard.errors import Refused, unknown
 from mmard.modes import evaluating, frozen
 from mmard.seeds import generator
 
+REPEATS = 4
+"""Times that a network answers the same images, so that one that decides at random is found out."""
 SLOPES_AGREE = 0.2
 """Relative distance of input gradients: a wrong graph is off by its whole length, rounding by a thousandth of it."""
 
@@ -184,11 +186,18 @@ class Twin(nn.Module):
         return network
 
     def _check(self, x: Tensor) -> None:
-        """Refuse to be a twin that answers otherwise. A wrong gradient is refused as well, since attacks follow it."""
+        """Refuse to be a twin that answers otherwise. A wrong gradient is refused as well, since attacks follow it.
+
+        What a network draws, by whatever generator, would be frozen in its twin; so one that answers the same images
+        in several ways has none.
+        """
         slopes, answers = [], []
+        within = 1e-4 if x.dtype == torch.float32 else 1e-9
         try:
             with evaluating(self.source), frozen(self.source), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                with torch.no_grad():
+                    first, *again = (self.source(x) for _ in range(REPEATS))
                 for network in (self.source, self):
                     at = x.clone().requires_grad_()
                     with torch.enable_grad():
@@ -203,10 +212,12 @@ class Twin(nn.Module):
             raise Unfit(f"its twin fails ({type(error).__name__})") from error
         if not all(t.isfinite().all() for t in (*answers, *slopes)):
             raise Unfit("its logits are not finite")
+        if not all(agree(other, first, within / 10) for other in again):
+            raise Unfit("it does not answer the same images alike")
         if self.body != x.dtype:
             return
         far = (slopes[1] - slopes[0]).norm() > SLOPES_AGREE * slopes[0].norm()
-        if far or not agree(answers[1], answers[0], 1e-4 if x.dtype == torch.float32 else 1e-9):
+        if far or not agree(answers[1], answers[0], within):
             raise Unfit("its twin answers otherwise")
 
     # use --------------------------------------------------------------------------------------------------------------
