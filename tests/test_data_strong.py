@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mmard.data.augment import (
     AUGMENTATIONS,
-    CHANGES,
     COLOUR,
     SHAPE,
+    TRANSFORMS,
     StrongAugmentation,
     StrongViews,
     augmentation,
@@ -35,12 +35,12 @@ def pictures(n: int = 6, side: int = 12, channels: int = 3, seed: int = 0) -> Te
 
 def changed(name: str, x: Tensor, strength: float, sign: bool = False, axis: bool = True) -> Tensor:
     n = len(x)
-    return CHANGES[name](x, torch.full((n,), strength), torch.full((n,), sign), torch.full((n,), axis))
+    return TRANSFORMS[name](x, torch.full((n,), strength), torch.full((n,), sign), torch.full((n,), axis))
 
 
 @pytest.mark.parametrize("table", [COLOUR, SHAPE])
 def test_the_changes_share_out_all_draws(table: dict[str, tuple[float, float, float]]) -> None:
-    assert set(table) == set(CHANGES)
+    assert set(table) == set(TRANSFORMS)
     assert sum(probability for probability, _, _ in table.values()) == pytest.approx(1)
 
 
@@ -104,7 +104,7 @@ def test_a_shear_of_one_moves_each_line_by_its_distance_from_the_middle(axis: bo
 
 
 def test_crop_shift_keeps_a_rectangle_and_loses_fewer_lines_than_its_reach() -> None:
-    a = StrongAugmentation(reach=5, changes=(), erase=0.0, flip=False)
+    a = StrongAugmentation(reach=5, transforms=(), erase=0.0, flip=False)
     rows = torch.arange(1.0, 11).view(1, 1, 10, 1).expand(400, 1, 10, 8) / 20
     columns = torch.arange(1.0, 9).view(1, 1, 1, 8).expand(400, 1, 10, 8) / 20
     x = torch.cat([rows, columns], 1)
@@ -123,7 +123,7 @@ def test_crop_shift_keeps_a_rectangle_and_loses_fewer_lines_than_its_reach() -> 
 
 
 def test_erasing_makes_one_black_rectangle_of_the_size_that_it_may_have() -> None:
-    a = StrongAugmentation(reach=1, changes=(), erase=1.0, flip=False)
+    a = StrongAugmentation(reach=1, transforms=(), erase=1.0, flip=False)
     found = a.apply(torch.ones(300, 1, 32, 32), a.draw(300, generator()))
     areas = []
     for image in found[:, 0]:
@@ -133,12 +133,12 @@ def test_erasing_makes_one_black_rectangle_of_the_size_that_it_may_have() -> Non
         areas.append(hole.float().mean().item())
     assert 0.01 < min(areas) < 0.05
     assert 0.28 < max(areas) < 0.36
-    none = StrongAugmentation(reach=1, changes=(), erase=0.0, flip=False)
+    none = StrongAugmentation(reach=1, transforms=(), erase=0.0, flip=False)
     assert torch.equal(none.apply(pictures(), none.draw(6, generator())), pictures())
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    a = StrongAugmentation(reach=1, changes=(), erase=0.0)
+    a = StrongAugmentation(reach=1, transforms=(), erase=0.0)
     x = pictures(1).expand(400, -1, -1, -1)
     found = a.apply(x, a.draw(400, generator()))
     mirrored = (found == x.flip(3)).flatten(1).all(1)

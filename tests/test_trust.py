@@ -13,7 +13,7 @@ import mmard
 from mmard.cli import answer
 from mmard.errors import Refused
 from mmard.files import load_tensors, save_tensors
-from mmard.trust import VARIABLE, refuse_untrusted, trust_code, trust_typed
+from mmard.trust import VARIABLE, refuse_untrusted, trust_typed
 
 calls: list[str] = []
 
@@ -64,7 +64,7 @@ def test_no_file_decides_which_code_runs(run: Path, capsys: pytest.CaptureFixtur
     assert calls == []
 
 
-def test_a_typed_name_counts() -> None:
+def test_a_typed_name_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in ([NAME], [f"--model={NAME}"], ["--teacher", f"T_nat={NAME}"], ["--teacher", f"runs/a,{NAME}"]):
         with pytest.raises(Refused):
             refuse_untrusted(NAME, "here")
@@ -72,11 +72,8 @@ def test_a_typed_name_counts() -> None:
         refuse_untrusted(NAME, "here")
         with pytest.raises(Refused):
             refuse_untrusted("os:abort", "here")
-        trust_code()
-        import os
-
-        os.environ[VARIABLE] = ""
-    done = mmard.train(NAME, data=picture_splits(), **QUICK)  # type: ignore[arg-type]
+        monkeypatch.setenv(VARIABLE, "")
+    done = mmard.train(NAME, data=picture_splits(), out=tmp_path / "r", **QUICK)  # type: ignore[arg-type]
     assert calls
     assert mmard.evaluate(done.run.path, picture_set(9), "fgsm", budget=0.1)[0].n == 9
 

@@ -1,12 +1,11 @@
 """Data sets: one table of sources, one way to load any of them, batches on the device, augmentation on the device.
 
-    image_set.py    ImageSet and Splits: what everything downstream is given
-    batches.py      a training epoch, addressed by (epoch, step); evaluation in order
-    augment.py      crop, flip, cutout: drawing a view and applying it are separate acts
-    part.py         reading images into memory or a memory-mapped file
+    image_set.py    ImageSet and Splits: what everything downstream is given; reading into memory or a mapped file
+    batches.py      a training epoch, addressed by (epoch, step); loaders and tensors of a user's own, checked
+    augment.py      crop, flip, cutout, IDBH: drawing a view and applying it are separate acts
     fetch.py        files from the Hugging Face hub, verified; the only module that uses the network
-    digits.py cifar.py svhn.py tiny_imagenet.py parquet.py folder.py npz.py    one source each
-    pickles.py images.py places.py optional.py                                 what sources are made of
+    arrays.py cifar.py folders.py parquet.py    the sources: digits, npz, svhn; CIFAR; folder, Tiny ImageNet; Parquet
+    decoding.py                                 what sources are made of
 
 Pixels are 8-bit until a batch is made; then they are float32 in [0, 1], and never normalised: models do that.
 """

@@ -1,7 +1,21 @@
-"""Pad-crop, flip and cutout for whole batches, in two acts: drawing the views, and applying them to images.
+"""Augmentation for whole batches, in two acts: drawing the views of images, and applying them.
 
-A view is a few integers per image, drawn on the CPU. So whoever remembers something about views of images (a teacher's
+A view is a few numbers per image, drawn on the CPU. So whoever remembers something about views of images (a teacher's
 predictions, say) can know the view before the pixels exist: pad 4 with flips has 9 x 9 x 2 = 162 of them.
+
+    Augmentation         crops of the zero-padded image, mirror images, cutout
+    StrongAugmentation   the recipe IDBH of teacher-free training
+
+IDBH: mirror by chance, crop-shift by fewer than `reach` pixels, one of eight transforms of colour or shape, erase a
+rectangle. Li, Spratling. "Data Augmentation Alone Can Improve Adversarial Training", ICLR 2023, arXiv:2301.09879.
+Zhong, Zheng, Kang, Li, Yang. "Random Erasing Data Augmentation", AAAI 2020, arXiv:1708.04896. Kinds of transform, their
+probabilities and ranges are those of the authors' released code (TreeLLi/DA-Alone-Improves-AT and code that carries its
+classes), read; the numbers of the paper's text were not. What its code does with an image library is written here as
+arithmetic on whole batches: colours in [0, 1] without rounding in between, and shapes by the nearest pixel. So images
+agree with it up to rounding, and draws do not.
+
+A transform takes images (B, C, H, W) in [0, 1], strengths (B,), a sign and an axis, bool (B,) each, and returns new
+images. The blends are those that image libraries agree on: strength 0 is the degenerate image, 1 the image itself.
 """
 
 from __future__ import annotations
@@ -17,14 +31,7 @@ from torch.nn import functional as F
 
 from mmard.errors import Refused, require, unknown
 
-# changes --------------------------------------------------------------------------------------------------------------
-# Changes of colour and shape for batches of images in [0, 1], each image by a strength of its own.
-#
-# A change takes images (B, C, H, W), strengths (B,), a sign and an axis, bool (B,) each, and returns new images. The
-# blends are those that image libraries agree on: strength 0 is the degenerate image, 1 the image itself.
-
-
-Change = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Transform = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 LUMA = (0.2989, 0.587, 0.114)
 """What red, green and blue weigh in a grey image."""
@@ -34,8 +41,8 @@ def nearest(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The pixels at these rows and columns, int64 (B, H, W) each; black where they are outside the image."""
     b, c, h, w = x.shape
     inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
-    places = (rows.clamp(0, h - 1) * w + columns.clamp(0, w - 1)).view(b, 1, h * w)
-    return x.flatten(2).gather(2, places.expand(b, c, h * w)).view(b, c, h, w) * inside[:, None]
+    flat = (rows.clamp(0, h - 1) * w + columns.clamp(0, w - 1)).view(b, 1, h * w)
+    return x.flatten(2).gather(2, flat.expand(b, c, h * w)).view(b, c, h, w) * inside[:, None]
 
 
 def grey(x: Tensor) -> Tensor:
@@ -123,7 +130,7 @@ def rotate(x: Tensor, strength: Tensor, sign: Tensor, axis: Tensor) -> Tensor:
     return _at(x, rows * angle.cos() + columns * angle.sin(), columns * angle.cos() - rows * angle.sin())
 
 
-CHANGES: dict[str, Change] = {
+TRANSFORMS: dict[str, Transform] = {
     "saturation": saturation,
     "brightness": brightness,
     "contrast": contrast,
@@ -133,24 +140,10 @@ CHANGES: dict[str, Change] = {
     "shear": shear,
     "rotate": rotate,
 }
-"""Name -> change."""
+"""Name -> transform."""
 
 
-# strong ---------------------------------------------------------------------------------------------------------------
-# The strong augmentation of teacher-free recipes: mirror, crop and shift, one change of colour or shape, erasing.
-#
-# Li, Spratling. "Data Augmentation Alone Can Improve Adversarial Training", ICLR 2023, arXiv:2301.09879 (IDBH). Zhong,
-# Zheng, Kang, Li, Yang. "Random Erasing Data Augmentation", AAAI 2020, arXiv:1708.04896.
-#
-#     mirror by chance  ->  crop-shift by fewer than `reach` pixels  ->  one of eight changes  ->  erase a rectangle
-#
-# Kinds of change, their probabilities and ranges are those of the authors' released code (TreeLLi/DA-Alone-Improves-AT
-# and code that carries its classes), read; the numbers of the paper's text were not. What its code does with an image
-# library is written here as arithmetic on whole batches: colours in [0, 1] without rounding in between, and shapes by
-# the nearest pixel. So images agree with it up to rounding, and draws do not.
-
-
-# Probability of each change, and the range of its strength.
+# Probability of each transform, and the range of its strength.
 COLOUR = {
     "saturation": (0.125, 0.1, 1.9),
     "brightness": (0.125, 0.5, 1.9),
@@ -181,33 +174,33 @@ class StrongViews:
 
     Args:
         place: mirror, strength of the crop, its share across, and the two corners, across and down.
-        change: which change, its strength, its sign, its axis.
+        transform: which one, its strength, its sign, its axis.
         hole: whether to erase, then area, shape, and corner of each try.
     """
 
     place: Tensor
-    change: Tensor
+    transform: Tensor
     hole: Tensor
 
     def take(self, rows: slice) -> StrongViews:
         """What was drawn for some of the images."""
-        return StrongViews(self.place[rows], self.change[rows], self.hole[rows])
+        return StrongViews(self.place[rows], self.transform[rows], self.hole[rows])
 
 
 @dataclass(frozen=True)
 class StrongAugmentation:
-    """Mirror, crop-shift, one change, and erasing, each drawn for each image.
+    """Mirror, crop-shift, one transform, and erasing, each drawn for each image.
 
     Args:
         reach: a crop loses fewer pixels than this, across and down together; what is left is put elsewhere on black.
-        changes: probability and range of strength by name, as `COLOUR` and `SHAPE`.
+        transforms: probability and range of strength by name, as `COLOUR` and `SHAPE`.
         erase: probability of an erased rectangle.
         largest: of the area that a rectangle may have; the smallest is 0.02.
         flip: mirror every other image, by chance.
     """
 
     reach: int = 11
-    changes: tuple[tuple[str, tuple[float, float, float]], ...] = tuple(COLOUR.items())
+    transforms: tuple[tuple[str, tuple[float, float, float]], ...] = tuple(COLOUR.items())
     erase: float = 0.5
     largest: float = 1 / 3
     flip: bool = True
@@ -234,7 +227,7 @@ class StrongAugmentation:
         levels = not x.is_floating_point()
         z = x.float() / 255 if levels else x
         z = self._placed(z, views.place.to(x.device))
-        z = self._changed(z, views.change.to(x.device))
+        z = self._transformed(z, views.transform.to(x.device))
         z = self._erased(z, views.hole.to(x.device))
         return (z * 255).round().clamp(0, 255).to(x.dtype) if levels else z
 
@@ -256,15 +249,15 @@ class StrongAugmentation:
         moved = nearest(x, rows[:, :, None].expand(-1, h, w), columns[:, None, :].expand(-1, h, w))
         return moved * (inside_y[:, None, :, None] & inside_x[:, None, None, :])
 
-    def _changed(self, x: Tensor, u: Tensor) -> Tensor:
-        """Each image by the one change that was drawn for it."""
+    def _transformed(self, x: Tensor, u: Tensor) -> Tensor:
+        """Each image by the one transform that was drawn for it."""
         out, below = x.clone(), 0.0
-        for name, (probability, low, high) in self.changes:
+        for name, (probability, low, high) in self.transforms:
             mine = ((u[:, 0] >= below) & (u[:, 0] < below + probability)).nonzero()[:, 0]
             below += probability
             if len(mine):
                 strength = low + (high - low) * u[mine, 1]
-                out[mine] = CHANGES[name](x[mine], strength.to(x.dtype), u[mine, 2] < 0.5, u[mine, 3] < 0.5)
+                out[mine] = TRANSFORMS[name](x[mine], strength.to(x.dtype), u[mine, 2] < 0.5, u[mine, 3] < 0.5)
         return out
 
     def _erased(self, x: Tensor, u: Tensor) -> Tensor:
@@ -301,9 +294,6 @@ def strong(side: int) -> StrongAugmentation:
 def shapes(side: int) -> StrongAugmentation:
     """For images of this side: more shear and rotation, larger holes (the released form for house numbers)."""
     return StrongAugmentation(_to_side(9, side), tuple(SHAPE.items()), erase=1.0, largest=0.5)
-
-
-# augment --------------------------------------------------------------------------------------------------------------
 
 
 _GRID = 2**16  # centres of holes are drawn as fractions of the side, in these steps
@@ -415,8 +405,8 @@ class Augmentation:
             rows, columns = i + dy, torch.where(flip, w - 1 - j, j) + dx
             padded = F.pad(x, (self.pad,) * 4)
             # One gather over the flattened image: eight times faster on a CPU than indexing with four index tensors.
-            places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).view(b, 1, h * w)
-            x = padded.flatten(2).gather(2, places.expand(b, c, h * w)).view(b, c, h, w)
+            flat = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).view(b, 1, h * w)
+            x = padded.flatten(2).gather(2, flat.expand(b, c, h * w)).view(b, c, h, w)
         if self.cutout:
             inside = self._within(views.hole_y, h, x.device)[:, None, :, None]
             x = x.masked_fill(inside & self._within(views.hole_x, w, x.device)[:, None, None, :], 0)

@@ -1,4 +1,10 @@
-"""A labelled set of images: 8-bit pixels and labels, checked once, with a fingerprint that names its content."""
+"""A labelled set of images: 8-bit pixels and labels, checked once, with a fingerprint that names its content.
+
+ImageSet, Splits            what everything downstream is given
+Part                        one split as a source found it: labels at hand, images still to be read
+into_memory, onto_disk      its images, each read once and straight to its final place, so that a set in a
+                            memory-mapped file holds the same bytes in the same order as one in memory
+"""
 
 from __future__ import annotations
 
@@ -163,13 +169,6 @@ class Splits:
                 got=f"none of {name!r}" + (f" and {len(empty) - 1} more" if len(empty) > 1 else ""),
                 mend="add images, drop the class, or raise limit_train",
             )
-
-
-# part -----------------------------------------------------------------------------------------------------------------
-# One split as a source found it, and how its images come into memory or into a memory-mapped file.
-#
-# Labels are at hand at once; images are read in chunks, each once, straight to their final place. Both ways run the
-# same code, so a set on disk holds the same bytes in the same order as a set in memory.
 
 
 Images = NDArray[np.uint8]
