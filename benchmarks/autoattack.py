@@ -34,7 +34,7 @@ from mmard.job import load_splits
 from mmard.models import parameter_count
 from mmard.networks import load_network
 from mmard.run import Run, environment, now
-from mmard.settings import TrainSettings
+from mmard.settings import Settings
 
 RADII = {"linf": "0.2", "l2": "0.7", "l1": "1.2"}
 """For digits: about half of the images stand."""
@@ -51,7 +51,7 @@ def subject(run: str | None, data_dir: str | None, first: int, folder: Path) -> 
         line = "cnn-8 after 8 epochs of PGD-AT (linf 0.15) on digits"
     else:
         config = Run.open(run).config
-        settings = TrainSettings.resolve({"data": config["data"], "data_dir": data_dir or config.get("data_dir")})
+        settings = Settings.resolve({"data": config["data"], "data_dir": data_dir or config.get("data_dir")})
         images = load_splits(settings).test
         found = load_network(run, num_classes=images.num_classes, image_shape=images.image_shape)
         network, line = found.module, f"{found.source}, {images.origin}"

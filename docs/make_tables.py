@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mmard.methods import METHODS, PLUGINS, build, parameters
 from mmard.plan import count_passes
-from mmard.settings import TAUGHT, Settings
+from mmard.settings import DISTILLED, TAUGHT, Settings
 from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,17 +99,17 @@ def argument_sentences(make: Callable[..., object]) -> dict[str, str]:
 
 def settings() -> str:
     """Every setting with its default and its sentence, by panel."""
-    parts = []
-    fields = Settings.model_fields
+    parts, fields = [], Settings.model_fields
     panels = dict.fromkeys(str(field.json_schema_extra["panel"]) for field in fields.values())  # type: ignore[index]
     for panel in panels:
         rows: list[tuple[object, ...]] = []
         for name, field in fields.items():
             if field.json_schema_extra["panel"] != panel:  # type: ignore[index]
                 continue
-            default = "required" if field.is_required() else field.default
+            shown = "8/255" if name == "eps" else "" if field.default in (None, {}) else field.default
+            if name == "method":
+                shown = f"{shown}; {DISTILLED} with teachers"
             where = " (distill only)" if name in TAUGHT else ""
-            shown = "8/255" if name == "eps" else "" if default is None or default == {} else default
             rows.append((code(name), shown, f"{field.description}{where}"))
         parts.append(f"### {panel}\n\n" + table(("name", "default", "what it is"), rows))
     return "\n\n".join(parts)

@@ -199,6 +199,8 @@ def preset_values(preset: str, host: str, data: str) -> dict[str, Any]:
 
 
 Value = float | int | bool | str
+MOST_THREADS = 512
+"""No CPU is faster with more."""
 EVALUATION_BATCH = 250
 """Images that an evaluation attacks at once where nothing else is said; random starts depend on it."""
 
@@ -218,9 +220,9 @@ DISTILLED = "rslad+mmard"
 """The method of a training with teachers, if none is said."""
 
 
-def setting(default: Any, panel: str, text: str) -> Any:
-    """A field with the sentence and the panel under which help texts show it."""
-    return Field(default=default, description=text, json_schema_extra={"panel": panel})
+def setting(default: Any, panel: str, text: str, **bounds: Any) -> Any:
+    """A field with the sentence and the panel under which help texts show it, and bounds as pydantic calls them."""
+    return Field(default=default, description=text, json_schema_extra={"panel": panel}, **bounds)
 
 
 def taught(default: Any, text: str) -> Any:
@@ -304,7 +306,7 @@ class Settings(BaseModel):
 
     eps: Radius = setting(8 / 255, "Attack", "Radius of the ball, in input units: 8/255 or 0.031.")
     norm: Literal["linf", "l2", "l1"] = setting("linf", "Attack", "Norm of the ball.")
-    steps: int = setting(10, "Attack", "Steps of the training attack.")
+    steps: int = setting(10, "Attack", "Steps of the training attack.", le=10_000)
     step_size: Radius | None = setting(None, "Attack", "Length of a step; a quarter of eps if not given.")
     start: str | None = setting(
         None, "Attack", "Start of the attack: gaussian, uniform or none; the method's own if not given."
@@ -314,8 +316,8 @@ class Settings(BaseModel):
         None, "Attack", "Training attack: pgd, or noise-fgsm (one step, not projected); the method's own if not given."
     )
 
-    epochs: int = setting(200, "Training", "Passes over the training images.")
-    batch_size: int = setting(128, "Training", "Images per step.")
+    epochs: int = setting(200, "Training", "Passes over the training images.", le=100_000)
+    batch_size: int = setting(128, "Training", "Images per step.", le=1_000_000)
     lr: float = setting(0.1, "Training", "Largest learning rate.")
     momentum: float = setting(0.9, "Training", "Momentum of SGD.")
     nesterov: bool = setting(False, "Training", "Nesterov's form of momentum.")
@@ -331,8 +333,8 @@ class Settings(BaseModel):
     ema_decay: float = setting(0.995, "Training", "Weight of the past in ema.")
     swa_from: float = setting(0.5, "Training", "Share of the run from which swa averages.")
     grad_clip: float = setting(0.0, "Training", "Largest norm of the gradient; 0 for none.")
-    accumulate: Annotated[int, Field(ge=1)] = setting(
-        1, "Training", "Micro-batches that a batch is descended in; BatchNorm normalises each by itself."
+    accumulate: int = setting(
+        1, "Training", "Micro-batches that a batch is descended in; BatchNorm normalises each by itself.", ge=1, le=4096
     )
     val_attack: str = setting(
         "pgd-10", "Training", "Attack on the validation images after every epoch; chooses the best weights."
@@ -346,16 +348,16 @@ class Settings(BaseModel):
 
     seed: int = setting(0, "Machine", "Seed of weights, order, augmentation and attacks.")
     device: str = setting("auto", "Machine", "cpu, cuda, cuda:1, or auto.")
-    threads: int = setting(0, "Machine", "CPU threads; 0 leaves PyTorch's choice.")
-    save_seconds: float = setting(60.0, "Machine", "Time between saves of the state.")
+    threads: int = setting(0, "Machine", "CPU threads; 0 leaves PyTorch's choice.", ge=0, le=MOST_THREADS)
+    save_seconds: float = setting(60.0, "Machine", "Time between saves of the state.", ge=0)
     engine: Literal["fast", "plain"] = setting(
         "fast", "Machine", "What attacks call: fast, twins of the networks, equal up to rounding; or plain, themselves."
     )
     precision: Literal["fp32", "bf16", "auto"] = setting(
         "fp32", "Machine", "Of twins: fp32, bf16 (attack and teacher, not the update), or auto, which times both."
     )
-    attack_chunk: Annotated[int, Field(ge=0)] = setting(
-        0, "Machine", "Attack so many images at a time; 0 for the batch, halved by itself when memory runs out."
+    attack_chunk: int = setting(
+        0, "Machine", "Attack so many images at a time; 0 for the batch, halved by itself when memory runs out.", ge=0
     )
     sync_bn: bool = setting(
         False, "Machine", "With several processes on GPUs: BatchNorm normalises by the images of all of them."

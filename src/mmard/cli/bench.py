@@ -10,9 +10,10 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from mmard.cli.options import MOST_THREADS, Options, command, option
+from mmard.cli.options import Options, command, option
 from mmard.cli.screen import INTERRUPTED, busy, complain, console, line, put, rich_table
 from mmard.errors import Refused
+from mmard.settings import MOST_THREADS
 
 
 class Bench(Options):

@@ -48,10 +48,6 @@ MOST_PROCESSES = max(16, 2 * (os.cpu_count() or 1))
 """More processes would only wait for each other, and each holds a copy of the network."""
 
 
-MOST_THREADS = 512
-"""No CPU is faster with more."""
-
-
 class Options(BaseModel):
     """What a command line says. A model for each command, with a field for each option and argument."""
 
