@@ -187,12 +187,10 @@ def slug_of(reading: Reading, *more: str) -> str:
     return "-".join(filter(None, (reading.grid.scale.name, reading.grid.study.name, *more)))
 
 
-def same_heights(shown: Sequence[object]) -> None:
+def same_heights(panels: Sequence[Axes]) -> None:
     """The widest of the limits along y for all of some panels, with the same ticks in percent."""
-    from matplotlib.axes import Axes
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    panels = [axes for axes in shown if isinstance(axes, Axes)]
     limits = [axes.get_ylim() for axes in panels]
     for axes in panels:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from mmard.report.drawing import Canvas
 from mmard.report.palette import mark
@@ -48,6 +49,9 @@ from mmard.study.reading import (
     variants_of,
 )
 from mmard.tables.table import Entry, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROW = 14
 """Height of one variant's line."""
@@ -222,10 +226,7 @@ def boundary_plots(reading: Reading) -> list[Plot]:
     return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
-def _moved(axes: object, reading: Reading, row: Row | None, quantity: Quantity, y: float, index: int) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes), "a panel"
+def _moved(axes: Axes, reading: Reading, row: Row | None, quantity: Quantity, y: float, index: int) -> None:
     reference = None if row is None else reading.reference(row)
     if row is None or reference is None:
         return

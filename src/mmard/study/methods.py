@@ -52,6 +52,9 @@ from mmard.tables.statistics import Difference
 from mmard.tables.table import Entry, Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+if TYPE_CHECKING:
     pass
 
 
@@ -239,12 +242,10 @@ def _along(corners: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
     return found
 
 
-def _seconds_axis(axes: object, seconds: list[float]) -> None:
+def _seconds_axis(axes: Axes, seconds: list[float]) -> None:
     """Ticks at round numbers of a logarithmic axis."""
-    from matplotlib.axes import Axes
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-    assert isinstance(axes, Axes), "a panel"
     low, high = axes.get_xlim()
     ticks = [m * 10.0**e for e in range(-3, 8) for m in (1, 1.5, 2, 3, 4, 5, 7) if low <= m * 10.0**e <= high]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -363,10 +364,7 @@ def _name(each: Sensitivity) -> str:
     return f"{each.axis} = {each.default}" if owner == each.host else f"{each.host}: {each.axis} = {each.default}"
 
 
-def _change(axes: object, gap: Difference, y: float, index: int) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes), "a panel"
+def _change(axes: Axes, gap: Difference, y: float, index: int) -> None:
     seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
     dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not gap.clear)
 

@@ -289,7 +289,7 @@ def _follows(reading: Reading, host: str, student: str, teachers: Sequence[Teach
             apart.set_xticks(range(len(outside)), labels)
             apart.set_xlim(-0.6, len(outside) - 0.4)
             words(made, left + wide + 44, top + height + 46, "apart, not in the lines", quiet=True)
-        for axes in (main, apart):
+        for axes in filter(None, (main, apart)):
             same_heights([axes])
         taken, level = -math.inf, 0
         for x, role in sorted((float(each.robust or 0), each.role) for each in inside):
@@ -316,10 +316,7 @@ def _slope_text(variant: str, teachers: Sequence[TeacherResult]) -> str:
     return f"{variant}: slope {found.teachers.slope:.2f}{reach}".replace("-", "\N{MINUS SIGN}")
 
 
-def _students(axes: object, x: float, mean: Mean | None, index: int) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes), "a panel"
+def _students(axes: Axes, x: float, mean: Mean | None, index: int) -> None:
     if mean is None:
         return
     if mean.n > 1:
