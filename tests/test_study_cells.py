@@ -23,7 +23,7 @@ from mmard.errors import Refused
 from mmard.files import weights_hash
 from mmard.networks import load_network
 from mmard.run import Run
-from mmard.study import cell as cell_module
+from mmard.study import boundary
 from mmard.study.cell import (
     Site,
     is_complete,
@@ -44,8 +44,8 @@ from mmard.training.fit import Interrupted
 def few() -> Iterator[None]:
     """Fewer images than a study looks at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cell_module, "IMAGES", 64)
-        patch.setattr(cell_module, "NEAREST", 4)
+        patch.setattr(boundary, "IMAGES", 64)
+        patch.setattr(boundary, "NEAREST", 4)
         yield
 
 

@@ -20,7 +20,7 @@ from mmard.cli.screen import StudyBoard, console
 from mmard.cli.study import Selection
 from mmard.data import load
 from mmard.errors import Refused
-from mmard.study import cell as cell_module
+from mmard.study import boundary
 from mmard.study.cell import Site
 from mmard.study.grid import choose
 from mmard.study.progress import TimeEstimate, cell_kind, statuses_of, wall_seconds
@@ -32,8 +32,8 @@ from mmard.study.workers import JobLimits, Message, Work, submit
 def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.setattr(cell_module, "IMAGES", 64)
-    monkeypatch.setattr(cell_module, "NEAREST", 4)
+    monkeypatch.setattr(boundary, "IMAGES", 64)
+    monkeypatch.setattr(boundary, "NEAREST", 4)
 
 
 def typed(*words: str) -> int:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from little_study import little
 
 from mmard.errors import Refused
-from mmard.study import cell as cell_module
+from mmard.study import boundary
 from mmard.study.cell import Site, make, packed, unpacked
 from mmard.study.records import cell_of, collect, merged, mismatches, read, repeat, write
 
@@ -129,8 +129,8 @@ def test_a_setting_that_this_version_does_not_know_is_refused() -> None:
 
 
 def test_a_recorded_cell_is_made_again_from_its_record_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_module, "IMAGES", 64)
-    monkeypatch.setattr(cell_module, "NEAREST", 4)
+    monkeypatch.setattr(boundary, "IMAGES", 64)
+    monkeypatch.setattr(boundary, "NEAREST", 4)
     cells = little(tmp_path, hosts='["ard"]').cells
     teacher, student = list(cells)[:2]
     site = Site(tmp_path / "runs")

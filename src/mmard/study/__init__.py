@@ -5,7 +5,7 @@ Declared
     grid.py         what these files may say, and the cells that follow from a study and a scale
 
 Made
-    cell.py         one cell: trained, attacked, recorded
+    cell.py         one cell: trained, attacked, recorded; boundary.py how near its inputs come to decision boundaries
     workers.py      many cells: processes of this machine, or jobs of a cluster
     progress.py     how far cells are, and how long they take
     records.py      records in files, and a cell made again from its own
