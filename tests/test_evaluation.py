@@ -256,6 +256,78 @@ def test_it_is_frozen_and_in_eval_mode_inside_and_after_an_error_as_before() -> 
     assert model.model[1].weight.requires_grad
 
 
+class Writes(nn.Module):
+    """Normalises the images that it is given in place."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x.sub_(0.5).mul_(2)
+        return self.inner(x)
+
+
+class Pure(Writes):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x - 0.5) * 2)
+
+
+def test_a_network_that_writes_into_its_input_is_measured_as_one_that_does_not() -> None:
+    budget, images, attacks = Budget(0.02), picture_set(60, seed=5), ["fgsm", "pgd-5x2", "cw-5", "apgd-ce", "square"]
+    inner = net(seed=2)
+    pure, writes = (little.measured(kind(inner), images, attacks, budget) for kind in (Pure, Writes))
+    assert [m.mask.tolist() for m in writes] == [m.mask.tolist() for m in pure]
+    assert 0 < pure[-1].score.correct < pure[0].score.correct
+    climb = protocol(["pgd-5"], budget)
+    said = {f.check: f.says for f in checks.cheap(Pure(inner), images, climb) if "gradient" not in f.check}
+    assert said == {f.check: f.says for f in checks.cheap(Writes(inner), images, climb) if "gradient" not in f.check}
+    own, other = (
+        measure_transfer(kind(inner), Surrogate(kind(net(seed=4)), "another"), images, climb, **SAID)
+        for kind in (Pure, Writes)
+    )
+    assert [m.mask.tolist() for m in own] == [m.mask.tolist() for m in other]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_figures_are_the_same_where_autograd_is_off(mode: type[torch.no_grad]) -> None:
+    budget, images, attacks = Budget(0.05), picture_set(60, seed=5), ["fgsm", "cw-5", "apgd-ce", "fab-t", "square"]
+    model = net(seed=2).eval()
+    expected = [m.mask.tolist() for m in little.measured(model, images, attacks, budget)]
+    marks = [f.verdict for f in checks.cheap(model, images, protocol(attacks, budget))]
+    x, y = images.x.float() / 255, images.y
+    fgsm = read_attack("fgsm", budget)
+    adversarial = fgsm(model, x, y, budget, generator=torch.Generator())
+    with mode():
+        assert [m.mask.tolist() for m in little.measured(model, images, attacks, budget)] == expected
+        assert [f.verdict for f in checks.cheap(model, images, protocol(attacks, budget))] == marks
+        assert torch.equal(fgsm(model, x.clone(), y.clone(), budget, generator=torch.Generator()), adversarial)
+
+
+def test_weights_that_autograd_cannot_record_are_refused_where_gradients_are_needed() -> None:
+    with torch.inference_mode():
+        model = net(seed=2)
+    images = picture_set(20)
+    with pytest.raises(Refused, match=r"attacks pgd-5: .* got weights made under torch.inference_mode"):
+        little.measured(model, images, ["pgd-5"], BUDGET)
+    assert little.measured(model, images, ["square"], BUDGET)[-1].score.n == 20
+    found = {f.check: f for f in checks.cheap(model, images, protocol([], BUDGET))}
+    assert "inference_mode" in found["vanishing-gradients"].says
+
+
+@pytest.mark.parametrize(("by", "where"), [(1.5, "in the ball linf 0.1, got a point"), (0.5, "in the box")])
+def test_an_attack_that_leaves_the_ball_or_the_box_is_refused(by: float, where: str) -> None:
+    class Far(UntargetedPGD):
+        def __call__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, **_: Any) -> Tensor:
+            return x + by * budget.eps if by > 1 else torch.where(x > 0.9, x + by * budget.eps, x)
+
+    white = ImageSet(torch.full((6, *SHAPE), 255, dtype=torch.uint8), torch.arange(6) % 3, tuple("abc"), "white")
+    far = read_attack("fgsm", BUDGET)
+    with pytest.raises(Refused, match=f"fgsm, images 0 to .*: expected an attack that stays {where}"):
+        little.measured(net(seed=2), white, [Far(far.spec, far.name, far.climb)], BUDGET)
+
+
 # determinism ----------------------------------------------------------------------------------------------------------
 def counting(model: nn.Module, images: ImageSet, **settings: Any) -> list[list[bool]]:
     found = measure(model, images, ("pgd-2", "cw-2"), Budget(0.05), **settings)

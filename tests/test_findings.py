@@ -30,6 +30,7 @@ from mmard.evaluation.findings import (
     FindingsPlan,
     Teacher,
     Views,
+    by_class,
     calibration,
     chosen,
     confusion,
@@ -88,6 +89,22 @@ def test_figures_are_what_they_are_without_findings(whole: tuple[dict[str, Measu
     figures, _ = whole
     alone = measured(net(seed=2), IMAGES, ["pgd-5", "cw-5"], BUDGET, **SAID)
     assert {m.score.attack: m.mask.tolist() for m in alone} == {name: m.mask.tolist() for name, m in figures.items()}
+
+
+def test_balanced_and_worst_class_accuracy_are_by_class_and_few_images_are_said() -> None:
+    images = picture_set(31)
+    rows = torch.cat([(images.y == k).nonzero()[:n, 0] for k, n in enumerate((10, 5, 1))])
+    images = images.take(rows)
+    clean, attacked = np.ones(16, dtype=np.bool_), np.arange(16) < 12
+    body = by_class(images, clean, attacked, torch.zeros(16, 3), None)
+    assert (body["count"], body["clean"], body["attacked"]) == ([10, 5, 1], [10, 5, 1], [10, 2, 0])
+    assert (body["balanced_clean"], body["balanced_attacked"]) == (1, pytest.approx((1 + 2 / 5 + 0) / 3))
+    assert (body["worst_class_clean"], body["worst_class_attacked"]) == (0, 2)
+    assert body["few_images"] == [0, 1, 2]
+    many = by_class(picture_set(95), np.ones(95, dtype=np.bool_), np.ones(95, dtype=np.bool_), torch.zeros(95, 3), None)
+    assert (many["count"], many["few_images"]) == ([32, 32, 31], [])
+    absent = by_class(images.take(slice(0, 10)), clean[:10], attacked[:10], torch.zeros(10, 3), None)
+    assert (absent["balanced_attacked"], absent["few_images"]) == (1, [0])
 
 
 def test_classes_add_up_to_the_figures(whole: tuple[dict[str, Measured], list[Finding]]) -> None:

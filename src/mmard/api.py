@@ -289,18 +289,18 @@ def _whole(least: int | None, **numbers: object) -> None:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A network that was probed on images, a line on its weights, and its run if it has one."""
+    """A network that was probed on images, lines on its weights and on where it comes from, and its run if any."""
 
     module: nn.Module
     images: ImageSet
     which: str
+    source: str
     run: Run | None
 
 
 def _judged(model: AnyNetwork, data: Labelled, which: str = "best", who: str = "network") -> _Judged:
     images = as_image_set(data, "images")
-    _label(model, who)
-    run = None
+    source, run = _label(model, who), None
     if isinstance(model, nn.Module):
         module, which = model, "given"
     else:
@@ -308,14 +308,14 @@ def _judged(model: AnyNetwork, data: Labelled, which: str = "best", who: str = "
         classes = images.num_classes if isinstance(data, ImageSet) else None
         shape: dict[str, Any] = {"num_classes": classes, "image_shape": images.image_shape}
         found = load_network(str(model), **shape, which=which, who=who)
-        module, which = found.module, which if run is not None else found.source
+        module, source, which = found.module, found.source, which if run is not None else found.source
     if not isinstance(data, ImageSet):
         # Classes were counted by their labels, and the last ones may have no image.
         outputs = check_logits(module, images.image_shape, None, who)
         if outputs > images.num_classes:
             images = replace(images, classes=tuple(map(str, range(outputs))))
     check_logits(module, images.image_shape, images.num_classes, who)
-    return _Judged(module, images, which, run)
+    return _Judged(module, images, which, source, run)
 
 
 def _keeper(out: str | Path | None) -> Recorder:
@@ -377,8 +377,8 @@ def evaluate(
     said: dict[str, Any] = {"split": split or net.images.origin, "which": net.which}
     if made_on is not None:
         other = _judged(made_on, net.images, who="source")
-        name = _label(made_on, "source") if other.which == "given" else Path(str(made_on)).name
-        for each in measure_transfer(net.module, Surrogate(other.module, name), net.images, protocol, **said):
+        surrogate = Surrogate(other.module, other.source)
+        for each in measure_transfer(net.module, surrogate, net.images, protocol, **said):
             keep.score(each)
         return [m.score for m in keep.measured]
     said |= {"folder": net.run.autoattack if net.run else None, "processes": processes}

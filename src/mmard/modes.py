@@ -36,8 +36,8 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """No parameter collects a gradient inside; inputs still may."""
-    flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    """No parameter collects a gradient inside; inputs still may. One made in inference mode never does."""
+    flags = [(p, p.requires_grad) for module in modules for p in module.parameters() if not p.is_inference()]
     try:
         for p, _ in flags:
             p.requires_grad_(False)

@@ -301,7 +301,7 @@ def show_every_check(out: Console, record: Record) -> None:
 
 def _show_classes(out: Console, records: Sequence[Record]) -> None:
     """Classes as rows, attacks as columns; the worst of a column stands out."""
-    from mmard.evaluation.findings import worst
+    from mmard.evaluation.findings import FEW_IMAGES, balanced, worst
 
     first = records[0]
     count, names = first["count"], first["classes"]
@@ -328,6 +328,11 @@ def _show_classes(out: Console, records: Sequence[Record]) -> None:
         if (w := worst_of[name]) is not None
     ]
     line(out, f"  worst: {', '.join(told)}", "quiet")
+    means = [f"{name} {percent(mean)}" for name, right in columns if (mean := balanced(right, count)) is not None]
+    line(out, f"  balanced over classes: {', '.join(means)}", "quiet")
+    if few := sum(0 < n < FEW_IMAGES for n in count):
+        some = plural(few, "class").replace("classs", "classes")
+        line(out, f"  {some} with fewer than {FEW_IMAGES} images: accuracies of these are hardly known", "quiet")
 
 
 def _show_margins(out: Console, records: Sequence[Record]) -> None:

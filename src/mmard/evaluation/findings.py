@@ -278,6 +278,8 @@ class Views:
 # Accuracy by class: which class a robust accuracy comes from, and what the others are taken for.
 
 
+FEW_IMAGES = 30
+"""Images of a class below which its accuracy is hardly known: its 95 % interval spans a third of the scale."""
 MOST_CONFUSED = 100
 """Classes up to which confusions are kept; beyond, the tables would be larger than all else in a record."""
 
@@ -293,15 +295,19 @@ def by_class(
         clean_logits, attacked_logits: (n, C); None where an attack hands out verdicts alone.
 
     Returns:
-        The body of a finding "classes". Row of a confusion: the true class; column: the prediction.
+        The body of a finding "classes". Row of a confusion: the true class; column: the prediction. "balanced" is the
+        accuracy averaged over the classes that have images, "worst_class" the index of the one with the lowest,
+        "few_images" those of fewer than `FEW_IMAGES`.
     """
-    count = images.class_counts()
-    few = images.num_classes <= MOST_CONFUSED
+    count, few = images.class_counts().tolist(), images.num_classes <= MOST_CONFUSED
+    right = {"clean": _right(images, clean), "attacked": _right(images, attacked)}
     return {
         "classes": list(images.classes),
-        "count": count.tolist(),
-        "clean": _right(images, clean),
-        "attacked": _right(images, attacked),
+        "count": count,
+        **right,
+        **{f"balanced_{name}": balanced(each, count) for name, each in right.items()},
+        **{f"worst_class_{name}": worst(each, count) for name, each in right.items()},
+        "few_images": [k for k, n in enumerate(count) if 0 < n < FEW_IMAGES],
         "confusion_clean": confusion(clean_logits, images.y) if few else None,
         "confusion_attacked": confusion(attacked_logits, images.y) if few and attacked_logits is not None else None,
     }
@@ -313,6 +319,16 @@ def confusion(logits: Tensor, y: Tensor) -> list[list[int]]:
     cells = torch.bincount(y * classes + logits.argmax(1), minlength=classes * classes)
     found: list[list[int]] = cells.view(classes, classes).tolist()
     return found
+
+
+def balanced(right: Sequence[int], count: Sequence[int]) -> float | None:
+    """Accuracy averaged over the classes that have images, a fraction; None without images.
+
+    >>> balanced([5, 0, 2], [10, 0, 2])
+    0.75
+    """
+    shares = [r / n for r, n in zip(right, count, strict=True) if n]
+    return sum(shares) / len(shares) if shares else None
 
 
 def worst(right: list[int], count: list[int]) -> int | None:
