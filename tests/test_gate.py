@@ -91,8 +91,30 @@ def test_few_images_excuse_more() -> None:
 
 
 def test_guessing_is_refused_before_any_claim() -> None:
-    with pytest.raises(Refused, match="above chance"):
+    with pytest.raises(Refused, match=r"guessing \(25.0%\)"):
         gate(125, CLAIM)
+
+
+def test_the_bound_that_is_said_is_the_bound() -> None:
+    """Four classes of 125 images: guessing gets 25 %, and 30.8 % by three standard deviations."""
+    least = 0.25 + 3 * (0.25 * 0.75 / 500) ** 0.5
+    with pytest.raises(Refused, match=rf"above {least:.1%}, which is guessing \(25.0%\)"):
+        gate(int(500 * least), None)
+    assert gate(int(500 * least) + 1, None).startswith("teacher theirs")
+
+
+def test_few_images_are_told_and_refuse_only_what_guesses() -> None:
+    assert "what guessing (25.0%) gets by luck on so few images" in gate(4, None, 12)
+    with pytest.raises(Refused, match="three standard deviations"):
+        gate(3, None, 12)
+
+
+def test_without_the_gate_everything_is_told() -> None:
+    def let(right: int, claim: Claim | None) -> str:
+        return pass_gate(Reader(), answered(right), BUDGET, "theirs", claim=claim, bind=False)
+
+    assert "not above 30.8%" in let(125, None)
+    assert "falls short of" in let(int(500 * (0.85 - SLACK - FAR)), CLAIM)
 
 
 @pytest.mark.parametrize(

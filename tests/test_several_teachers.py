@@ -54,7 +54,7 @@ def test_too_few_and_too_many_teachers_are_refused(method: str, teacher: object,
 
 
 def test_a_natural_teacher_need_not_be_robust_but_must_be_better_than_chance() -> None:
-    with pytest.raises(Refused, match=r"teacher T_nat little:plain_net: .*above chance"):
+    with pytest.raises(Refused, match=r"teacher T_nat little:plain_net: .*which is guessing"):
         prepare(settled(teacher={**BOTH, "T_nat": "little:plain_net"}))
 
 

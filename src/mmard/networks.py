@@ -344,7 +344,9 @@ def companions(
         check_logits(module, validation.image_shape, validation.num_classes, who, trained=letter in method.tunes)
         robust = letter == "T"
         claim, source = Claim.of(known), found.sources[letter]
-        found.notes.append(pass_gate(module, validation, budget, source, robust=robust, who=who, claim=claim))
+        bind = settings.teacher_gate
+        note = pass_gate(module, validation, budget, source, robust=robust, who=who, claim=claim, bind=bind)
+        found.notes.append(note)
         if letter in method.tunes:
             found.facts[letter] = {**network_facts(name, module, images), **known}
     for letter in method.peers:

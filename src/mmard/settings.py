@@ -270,6 +270,9 @@ class Settings(BaseModel):
         "probs", "What an ensemble of teachers averages: probabilities, or centred logits."
     )
     teacher_which: Literal["best", "last"] = taught("best", "Which weights of a teacher's run folder.")
+    teacher_gate: bool = taught(
+        True, "Refuse a teacher that guesses, or is far from what is claimed of it; without, it is noted."
+    )
     teacher_table: str = taught("off", "Keep T(x) of every view: off, memory, cache (below ~/.cache), or a folder.")
     fill_table: bool = taught(False, "Fill the teacher table before the first step.")
 

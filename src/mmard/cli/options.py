@@ -479,12 +479,24 @@ def next_commands(run: Run, finished: bool) -> list[str]:
     if not finished:
         return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
     lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]
-    if command_of(config) == "train":
+    if command_of(config) == "train" and _teaches(run):
         use = f"--data {config['data']} --eps {_radius(config['eps'])}"
         if config.get("data_dir"):
             use += f" --data-dir {shlex.quote(config['data_dir'])}"
         lines.append(f"mmard distill --teacher {path} --student {_smaller(config['network'])} {use}")
     return lines
+
+
+def _teaches(run: Run) -> bool:
+    """Whether the gate in front of a distillation would let a trained network pass."""
+    import torch
+
+    from mmard.gate import GATE_IMAGES, guessing
+
+    _, facts = run.load_weights("best")
+    classes = len(facts["classes"])
+    _, least = guessing(torch.full((classes,), GATE_IMAGES / classes))
+    return float(facts["clean"]) > least
 
 
 def _smaller(model: str) -> str:
