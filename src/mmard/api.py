@@ -40,7 +40,7 @@ from mmard.models import check_logits
 from mmard.modes import gradients
 from mmard.networks import load_network
 from mmard.run import Event, Run
-from mmard.settings import GIVEN, Settings, given_label
+from mmard.settings import EVALUATION_BATCH, GIVEN, Settings, given_label
 from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
 from mmard.trust import trust_code
@@ -341,7 +341,7 @@ def evaluate(
     split: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int = EVALUATION_BATCH,
     processes: int = 1,
     engine: str = "fast",
 ) -> list[Score]:
@@ -393,7 +393,7 @@ def check(
     budget: Budget | str | float,
     thorough: bool = False,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int = EVALUATION_BATCH,
 ) -> list[checks.Checked]:
     """Signs that a robust accuracy of this network would say more about the attack than about the network.
 
@@ -443,7 +443,7 @@ def examine(
     split: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int = EVALUATION_BATCH,
     processes: int = 1,
     engine: str = "fast",
 ) -> Examined:

@@ -1,4 +1,10 @@
-"""A training put together from settings: data, networks, method, recipe, all checked before the first step."""
+"""A training put together from settings, all of it checked before the first step.
+
+load_splits, load_images, batches_of    the images that settings name, or that are handed over, and their batches
+prepare -> Job                          networks, method, recipe and data, ready to train
+complete                                settings with every parameter of their methods said
+pair_of, own_examples                   what stands beside a run's student: its teacher, the examples it learnt from
+"""
 
 from __future__ import annotations
 
@@ -49,10 +55,6 @@ from mmard.training.ranks import Ranks
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
 from mmard.trust import refuse_untrusted
-
-# images ---------------------------------------------------------------------------------------------------------------
-# The images that settings name or that are handed over: splits, the batches of a training, what validates it.
-
 
 Loaders = tuple[Labelled, Labelled]
 """Training and validation images of a user's own: loaders, sets, or pairs of tensors."""
@@ -119,9 +121,6 @@ def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
         expected = f"a last batch of at least {2 * ranks.size} images, two for each of {ranks.size} processes"
         better = next(b for b in range(batch_size - 1, 1, -1) if images % b == 0 or images % b >= 2 * ranks.size)
         raise Refused("--batch-size", expected=expected, got=f"{rest} of {images}", mend=f"{better} would do")
-
-
-# job ------------------------------------------------------------------------------------------------------------------
 
 
 MOVABLE = {
@@ -373,11 +372,11 @@ def _refuse_what_is_lost(
             argument = "student" if settings.teachers else "model"
         mend = "this run was made in Python; go on there, with resume=True"
         raise Refused(f"setting {argument}", expected="the object itself", got=label, mend=mend)
-    told = [name for name in ("inner", "outer", "params") if getattr(settings, name)]
-    if method is not None and told:
+    beside = [name for name in ("inner", "outer", "params") if getattr(settings, name)]
+    if method is not None and beside:
         mend = "say it where the method is made"
         raise Refused(
-            f"setting {told[0]}", expected="nothing beside a Method", got=str(getattr(settings, told[0])), mend=mend
+            f"setting {beside[0]}", expected="nothing beside a Method", got=str(getattr(settings, beside[0])), mend=mend
         )
 
 
@@ -395,10 +394,6 @@ def _check_teachers(settings: Settings, method: Method) -> None:
         raise Refused(name, expected=f"the teachers {' and '.join(method.teachers)}", got=" and ".join(said), mend=mend)
 
 
-# pair -----------------------------------------------------------------------------------------------------------------
-# The teacher of a run's student, and the adversarial examples that the student was trained on.
-
-
 @dataclass(frozen=True)
 class Pair:
     """What there is to look at beside a student.
@@ -406,7 +401,7 @@ class Pair:
     Attributes:
         teacher: its teacher; None without one.
         own: its training examples; None where they cannot be made or are not asked for.
-        notes: a line on each of these that is wanted and not there.
+        notes: a line on each of these that was asked for and is not there.
     """
 
     teacher: Teacher | None = None
@@ -425,7 +420,7 @@ def pair_of(
     said: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> Pair:
-    """The teacher and the training examples that `names` of `evaluation.wanted.ALSO` take.
+    """The teacher and the training examples that the findings of these names take.
 
     Args:
         run: of the student; None where it has none.

@@ -1,4 +1,9 @@
-"""Networks from names, run folders and files of weights, with the facts that let a reader rebuild them."""
+"""Networks from names, run folders and files of weights, with the facts that let a reader rebuild them.
+
+new_network, load_network, load_teacher    one network, fresh or trained
+companions                                 those of a training beside its student: teachers, peers
+pick_device, own_device                    where they are computed
+"""
 
 from __future__ import annotations
 
@@ -86,7 +91,7 @@ def load_network(
         spec: a run folder, a .safetensors file written by mmard, an .onnx file, which has no gradient and so cannot
             teach, the name of a network, whose weights are then in `weights` (`package.module:function` may bring its
             own), or `robustbench:NAME`, whose weights are there too and whose normalisation is known.
-        num_classes, image_shape: what the network is wanted for; a trained one must agree, a named one is built so.
+        num_classes, image_shape: what the network is for; a trained one must agree, a named one is built so.
             None takes what the facts say.
         which: "best" or "last" weights of a run folder.
         weights: a file of weights for a network given by name.
@@ -167,14 +172,14 @@ def load_teacher(
     Raises:
         Refused: if one of them cannot be had.
     """
-    wanted: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape, "which": which, "who": "teacher"}
+    how: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape, "which": which, "who": "teacher"}
     specs = (specs,) if isinstance(specs, str | Path) else specs
     if len(specs) == 1:
-        return load_network(specs[0], weights=None if weights is None else str(weights), **wanted)
+        return load_network(specs[0], weights=None if weights is None else str(weights), **how)
     if weights is not None:
         mend = "save them as files that mmard wrote, or give run folders"
         raise Refused("--teacher-weights", expected="one teacher", got=f"{len(specs)} in an ensemble", mend=mend)
-    members = [load_network(spec, **wanted) for spec in specs]
+    members = [load_network(spec, **how) for spec in specs]
     source = f"mean {mix} of {', '.join(member.source for member in members)}"
     return Network(Ensemble([member.module for member in members], mix).eval(), {}, source)
 
@@ -210,7 +215,7 @@ def _same_data(
     image_shape: tuple[int, ...] | None,
     where: str,
 ) -> None:
-    """Refuse a network for other classes or images than are wanted; None where one side says nothing."""
+    """Refuse a network for other classes or images than the data has; None where one side says nothing."""
     other = "is it for other data?"
     if None not in (classes, num_classes) and classes != num_classes:
         expected = f"{num_classes} classes, as the data has"
@@ -277,10 +282,6 @@ def _named(
     cast = casts(module, tensors)
     module = load_foreign(module, tensors, image_shape[0], f"{who} {weights}", mean, std)
     return Network(module.eval(), {}, f"{spec} with {Path(weights).name}" + (f" ({cast})" if cast else ""))
-
-
-# companions -----------------------------------------------------------------------------------------------------------
-# The networks of a training beside its student: teachers, which must be given and good, and peers, which are made.
 
 
 @dataclass
@@ -357,10 +358,6 @@ def companions(
         module = new_network(peer, images, settings.normalise, derive(settings.seed, "peer", letter))
         found.nets[letter], found.facts[letter] = module.to(device), network_facts(peer, module, images)
     return found
-
-
-# devices --------------------------------------------------------------------------------------------------------------
-# Where things are computed: a device by name, and the one of a process among several.
 
 
 def pick_device(name: str) -> torch.device:

@@ -34,7 +34,6 @@ SECONDS = 5.0
 """Time that is spent on measuring steps."""
 
 
-# passes -------------------------------------------------------------------------------------------
 @dataclass
 class Passes:
     """Passes of one batch through one network, in one step.
@@ -56,13 +55,13 @@ class _Tap(torch.autograd.Function):
     """The identity, which tells when a gradient comes back through it."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, told: Callable[[], None]) -> Tensor:
-        ctx.told = told
+    def forward(ctx: Any, value: Tensor, count: Callable[[], None]) -> Tensor:
+        ctx.count = count
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        ctx.told()
+        ctx.count()
         return gradients[0], None
 
 
@@ -108,7 +107,6 @@ def count_passes(method: Method, steps: int = 10) -> dict[str, Passes]:
     return {letter: net.passes for letter, net in nets.items()}
 
 
-# speed --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Pace:
     """Measured steps.
@@ -194,7 +192,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-# settings -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Origin:
     """A setting, its value, and whether it was "said", comes from the "preset", or is the "default"."""
@@ -224,7 +221,6 @@ def origins(settings: Settings, said: Mapping[str, Any]) -> list[Origin]:
     return found
 
 
-# the plan -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Plan:
     """What a training is and what it would cost here.

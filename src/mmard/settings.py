@@ -435,15 +435,15 @@ TAUGHT = frozenset(
 """Settings that only a training with teachers has a use for."""
 
 
-def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], left_out: Collection[str] = ()) -> list[str]:
+def differences(held: Mapping[str, Any], expected: Mapping[str, Any], left_out: Collection[str] = ()) -> list[str]:
     """What one run's settings say otherwise than another's, parameters by full name, e.g. "lr 0.1 for 0.2".
 
     Args:
         held: settings as a run's config file has them.
-        wanted: those that it should have; what only the run has is no difference.
+        expected: those that it should have; what only the run has is no difference.
         left_out: names that do not count.
     """
-    mine, theirs = ({**said, **(said.get("params") or {})} for said in (held, wanted))
+    mine, theirs = ({**said, **(said.get("params") or {})} for said in (held, expected))
     names = [name for name in theirs if name not in (*left_out, "params") and mine.get(name) != theirs[name]]
     return [f"{name} {mine.get(name, 'unsaid')!s} for {theirs[name]!s}" for name in names]
 

@@ -1,8 +1,8 @@
 """The command line: `mmard`, or `python -m mmard`. Each file holds commands, their options and their work.
 
     app.py       the program, its front page, how a help page looks
-    options.py   options that are made from the settings; the run, the data and the network that they mean
-    screen.py    consoles, lines, tables and displays of progress
+    options.py   options made from models; the run, the data and the network that they mean
+    screen.py    consoles, lines, tables, and the board that shows what a command is at
 
 Nothing here imports PyTorch before a command runs that needs it, so that help answers at once.
 """
@@ -17,13 +17,24 @@ from typing import Any
 from mmard.errors import Refused
 from mmard.trust import trust_typed
 
+FILES = (
+    *("train", "evaluate", "show", "compare", "transfer", "export", "catalogue", "bench", "share"),
+    *("study", "study_read", "demo"),
+)
+ORDER = (
+    *("demo", "train", "distill", "evaluate", "show", "compare", "transfer", "report", "methods", "attacks", "models"),
+    *("teachers", "bench", "export", "data", "fetch", "push", "pull"),
+)
+"""Commands as the front page has them, under their panels."""
+
 
 def commands() -> Any:
-    """The program with every command; importing a file registers its commands, and the front page has this order."""
-    for name in ("train", "evaluate", "show", "catalogue", "bench", "compare", "share", "study", "study_read", "demo"):
+    """The program with every command; importing a file registers its commands."""
+    for name in FILES:
         import_module(f"mmard.cli.{name}")
     from mmard.cli.app import app
 
+    app.registered_commands.sort(key=lambda each: ORDER.index(getattr(each.callback, "__name__", "")))
     return app
 
 

@@ -18,10 +18,6 @@ from mmard._version import __version__
 from mmard.cli.screen import INTERRUPTED, complain
 from mmard.errors import unknown
 
-# help -----------------------------------------------------------------------------------------------------------------
-# Help pages: usage, a sentence, examples, then options under their panels, in two columns.
-
-
 WIDEST = 100
 """Columns beyond which a sentence is tiring to read."""
 
@@ -144,9 +140,6 @@ def _first(text: str | None) -> str:
     return " ".join((text or "").split("\n\n")[0].split())
 
 
-# app ------------------------------------------------------------------------------------------------------------------
-
-
 app = typer.Typer(
     cls=FrontPage,
     add_completion=False,
@@ -161,8 +154,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(asked: bool) -> None:
+    if asked:
         print(f"mmard {__version__}")
         raise typer.Exit
 

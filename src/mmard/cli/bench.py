@@ -114,7 +114,6 @@ def _agreement(options: Bench, tell: Callable[[str], None]) -> Record:
     )
 
 
-# speed ------------------------------------------------------------------------------------------------------------
 def shown(out: Console, record: Record) -> None:
     """The record of a benchmark."""
     from mmard.bench.variants import RUN_EPOCHS, RUN_IMAGES
@@ -163,10 +162,10 @@ def _methods(out: Console, rows: Sequence[Record]) -> None:
     columns = ["method", "plain s", "images/s", *heads, "n"]
     grid = rich_table(*columns, right=columns[1:])
     for row in rows:
-        ways = row["variants"]
-        plain = ways["plain"]
+        variants = row["variants"]
+        plain = variants["plain"]
         cells = [f"{plain['step_seconds']['median']:.3g}", f"{plain['images_per_second']:,.1f}"]
-        cells += [_ratio(ways[name]["ratio"]) if name in ways else "" for name in names]
+        cells += [_ratio(variants[name]["ratio"]) if name in variants else "" for name in names]
         grid.add_row(row["method"], *cells, str(plain["step_seconds"]["n"]))
     put(out, grid, 2)
 
@@ -222,7 +221,6 @@ def _attacks(out: Console, rows: Sequence[Record]) -> None:
     put(out, grid, 2)
 
 
-# agreement --------------------------------------------------------------------------------------------------------
 def agreed(out: Console, record: Record) -> None:
     """The record of an agreement."""
     subject = record["subject"]
@@ -236,8 +234,8 @@ def agreed(out: Console, record: Record) -> None:
     for method in dict.fromkeys(row["method"] for row in record["rows"]):
         rows = [row for row in record["rows"] if row["method"] == method]
         climbed = rows[0].get("attack_loss")
-        told = "" if climbed is None else f": attack loss {climbed['start']:.4g} to {climbed['reference']:.4g}"
-        line(out, f"  {method}{told}")
+        reached = "" if climbed is None else f": attack loss {climbed['start']:.4g} to {climbed['reference']:.4g}"
+        line(out, f"  {method}{reached}")
         grid = rich_table("second beside first", *heads, right=heads)
         for row in rows:
             cells = ["", "", ""]

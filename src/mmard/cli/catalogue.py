@@ -1,4 +1,4 @@
-"""The commands that tell what can be named, and bring it: methods, attacks, models, data, fetch."""
+"""What can be named, and how to get it: `mmard methods`, `attacks`, `models`, `data`, `teachers`, `fetch`."""
 
 from __future__ import annotations
 
@@ -86,8 +86,26 @@ def fetch(options: Fetch) -> None:
     fetch_named(options.name, options.data_dir)
 
 
-# catalogue ------------------------------------------------------------------------------------------------------------
-# `mmard methods`, `models`, `data` and `fetch`: what can be named, and how to get it.
+class Teachers(Options):
+    """What `mmard teachers` is asked for."""
+
+    name: str | None = argument("NAME", "One of them, in detail.", None)
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command(
+    "Look",
+    """
+    mmard teachers
+    mmard teachers Chen2021LTD_WRN34_10
+    """,
+)
+def teachers(options: Teachers) -> None:
+    """Robust networks of other people that can be named as a teacher: claimed accuracies, papers, licences, places.
+
+    Their weights are a file of yours, given with --teacher-weights; `mmard fetch robustbench:NAME` brings most of them.
+    """
+    show_teachers(options.name, options.as_json)
 
 
 STEPS = 10
@@ -333,10 +351,6 @@ def fetch_data(name: str, data_dir: Path) -> None:
     commands(out, "next", [f"mmard train --method trades --model wide_resnet-16-4 {use} --out runs/teacher --dry-run"])
 
 
-# teaching -------------------------------------------------------------------------------------------------------------
-# `mmard teachers`, and `mmard fetch` of one: what is known of other people's robust networks.
-
-
 def show_teachers(name: str | None, as_json: bool) -> None:
     """All known teachers in a table, or one in detail.
 
@@ -388,10 +402,10 @@ def _detail(spec: str) -> None:
     from mmard.balls import as_fraction
 
     read = sources()
-    places: dict[str, list[str]] = {}
+    read_in: dict[str, list[str]] = {}
     for what, at in teacher.read.items():
         if at is not None:
-            places.setdefault(at, []).append(what)
+            read_in.setdefault(at, []).append(what)
     values = f"mean {list(teacher.mean)}, std {list(teacher.std or ())}" if teacher.mean else "none, it reads [0, 1]"
     lowest = f"; {teacher.lowest:.2%} by another evaluation" if teacher.lowest is not None else ""
     robust = f"{teacher.robust:.2%} under AutoAttack at linf {as_fraction(teacher.eps)}{lowest}"
@@ -404,7 +418,7 @@ def _detail(spec: str) -> None:
         ("weights", by_hand(teacher) if teacher.drive else "place not known"),
         ("licence", f"{teacher.licence} (of the weights)"),
         ("paper", teacher.link),
-        *((f"{' and '.join(what)} read in", read[at]) for at, what in places.items()),
+        *((f"{' and '.join(what)} read in", read[at]) for at, what in read_in.items()),
     ):
         rows.add_row(Text(key, style="quiet"), text)
     put(out, rows, 2)

@@ -455,10 +455,6 @@ def numbers(text: str | None) -> list[float] | None:
     return None if text is None else [radius(each.strip()) for each in text.split(",")]
 
 
-# next steps -----------------------------------------------------------------------------------------------------------
-# Which command made a run, where it stands, and what to type next about it.
-
-
 def position_of(run: Run) -> Position | None:
     """Where a run stands; None before its first save."""
     from mmard.training.checkpoint import Position

@@ -60,7 +60,7 @@ def watched() -> Console | None:
 
 @contextmanager
 def busy(what: str) -> Iterator[Callable[[str], None]]:
-    """A passing word on what takes a moment, in a terminal; told another word, it shows that behind the first."""
+    """A passing word on what takes a moment, in a terminal; what it yields shows another word behind it."""
     err = watched()
     if err is None:
         yield lambda text: None

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.options import next_commands, position_of
+from mmard.cli.options import Options, argument, command, next_commands, option, position_of
 from mmard.cli.screen import commands, console, line, put, rich_table
 from mmard.cli.train import value_text
 from mmard.errors import Refused
@@ -26,8 +26,24 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-# scores ---------------------------------------------------------------------------------------------------------------
-# Figures on the command line: the table of scores, their records.
+
+class Show(Options):
+    """What `mmard show` is asked for."""
+
+    run: Path = argument("RUN", "A run folder.")
+    as_json: bool = option(False, "Print records as JSON.", flag="--json")
+
+
+@command(
+    "Look",
+    """
+    mmard show runs/s
+    mmard show runs/s --json
+    """,
+)
+def show(options: Show) -> None:
+    """What was run, how far it is, how good it is, and what to do next."""
+    show_run(options.run, options.as_json)
 
 
 def scores_table(records: Sequence[dict[str, Any]]) -> Table:
@@ -61,9 +77,6 @@ def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
     for each in measured:
         keeper.score(each)
     return keeper.scores
-
-
-# showing --------------------------------------------------------------------------------------------------------------
 
 
 WHAT = ("method", "inner", "outer", "network", "teachers", "data", "eps", "norm")

@@ -322,10 +322,6 @@ def _next_commands(run: Run) -> None:
     commands(console(), "next", next_commands(run, finished=True))
 
 
-# planned --------------------------------------------------------------------------------------------------------------
-# How `--dry-run` prints a plan.
-
-
 ROLES = {"S": "student", "T": "teacher", "T_nat": "natural teacher", "P": "peer"}
 PASSES = "forward: passes, of them train: in train mode; back x, back w: gradients to the input, to the weights"
 

@@ -30,6 +30,7 @@ from mmard.evaluation.transfer import Surrogate, transfer
 from mmard.files import FACTS, weights_hash, write_whole
 from mmard.models import cause, check_logits
 from mmard.modes import evaluating, gradients
+from mmard.settings import EVALUATION_BATCH
 
 OPSET = 20
 """Of the standard operators. onnxruntime reads it since 1.17."""
@@ -183,7 +184,7 @@ def attacked_parity(
     return found["network"], found["file"]
 
 
-def parity(module: nn.Module, path: Path, images: ImageSet, batch_size: int = 250) -> Parity:
+def parity(module: nn.Module, path: Path, images: ImageSet, batch_size: int = EVALUATION_BATCH) -> Parity:
     """Run a network and the file that was made from it on the same images, also alone and in odd batches.
 
     Args:

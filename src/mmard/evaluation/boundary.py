@@ -28,6 +28,7 @@ from mmard.evaluation.evaluate import Progress
 from mmard.evaluation.findings import counts
 from mmard.modes import evaluating, frozen
 from mmard.ops import correct, entropy, margin
+from mmard.settings import EVALUATION_BATCH
 
 # nearest --------------------------------------------------------------------------------------------------------------
 # The nearest point that a network reads otherwise: an upper bound of the distance to its decision boundary.
@@ -128,7 +129,7 @@ def proximity(
     norm: str,
     sample: Tensor,
     *,
-    batch_size: int = 250,
+    batch_size: int = EVALUATION_BATCH,
     progress: Progress | None = None,
     name: str = "boundary",
 ) -> Proximity:
@@ -189,7 +190,7 @@ def boundary(
     norm: str,
     *,
     seed: int,
-    batch_size: int = 250,
+    batch_size: int = EVALUATION_BATCH,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Proximity of clean and attacked inputs to both boundaries.

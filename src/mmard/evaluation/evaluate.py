@@ -43,6 +43,7 @@ from mmard.evaluation.spellings import spelled
 from mmard.files import weights_hash
 from mmard.modes import evaluating, frozen
 from mmard.ops import correct
+from mmard.settings import EVALUATION_BATCH
 from mmard.training.ranks import Ranks
 
 NETWORK = "the network"
@@ -74,7 +75,7 @@ class Protocol:
     attacks: tuple[Attack | AutoAttack, ...]
     budget: Budget
     seed: int = 0
-    batch_size: int = 250
+    batch_size: int = EVALUATION_BATCH
     engine: str = "fast"
 
     def __post_init__(self) -> None:
