@@ -535,5 +535,5 @@ def test_an_evaluation_keeps_its_records_if_told_to(tmp_path: Path) -> None:
     evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, made_on=net(), out=tmp_path / "kept")
     assert len(Run(tmp_path / "kept").score_records()) > len(records)
     (tmp_path / "file").touch()
-    with pytest.raises(Refused, match=r"out .*file: expected a folder to write to"):
+    with pytest.raises(Refused, match=r"file: expected a folder to write to, got File exists"):
         evaluate(matcher(), picture_set(9), "fgsm", budget=BUDGET, out=tmp_path / "file")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import mmard
 from mmard.cli import answer
+from mmard.data.fetch import fetch
 from mmard.errors import Refused
 from mmard.files import load_tensors, save_tensors, write_json
 from mmard.networks import load_network
@@ -263,6 +264,28 @@ def test_no_text_of_a_run_becomes_markup_of_its_card(home: Path, tmp_path: Path)
     outside = re.sub(r"`[^`\n]*`", "", text.replace("\\`", ""))
     assert outside.count("alert") >= 5
     assert not re.search(r"(?<!\\)<b|(?<!\\)\[a\]|^# big", outside, re.MULTILINE)
+
+
+def test_folders_that_cannot_be_written_are_named(home: Path, tmp_path: Path) -> None:
+    push(home / "s", REPO, to=tmp_path / "shared")
+    (tmp_path / "file").touch()
+    for call in (
+        lambda: push(home / "s", REPO, to=tmp_path / "file" / "x"),
+        lambda: pull(str(tmp_path / "shared"), tmp_path / "file" / "x"),
+        lambda: fetch("cifar10", tmp_path / "file", hub=FakeDataHub()),
+    ):
+        with pytest.raises(Refused, match=r"file/\w+: expected a folder to write to, got [A-Z][a-z ]+; choose another"):
+            call()
+
+
+class FakeDataHub:
+    """A data set of one file."""
+
+    def repo_info(self, repo_id: str, **asked: Any) -> Any:
+        return SimpleNamespace(sha="abc", siblings=[SimpleNamespace(rfilename="plain_text/train-0.parquet", size=1)])
+
+    def hf_hub_download(self, *args: Any, **asked: Any) -> str:
+        raise AssertionError("nothing is to be fetched")
 
 
 class FakeHub:

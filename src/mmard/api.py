@@ -32,7 +32,7 @@ from mmard.evaluation.findings import Finding, plan_findings, read_also
 from mmard.evaluation.multiprocess import measure
 from mmard.evaluation.score import Score
 from mmard.evaluation.transfer import Surrogate, measure_transfer
-from mmard.files import load_into
+from mmard.files import load_into, writing_into
 from mmard.job import Job, Loaders, default_out, pair_of, prepare
 from mmard.method import Method
 from mmard.methods import compose
@@ -322,10 +322,8 @@ def _keeper(out: str | Path | None) -> Recorder:
     if out is None:
         return Recorder(None)
     folder = Path(out).expanduser()
-    try:
+    with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"out {out}", expected="a folder to write to", got=error.strerror or str(error)) from error
     return Recorder(Run(folder))
 
 

@@ -9,7 +9,8 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmard.errors import Refused
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """What the system refuses to write inside, in one line that names the folder.
+
+    Raises:
+        Refused: for a full disk, a read-only folder, and whatever else an OSError says.
+    """
+    try:
+        yield
+    except OSError as error:
+        mend = "choose another folder, or make room"
+        raise Refused(
+            str(folder), expected="a folder to write to", got=error.strerror or str(error), mend=mend
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from mmard.data.decoding import import_extra
 from mmard.errors import Refused, unknown
+from mmard.files import writing_into
 
 _SHARD = re.compile(r"(train|test|valid|validation)-[^/]*\.parquet")
 
@@ -79,7 +80,8 @@ def fetch(
         got = f"none at revision {info.sha}"
         where = f"{repository.repo_id}/{repository.folder}"
         raise Refused(where, expected="Parquet files", got=got, mend="the hub's copy has moved; please report it")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_into(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for record in wanted:
         path = folder / record.rfilename
         if path.is_file() and differs(path, record) is None:
@@ -99,7 +101,8 @@ def fetch(
             path.unlink(missing_ok=True)
             expected, got = wrong
             raise Refused(str(path), expected=expected, got=got, mend="deleted; run the same command again")
-    _record(folder, repository.repo_id, info.sha, wanted)
+    with writing_into(folder):
+        _record(folder, repository.repo_id, info.sha, wanted)
     return folder
 
 

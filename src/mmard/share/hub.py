@@ -38,7 +38,7 @@ import numpy as np
 from mmard.data.decoding import import_extra
 from mmard.data.fetch import differs
 from mmard.errors import Refused, require
-from mmard.files import load_tensors, read_json, save_tensors, write_json, write_whole
+from mmard.files import load_tensors, read_json, save_tensors, write_json, write_whole, writing_into
 from mmard.networks import load_network
 from mmard.run import Run, now
 from mmard.settings import Settings
@@ -212,7 +212,8 @@ def push(
     _check_repo(repo)
     opened = Run.open(run)
     if to is not None:
-        return _written(opened, Path(to).expanduser(), repo, licence)
+        with writing_into(Path(to)):
+            return _written(opened, Path(to).expanduser(), repo, licence)
     hub = hub or import_extra("huggingface_hub", f"push {repo}", extra="hub").HfApi()
     with tempfile.TemporaryDirectory() as scratch:
         made = _written(opened, Path(scratch) / "shared", repo, licence)
@@ -251,23 +252,24 @@ def pull(
     to = Path(to).expanduser()
     Run.refuse_taken(to)
     tell = progress or (lambda line: None)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
-    try:
-        if Path(repo).expanduser().is_dir():
-            facts = _copied(Path(repo).expanduser(), scratch)
-        else:
-            _check_repo(repo)
-            hub = hub or import_extra("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
-            facts = _downloaded(hub, repo, revision, scratch, tell)
-        _check_run(repo, scratch)
-        write_json(scratch / "pulled.json", {**facts, "pulled": now()})
-        if to.exists():
-            to.rmdir()  # an empty one was let pass
-        scratch.chmod(0o777 & ~_umask())
-        scratch.replace(to)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with writing_into(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+        try:
+            if Path(repo).expanduser().is_dir():
+                facts = _copied(Path(repo).expanduser(), scratch)
+            else:
+                _check_repo(repo)
+                hub = hub or import_extra("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
+                facts = _downloaded(hub, repo, revision, scratch, tell)
+            _check_run(repo, scratch)
+            write_json(scratch / "pulled.json", {**facts, "pulled": now()})
+            if to.exists():
+                to.rmdir()  # an empty one was let pass
+            scratch.chmod(0o777 & ~_umask())
+            scratch.replace(to)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return to
 
 
@@ -424,7 +426,8 @@ def fetch_teacher(
     if teacher.drive is None:
         mend = f"see {teacher.link}, and give the file with --teacher-weights"
         raise Refused(f"fetch {spec}", expected="a known place of its file", got="none", mend=mend)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_into(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     query = urllib.parse.urlencode({"export": "download", "confirm": "t", "id": teacher.drive})
     tell(f"{teacher.spec}: fetching {teacher.drive} from Google Drive, licence {teacher.licence}")
     facts: dict[str, Any] = {"teacher": teacher.spec, "drive": teacher.drive}
