@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -328,6 +329,30 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         r"uint8 \(32, 32, 3, N\), got uint8 \(20, 32, 32, 3\)",
     ),
     "svhn, fewer labels": ("svhn", lambda r: svhn(r, y=np.ones((19, 1))), "as many labels as images, 20, got 19"),
+    # IDX and STL-10
+    "mnist, nothing there": ("mnist", lambda r: None, r"train-images-idx3-ubyte and its three companions"),
+    "mnist, a file absent": (
+        "mnist",
+        lambda r: (r / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, *[0, 0, 0, 1] * 3, 7])),
+        r"train-labels-idx1-ubyte: expected all four IDX files, got no such file",
+    ),
+    "mnist, another first word": (
+        "mnist",
+        lambda r: (r / "train-images-idx3-ubyte").write_bytes(b"hello"),
+        "an IDX file of bytes with 3 axes, got another first word",
+    ),
+    "mnist, promises more": (
+        "mnist",
+        lambda r: (r / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, *[0, 0, 0, 9] * 3, 7])),
+        "got 1 bytes or more where 729 should be",
+    ),
+    "mnist, without bounds": (
+        "mnist",
+        lambda r: (r / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 3, *[255] * 12]))),
+        "got 79,228,162,458,924,105,385,300,197,375 bytes",
+    ),
+    "stl10, nothing there": ("stl10", lambda r: None, "stl10_binary/"),
+    "stl10, cut": ("stl10", lambda r: (r / "train_X.bin").write_bytes(b"x" * 27647), "27,648 bytes for each image"),
     # Tiny ImageNet
     "tiny, nothing there": ("tiny_imagenet", lambda r: None, r"tiny-imagenet-200/.*mmard fetch tiny_imagenet"),
     "tiny, unknown class": ("tiny_imagenet", lambda r: tiny(r, "n3"), r"val_annotations\.txt.*line 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -256,6 +257,36 @@ def medmnist(root: Path) -> Arrays:
     return a
 
 
+def idx(folder: str, packed: bool, classes: tuple[str, ...]) -> Any:
+    """Big-endian headers and bytes, as yann.lecun.com hands them out."""
+
+    def write(root: Path) -> Arrays:
+        a = arrays(10, (1, 28, 28), words="official IDX files")
+        a.classes = classes
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for stem, x, y in (("train", a.x[:, 0], a.y), ("t10k", a.x_test[:, 0], a.y_test)):
+            for name, array in ((f"{stem}-images-idx3-ubyte", x), (f"{stem}-labels-idx1-ubyte", y.astype(np.uint8))):
+                content = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+                path = root / folder / (name + (".gz" if packed else ""))
+                path.write_bytes(gzip.compress(content) if packed else content)
+        return a
+
+    return write
+
+
+def stl10(root: Path) -> Arrays:
+    """Channels first, each column by column; labels from 1."""
+    a = arrays(10, (3, 96, 96), per_class=2, words="official binary files")
+    a.classes = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+    (root / "stl10_binary").mkdir()
+    for split, x, y in (("train", a.x, a.y), ("test", a.x_test, a.y_test)):
+        (root / "stl10_binary" / f"{split}_X.bin").write_bytes(np.ascontiguousarray(x.transpose(0, 1, 3, 2)).tobytes())
+        (root / "stl10_binary" / f"{split}_y.bin").write_bytes((y + 1).astype(np.uint8).tobytes())
+    return a
+
+
+DIGITS = tuple("0123456789")
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FORMS: dict[str, tuple[str, Any]] = {
     "cifar10 python, as Python 2 wrote it": ("cifar10", cifar("cifar10", "py", packed=False)),
     "cifar10 python, as Python 3 writes it": ("cifar10", cifar("cifar10", "py", packed=False, dumps=python3)),
@@ -274,6 +305,10 @@ FORMS: dict[str, tuple[str, Any]] = {
     "svhn parquet": ("svhn", parquet("svhn", "cropped_digits", "image", "label", names=False)),
     "tiny_imagenet tree": ("tiny_imagenet", tiny_imagenet),
     "tiny_imagenet parquet": ("tiny_imagenet", parquet("tiny_imagenet", "data", "image", "label", 2, "valid", True)),
+    "mnist": ("mnist", idx(".", False, DIGITS)),
+    "mnist, packed, as torchvision lays it": ("mnist", idx("MNIST/raw", True, DIGITS)),
+    "fashion_mnist": ("fashion_mnist", idx("fashion_mnist", True, CLOTHES)),
+    "stl10": ("stl10", stl10),
     "parquet": ("parquet", parquet("parquet", "some", "image", "label", shards=2)),
     "parquet with names": ("parquet", parquet("parquet", ".", "img", "fine_label", names=True)),
     "folder": ("folder", folder()),

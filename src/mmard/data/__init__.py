@@ -4,8 +4,9 @@
     batches.py      a training epoch, addressed by (epoch, step); loaders and tensors of a user's own, checked
     augment.py      crop, flip, cutout, IDBH: drawing a view and applying it are separate acts
     fetch.py        files from the Hugging Face hub, verified; the only module that uses the network
-    arrays.py cifar.py folders.py parquet.py    the sources: digits, npz, svhn; CIFAR; folder, Tiny ImageNet; Parquet
-    decoding.py                                 what sources are made of
+    arrays.py cifar.py folders.py official.py parquet.py
+                    the sources: digits, npz, svhn; CIFAR; folder, Tiny ImageNet; MNIST, STL-10; Parquet
+    decoding.py     what sources are made of
 
 Pixels are 8-bit until a batch is made; then they are float32 in [0, 1], and never normalised: models do that.
 """
@@ -25,6 +26,7 @@ from mmard.data.arrays import read_digits, read_npz, read_svhn
 from mmard.data.cifar import CIFAR10, CIFAR100
 from mmard.data.folders import read_folder, read_tiny_imagenet
 from mmard.data.image_set import ImageSet, Part, Rows, Splits, balanced_order, checked, into_memory, onto_disk
+from mmard.data.official import read_fashion_mnist, read_mnist, read_stl10
 from mmard.data.parquet import read_any_parquet
 from mmard.errors import Refused, unknown
 
@@ -59,6 +61,9 @@ DATA: dict[str, Source] = {
     "cifar100": Source("CIFAR-100, 100 classes, 32 x 32", CIFAR100, resizes=True),
     "svhn": Source("street view house numbers, 10 classes, 32 x 32", read_svhn, augmentation="crop"),
     "tiny_imagenet": Source("Tiny ImageNet, 200 classes, 64 x 64", read_tiny_imagenet),
+    "mnist": Source("MNIST, 10 digits, 28 x 28 grey", read_mnist, augmentation="crop"),
+    "fashion_mnist": Source("Fashion-MNIST, 10 classes, 28 x 28 grey", read_fashion_mnist),
+    "stl10": Source("STL-10, 10 classes, 96 x 96", read_stl10),
     "parquet": Source("any Hugging Face image set in Parquet files", read_any_parquet, resizes=True),
     "folder": Source("your images, one folder for each class", read_folder, resizes=True),
     "npz": Source("your arrays: x_train, y_train, x_test, y_test in a .npz file", read_npz),
