@@ -375,7 +375,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     (file,) = tmp_path.glob("aa-short-*/fab-t.npy")
     stored = np.load(file, allow_pickle=False)
     assert stored.dtype == np.int8
-    assert line(stored == journal.STANDING) == line(first[3].mask)
+    assert line(stored == journal.SURVIVED) == line(first[3].mask)
 
 
 def test_verdicts_of_another_evaluation_are_not_taken(tmp_path: Path) -> None:

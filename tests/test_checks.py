@@ -229,7 +229,7 @@ def figure(attack: str, standing: int | list[int], n: int = 100, eps: float = 0.
     mask[list(range(standing)) if isinstance(standing, int) else standing] = True
     score = Score(attack, attack, "linf", eps, "test", n, int(mask.sum()), 0.0, 0, 250, "w", "d", "best", "images")
     score = replace(score, **other)  # type: ignore[arg-type]
-    whole, _, stage = attack.partition(".")
+    whole, _, stage = attack.partition(".") if attack.startswith("aa") else (attack, "", "")
     made_on, spec = attack.startswith("transfer-"), attack.removeprefix("transfer-")
     if made_on:
         score = Transferred(**asdict(score), made_on="another", made_on_weights="v")

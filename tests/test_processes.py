@@ -21,7 +21,7 @@ from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.evaluation import multiprocess
 from mmard.evaluation.evaluate import Protocol
-from mmard.evaluation.journal import PENDING, STANDING, Journal
+from mmard.evaluation.journal import PENDING, SURVIVED, Journal
 from mmard.evaluation.multiprocess import measure
 
 BUDGET = Budget(0.05)
@@ -181,6 +181,6 @@ def test_who_is_not_attacked_counts_as_misread_and_the_file_says_who_is_pending(
     assert file.name == "pgd-20@2_255.npy"
     kept = np.load(file)
     assert kept.dtype == np.int8
-    assert kept.tolist() == [STANDING, 0, 0, 0, PENDING, PENDING]
+    assert kept.tolist() == [SURVIVED, 0, 0, 0, PENDING, PENDING]
     with pytest.raises(Refused, match="got verdicts with other a; choose another folder"):
         Journal(tmp_path, {"a": 2}, 6)

@@ -2,7 +2,7 @@
 
 Croce, Hein. "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
 ICML 2020, arXiv:2003.01690, algorithm 1 and equations 6 (DLR) and 7 (targeted DLR). Under l1: Croce, Hein, "Mind the
-box", ICML 2021, arXiv:2103.01208; that climb is told in `sparse_climb.py`. Under linf and l2:
+box", ICML 2021, arXiv:2103.01208; that climb is `sparse_climb`. Under linf and l2:
 
     z       = project( x_k + step * steepest( grad loss(x_k) ) )
     x_{k+1} = project( x_k + a (z - x_k) + (1 - a) (x_k - x_{k-1}) )            a = 3/4, and 1 at the first step
@@ -39,14 +39,6 @@ from mmard.balls import Budget, l1_surplus, ranked
 from mmard.errors import Refused, unknown
 from mmard.ops import correct
 from mmard.words import plural
-
-# climb ----------------------------------------------------------------------------------------------------------------
-# A climb of APGD under linf and l2, and what climbs under every norm share. The algorithm stands in `apgd.py`.
-#
-# Several climbs are made side by side where their batches are small. They follow each other: each is for the samples
-# that those before it left, and its start is drawn for them. Made at once they are a guess that no sample falls; as
-# soon as one does, what was guessed after its own climb is dropped, and `Fallen.last` says so.
-
 
 TINY = 1e-12  # the constant that the authors add to denominators; part of the verdicts
 
@@ -129,7 +121,12 @@ class Fallen:
 def climb(
     slope: Slope, x: Tensor, y: Tensor, target: Tensor, run: Tensor, start: Tensor, *, steps: int, rho: float
 ) -> Fallen:
-    """What was found on climbs from `start`, under linf and l2."""
+    """What was found on climbs from `start`, under linf and l2.
+
+    Several climbs are made side by side where their batches are small. They follow each other: each is for the samples
+    that those before it left, and its start is drawn for them. Made at once they are a guess that no sample falls; as
+    soon as one does, what was guessed after its own climb is dropped, and `Fallen.last` says so.
+    """
     budget = slope.budget
     misread, loss, gradient = slope.look(start, y, target)
     fallen = Fallen(start, misread, run, slope.eot == 1)
@@ -247,26 +244,6 @@ def _project(z: Tensor, s: _Climbers, budget: Budget) -> Tensor:
     return (s.x + delta / (size + TINY) * size.clamp_max(budget.eps)).clamp(0, 1)
 
 
-# sparse climb ---------------------------------------------------------------------------------------------------------
-# A climb of APGD under l1, where the shape of the ball asks for sparse steps.
-#
-# Croce, Hein. "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021,
-# arXiv:2103.01208, algorithm 1 and section 3.3 (larger radii first).
-#
-#     z = project( x_k + step * sign(g) / |sign(g)|_1 )  g = grad loss(x_k), all but its `share` of largest entries cut
-#
-# `project` is exact for the ball and the box together (`balls.l1_surplus`), and there is no momentum. At a checkpoint
-# the share becomes that of the pixels that the best point differs in, over 1.5. Where this number fell by more than 5
-# % the step is eps again and the sample goes back to its best point; elsewhere the step is divided by 1.5, down to eps
-# / 10.
-#
-# With `shrink`, 30 % of the steps are spent in the ball of radius 3 eps, 30 % in that of 2 eps, and the others in the
-# ball itself; each part begins at the best point of the one before it, projected.
-#
-# The order of sums, and which differences are taken of rounded numbers, are those of the authors' code: whether a
-# pixel differs from the clean one hangs on the last bit, and with it the share.
-
-
 FIRST_SHARE = 0.2
 """Of the coordinates, moved by the first step of a climb that starts anywhere in the ball."""
 STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
@@ -290,7 +267,19 @@ def sparse_start(x: Tensor, budget: Budget, shrink: bool, generator: torch.Gener
 def sparse_climb(
     slope: Slope, x: Tensor, y: Tensor, target: Tensor, run: Tensor, start: Tensor, *, steps: int, shrink: bool
 ) -> Fallen:
-    """What was found on climbs from `start`, under l1."""
+    """What was found on climbs from `start`, under l1 ("Mind the box", algorithm 1, and section 3.3 for `shrink`).
+
+        z = project( x_k + step * sign(g) / |sign(g)|_1 )    g = grad loss(x_k), all but its `share` of largest cut
+
+    `project` is exact for the ball and the box together (`balls.l1_surplus`), and there is no momentum. At a checkpoint
+    the share becomes that of the pixels that the best point differs in, over 1.5. Where this number fell by more than
+    5 % the step is eps again and the sample goes back to its best point; elsewhere the step is divided by 1.5, down to
+    eps / 10. With `shrink`, 30 % of the steps are spent in the ball of radius 3 eps, 30 % in that of 2 eps, and the
+    others in the ball itself; each part begins at the best point of the one before it, projected.
+
+    The order of sums, and which differences are taken of rounded numbers, are those of the authors' code: whether a
+    pixel differs from the clean one hangs on the last bit, and with it the share.
+    """
     eps, fallen = slope.budget.eps, None
     if not shrink:
         _, fallen = _stage(slope, x, y, target, run, start, eps, steps, first=True, last=True)
@@ -428,9 +417,6 @@ def _into(x: Tensor, z: Tensor, eps: float) -> Tensor:
     return z - l1_surplus(z - x, x, eps)
 
 
-# apgd -----------------------------------------------------------------------------------------------------------------
-
-
 ROOM = {True: 2**14, False: 2**22}
 """Pixels of all climbs that are made side by side, on a CPU and elsewhere: where a larger batch costs little more."""
 
@@ -544,17 +530,17 @@ class APGD:
             )
         slope = Slope(model, LOSSES[self.loss].of, budget, self.eot)
         x_adv = x.clone()
-        standing = torch.arange(len(x), device=x.device)
+        surviving = torch.arange(len(x), device=x.device)
         ranks = [rank for rank in range(2, self.targets + 2) for _ in range(self.restarts)]
         guess = 1  # climbs that are expected to lead nowhere
-        while ranks and len(standing):
-            n = len(standing)
-            runs = min(len(ranks), guess, max(ROOM[prompt(x)] // x[standing].numel(), 1)) if self.eot == 1 else 1
+        while ranks and len(surviving):
+            n = len(surviving)
+            runs = min(len(ranks), guess, max(ROOM[prompt(x)] // x[surviving].numel(), 1)) if self.eot == 1 else 1
             starts, after = [], []
             for _ in range(runs):
-                starts.append(self._start(x[standing], budget, generator))
+                starts.append(self._start(x[surviving], budget, generator))
                 after.append(generator.get_state())
-            row, target = standing.repeat(runs), torch.cat([ranking[standing, -rank] for rank in ranks[:runs]])
+            row, target = surviving.repeat(runs), torch.cat([ranking[surviving, -rank] for rank in ranks[:runs]])
             run = torch.arange(runs, device=x.device).repeat_interleave(n)
             start = torch.cat(starts)
             if budget.norm == "l1":
@@ -565,9 +551,9 @@ class APGD:
             generator.set_state(after[last])
             these = slice(last * n, (last + 1) * n)
             fooled = fallen.fooled[these]
-            x_adv[standing[fooled]] = fallen.found[these][fooled]
-            standing, ranks = standing[~fooled], ranks[last + 1 :]
-            guess = 4 * guess if len(standing) == n else 1
+            x_adv[surviving[fooled]] = fallen.found[these][fooled]
+            surviving, ranks = surviving[~fooled], ranks[last + 1 :]
+            guess = 4 * guess if len(surviving) == n else 1
         return x_adv
 
     def _start(self, x: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:

@@ -96,16 +96,16 @@ class FAB:
             expected = f"up to {ranking.shape[1] - 1} wrong classes"
             raise Refused(f"FAB(targets={self.targets})", expected=expected, got=str(self.targets))
         x_adv = x.clone()
-        standing = torch.arange(len(x), device=x.device)
+        surviving = torch.arange(len(x), device=x.device)
         ranks = list(range(2, self.targets + 2))
-        while ranks and len(standing):
-            n, ways = len(standing), max(ROOM[prompt(x)] // x[standing].numel(), 1)
+        while ranks and len(surviving):
+            n, ways = len(surviving), max(ROOM[prompt(x)] // x[surviving].numel(), 1)
             now, ranks = ranks[:ways], ranks[ways:]
-            row, target = standing.repeat(len(now)), torch.cat([ranking[standing, -rank] for rank in now])
+            row, target = surviving.repeat(len(now)), torch.cat([ranking[surviving, -rank] for rank in now])
             one = torch.arange(n, device=x.device).repeat(len(now))
             found, broken = self.walk(model, x[row], y[row], target, budget, stop=True, one=one)
             x_adv[row[broken]] = found[broken]
-            standing = standing[~broken.view(len(now), n).any(0)]
+            surviving = surviving[~broken.view(len(now), n).any(0)]
         return x_adv
 
     def walk(

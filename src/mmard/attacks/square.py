@@ -20,7 +20,7 @@ Differences from the authors' code (fra31/auto-attack, a392200):
      ones do, and everything is asked.
   2. linf: the random numbers of the whole search are drawn before it. How many a query takes is known, so the stream
      is theirs. An l2 or l1 patch takes some for each sample left, so there they are drawn as one goes.
-  3. Several queries are asked at once where few small images are left, as if none were to succeed; what was asked
+  3. Several queries are made at once where few small images are left, as if none were to succeed; what was asked
      beyond a success is thrown away.
   4. A window starts at one of H - side places where there are H - side + 1: the last row and column are reached by
      squares as large as the image alone. So it is in theirs, and verdicts are to be the same.
@@ -44,15 +44,6 @@ from mmard.errors import Refused
 from mmard.ops import margin
 from mmard.words import plural
 
-# square linf ----------------------------------------------------------------------------------------------------------
-# The search of Square under linf, with several patches tried at once. What it searches and why stands in `square.py`.
-#
-# The random numbers of all queries are drawn before the search, and those of a query are the same for every sample, so
-# each sample may go at its own pace. Where few small images are left, the next queries of each are asked in one batch,
-# as if none were to succeed; a sample goes on from its first success, and its later answers in the batch are thrown
-# away. Most patches fail, so little is.
-
-
 DROP_EVERY = 50
 """Queries between two droppings on an accelerator, which asking for the number left would stall."""
 ROOM = {True: 2**18, False: 2**22}
@@ -60,7 +51,7 @@ ROOM = {True: 2**18, False: 2**22}
 MOST = 16
 """Queries that are tried at once; more successes would be thrown away."""
 EARLY = 50
-"""Queries at the beginning, most of which succeed, and which are asked one by one."""
+"""Queries at the beginning, most of which succeed, and which are made one by one."""
 
 Model = Callable[[Tensor], Tensor]
 Window = tuple[slice, slice, slice, slice]
@@ -101,7 +92,12 @@ def queries_of(sides: Sequence[int], x: Tensor, eps: float, generator: torch.Gen
 def search_linf(
     model: Model, x: Tensor, y: Tensor, eps: float, sides: Sequence[int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The best point of each sample (B, C, H, W), and its margin as `ops.margin` has it (B,)."""
+    """Under linf: the best point of each sample (B, C, H, W), and its margin as `ops.margin` has it (B,).
+
+    The random numbers of all queries are drawn before the search, and those of a query are the same for every sample,
+    so each sample may go at its own pace. Where few small images are left, the next queries of each are made in one
+    batch, as if none were to succeed; a sample goes on from its first success, and its later answers are thrown away.
+    """
     n, c, _, w = x.shape
     asks = prompt(x)
     stripes = (2 * torch.rand((n, c, 1, w), generator=generator, dtype=x.dtype) - 1).sign().to(x.device)
@@ -152,7 +148,7 @@ class Searchers:
             setattr(self, name, value[these])
 
     def attempt(self, model: Model, block: Sequence[Query], refused: Refusals | None) -> None:
-        """What comes of some queries in turn, for every sample; with `refused`, nothing is asked whose answer is known.
+        """What comes of some queries in turn, for every sample; with `refused`, none whose answer is known.
 
         On an accelerator, a look at who succeeded ends each round: one for all queries of the block, and one more for
         every success that is the most of any sample.
@@ -177,23 +173,23 @@ class Searchers:
             which, place = ask.nonzero().T
             if len(which) == 0:
                 return
-            asked = these[place]
-            candidate = self.best[asked]
+            queried = these[place]
+            candidate = self.best[queried]
             edges = ask.sum(1).cumsum(0).tolist() if refused is not None or count > 1 else [len(which)]
             for query, patch, first, last in zip(block, patches, [0, *edges], edges, strict=False):
                 candidate[first:last][query.window] = patch[place[first:last]]
-            gap = margin(logits_of(model, candidate), self.y[asked])
-            better = gap > self.gap[asked]
+            gap = margin(logits_of(model, candidate), self.y[queried])
+            better = gap > self.gap[queried]
             success = torch.full_like(self.row, count).scatter_reduce(
-                0, asked, torch.where(better, which, count), "amin"
+                0, queried, torch.where(better, which, count), "amin"
             )
             if refused is not None:
                 for k, query in enumerate(block):
                     part = slice(edges[k - 1] if k else 0, edges[k])
-                    answered = k <= success[asked[part]]
-                    refused.note(query.name, self.row[asked[part]][answered], better[part][answered])
-            taken = better & (which == success[asked])
-            self.best[asked[taken]], self.gap[asked[taken]] = candidate[taken], gap[taken]
+                    answered = k <= success[queried[part]]
+                    refused.note(query.name, self.row[queried[part]][answered], better[part][answered])
+            taken = better & (which == success[queried])
+            self.best[queried[taken]], self.gap[queried[taken]] = candidate[taken], gap[taken]
             nxt = success + 1
             these = these[(success[these] < count - 1) & (self.gap[these] < 0)] if count > 1 else these[:0]
 
@@ -220,15 +216,6 @@ class Refusals:
         self._improved[row] += better
 
 
-# square moving --------------------------------------------------------------------------------------------------------
-# The search of Square under l2 and l1, with several patches tried at once. What it searches and why: `square.py`.
-#
-# A query takes random numbers for each sample that is left. As long as no sample falls, it is known how many, and the
-# next queries can be drawn ahead and asked in one batch, as if none were to succeed. A sample goes on from its first
-# success, and its later answers are thrown away. When a sample falls, so is all that was drawn and asked beyond that
-# query.
-
-
 TINY = 1e-12  # the constant that the authors add to denominators; part of the verdicts
 WITHIN = 1 - 1e-6  # of the l1 ball is used; another of their constants
 
@@ -236,9 +223,13 @@ WITHIN = 1 - 1e-6  # of the l1 ball is used; another of their constants
 def search_moving(
     model: Model, x: Tensor, y: Tensor, budget: Budget, sides: Sequence[int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The best point of each sample (B, C, H, W), and its margin as `ops.margin` has it (B,).
+    """Under l2 and l1: the best point of each sample (B, C, H, W), and its margin as `ops.margin` has it (B,).
 
-    Who is left is asked for before each block of queries, and who succeeded after each round in it: numbers that an
+    A query takes random numbers for each sample that is left. As long as no sample falls, it is known how many, and the
+    next queries can be drawn ahead and made in one batch, as if none were to succeed. When a sample falls, so is thrown
+    away all that was drawn and made beyond that query.
+
+    Who is left is looked up before each block of queries, and who succeeded after each round in it: numbers that an
     accelerator must be waited for.
     """
     n, c = x.shape[:2]
@@ -291,7 +282,7 @@ class Block:
         budget: the ball.
         into, out_of: masks of the window that each query fills and of the one it empties (K, 1, H, W).
         place: rows and columns of the former (K, side, 1) and (K, 1, side).
-        pairs: its pyramids, lying or standing (K, 1, side, side).
+        pairs: its pyramids, lying or surviving (K, 1, side, side).
         signs: of them, for each sample and channel (K, B, C, 1, 1).
     """
 
@@ -316,7 +307,7 @@ class Block:
 
         steps = torch.arange(side)
         place = (corners[:, 0, None] + steps)[:, :, None], (corners[:, 1, None] + steps)[:, None]
-        both = torch.stack([pyramids(side, standing, budget.norm, x.dtype) for standing in (False, True)])
+        both = torch.stack([pyramids(side, surviving, budget.norm, x.dtype) for surviving in (False, True)])
         pairs = both[(drawn[:, 4] > 0.5).long()][:, None]
         signs = (2 * drawn[:, 5:].view(len(drawn), -1, c, 1, 1) - 1).sign()
         into, out_of = window(corners[:, 0], corners[:, 1]), window(corners[:, 2], corners[:, 3])
@@ -337,13 +328,13 @@ class Block:
             which, place = ask.nonzero().T
             if len(which) == 0:
                 break
-            asked = these[place]
-            candidate = self._candidates(x[asked], best[asked], which, asked)
-            new = margin(logits_of(model, candidate), y[asked])
-            better = new > gap[asked]
-            success = torch.full_like(nxt, count).scatter_reduce(0, asked, torch.where(better, which, count), "amin")
-            taken = better & (which == success[asked])
-            at = asked[taken]
+            queried = these[place]
+            candidate = self._candidates(x[queried], best[queried], which, queried)
+            new = margin(logits_of(model, candidate), y[queried])
+            better = new > gap[queried]
+            success = torch.full_like(nxt, count).scatter_reduce(0, queried, torch.where(better, which, count), "amin")
+            taken = better & (which == success[queried])
+            at = queried[taken]
             best[at], gap[at] = candidate[taken], new[taken]
             successes.append((at, which[taken], candidate[taken], new[taken]))
             if count == 1:
@@ -383,7 +374,7 @@ class Block:
 
 
 @cache
-def pyramids(side: int, standing: bool, norm: str, dtype: torch.dtype) -> Tensor:
+def pyramids(side: int, surviving: bool, norm: str, dtype: torch.dtype) -> Tensor:
     """Two pyramids of opposite sign that fill a square, of length 1 in the norm; one above the other, or side by side.
 
     >>> pyramids(3, False, "l2", torch.float64).sign()
@@ -394,7 +385,7 @@ def pyramids(side: int, standing: bool, norm: str, dtype: torch.dtype) -> Tensor
     upper = side // 2
     pattern = torch.cat((_pyramid(upper, side, norm, dtype), -_pyramid(side - upper, side, norm, dtype)))
     pattern = pattern / _plane_length(pattern, norm)
-    return pattern.T if standing else pattern
+    return pattern.T if surviving else pattern
 
 
 def _pyramid(height: int, width: int, norm: str, dtype: torch.dtype) -> Tensor:
@@ -420,9 +411,6 @@ def _plane_length(v: Tensor, norm: str) -> Tensor:
     if norm == "l2":
         return (v**2).sum(dim=(-2, -1), keepdim=True).sqrt()
     return v.abs().sum(dim=(-2, -1), keepdim=True)
-
-
-# square ---------------------------------------------------------------------------------------------------------------
 
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -481,18 +469,18 @@ class Square:
         if x.ndim != 4:
             raise Refused("Square", expected="images (B, C, H, W)", got=str(tuple(x.shape)))
         x_adv = x.clone()
-        standing = torch.arange(len(x), device=x.device)
+        surviving = torch.arange(len(x), device=x.device)
         with torch.no_grad():
             for _ in range(self.restarts):
-                if len(standing) == 0:
+                if len(surviving) == 0:
                     break
-                left, labels, sides = x[standing], y[standing], self.sides(x, budget)
+                left, labels, sides = x[surviving], y[surviving], self.sides(x, budget)
                 if budget.norm == "linf":
                     best, gap = search_linf(model, left, labels, budget.eps, sides, generator)
                 else:
                     best, gap = search_moving(model, left, labels, budget, sides, generator)
                 fooled = gap >= 0
                 # A projected point may round to a hair beyond the box.
-                x_adv[standing[fooled]] = best[fooled].clamp(0, 1)
-                standing = standing[~fooled]
+                x_adv[surviving[fooled]] = best[fooled].clamp(0, 1)
+                surviving = surviving[~fooled]
         return x_adv

@@ -7,7 +7,7 @@ attack on the student:
     m(x)       = log p(y|x) - max over other classes of log p(.|x)     its mean; and the share of images misread
     H(x)       = entropy of p(.|x)
     |m(x)| / ||grad m(x)||, in the dual norm                            the distance if m were linear
-    the distance to the nearest point found with another prediction     on a sample (`nearest.py`)
+    the distance to the nearest point found with another prediction     on a sample
 """
 
 from __future__ import annotations
@@ -30,13 +30,6 @@ from mmard.modes import evaluating, frozen
 from mmard.ops import correct, entropy, margin
 from mmard.settings import EVALUATION_BATCH
 
-# nearest --------------------------------------------------------------------------------------------------------------
-# The nearest point that a network reads otherwise: an upper bound of the distance to its decision boundary.
-#
-# FAB (`mmard.attacks.fab`) walks along the boundary to each of the likeliest other classes, with no radius in mind;
-# what it finds is then drawn toward the image by bisection, as far as the reading stays another.
-
-
 STEPS, TARGETS, HALVINGS = 30, 3, 10
 METHOD = f"FAB, {STEPS} steps to each of up to {TARGETS} classes, and {HALVINGS} bisections"
 FAR = {"linf": 1.0, "l2": 1e6, "l1": 1e6}
@@ -46,8 +39,10 @@ FAR = {"linf": 1.0, "l2": 1e6, "l1": 1e6}
 def distance_to_boundary(model: nn.Module, x: Tensor, norm: str) -> Tensor:
     """Distance (B,) from x (B, C, H, W) to the nearest point found with another prediction; infinite where none was.
 
-    The prediction at x counts and not the label, so a misread image has a distance too. The model is called as it is:
-    its mode and its parameters belong to the caller.
+    An upper bound of the distance to the decision boundary. FAB walks along the boundary to each of the likeliest other
+    classes, with no radius in mind; what it finds is then drawn toward the image by bisection, as far as the prediction
+    stays another. The prediction at x counts and not the label, so a misread image has a distance too. The model is
+    called as it is: its mode and its parameters belong to the caller.
 
     Args:
         model: inputs in [0, 1] to logits.
@@ -75,9 +70,6 @@ def _drawn_near(model: nn.Module, x: Tensor, point: Tensor, own: Tensor) -> Tens
             other = wide(logits_of(model, x + middle * (point - x)).argmax(1) != own, x)
         low, high = torch.where(other, low, middle), torch.where(other, middle, high)
     return x + high * (point - x)
-
-
-# boundary -------------------------------------------------------------------------------------------------------------
 
 
 SAMPLE = 256

@@ -162,4 +162,4 @@ def _points(found: dict[float, int] | dict[int, int], n: int) -> list[dict[str, 
 
 
 def _called(progress: Progress, name: str) -> Progress:
-    return lambda _, done, of, standing: progress(name, done, of, standing)
+    return lambda _, done, of, surviving: progress(name, done, of, surviving)

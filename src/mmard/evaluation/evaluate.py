@@ -233,17 +233,17 @@ class Loop:
 
         What was done before is done `again` in silence.
         """
-        size, told = self._protocol.batch_size, None if again else self._progress
+        size, progress = self._protocol.batch_size, None if again else self._progress
 
         def judge(rows: NDArray[np.int64], number: int) -> Mask:
             first = number * size
             where = f"{name}, images {first} to {first + len(rows) - 1}"
             return self._judge(torch.from_numpy(rows), number, attack, name, where).cpu().numpy()
 
-        return journal.judged(name, who, size, judge, told)
+        return journal.judged(name, who, size, judge, progress)
 
     def engine(self, attack: Attack | AutoAttack) -> str:
-        """A line on what an attack asked, for records; the authors' attacks ask the network itself."""
+        """A line on what an attack queries, for records; the authors' attacks ask the network itself."""
         if any(isinstance(each, Authors) for each in stages(attack).values()):
             return ""
         return described(self._twins.ready(inputs(self._model, self._images, slice(0, 1)))[NETWORK])
@@ -259,29 +259,29 @@ class Loop:
             right, logits = verdict(self._model, x_adv, y, where)
             self._show(name, rows, x_adv, logits)
             return right
-        asked = self._model if isinstance(attack, Authors) else self._twins.serving(x)[NETWORK]
-        if asked is not self._model and not _agrees(asked, x, y):
-            asked = self._model  # an attack would have nothing to do where the twin misreads the image as it is
-        right, disputed = self._survivors(attack, asked, x, y, number, where)
-        if disputed and asked is not self._model:
+        queried = self._model if isinstance(attack, Authors) else self._twins.serving(x)[NETWORK]
+        if queried is not self._model and not _agrees(queried, x, y):
+            queried = self._model  # an attack would have nothing to do where the twin misreads the image as it is
+        right, disputed = self._survivors(attack, queried, x, y, number, where)
+        if disputed and queried is not self._model:
             right, _ = self._survivors(attack, self._model, x, y, number, where)
         return right
 
     def _survivors(
-        self, attack: Attack, asked: nn.Module, x: Tensor, y: Tensor, number: int, where: str
+        self, attack: Attack, queried: nn.Module, x: Tensor, y: Tensor, number: int, where: str
     ) -> tuple[Tensor, bool]:
         """Who withstands an attack that returns x where it fails; and whether it is wrong about a point of its own."""
-        asked = asked if isinstance(attack, Authors) else sliced(asked, x)
-        x_adv = self._perturbed(attack, asked, x, y, number, where)
+        queried = queried if isinstance(attack, Authors) else sliced(queried, x)
+        x_adv = self._perturbed(attack, queried, x, y, number, where)
         rows = (x_adv != x).flatten(1).any(1).nonzero()[:, 0]
         right = torch.ones_like(y, dtype=torch.bool)
         if len(rows):
             right[rows], _ = verdict(self._model, x_adv[rows], y[rows], where)
         return right, bool(right[rows].any())
 
-    def _perturbed(self, attack: Attack, asked: nn.Module, x: Tensor, y: Tensor, number: int, where: str) -> Tensor:
+    def _perturbed(self, attack: Attack, queried: nn.Module, x: Tensor, y: Tensor, number: int, where: str) -> Tensor:
         generator = random_start(attack, x, self._protocol.seed, number)
-        return perturbed(attack, asked, x, y, self._protocol.budget, generator, where)
+        return perturbed(attack, queried, x, y, self._protocol.budget, generator, where)
 
     def _show(self, name: str, rows: Tensor, x: Tensor, logits: Tensor) -> None:
         if self._witness is not None:
@@ -341,7 +341,7 @@ def measure(
     require(alone, "ranks", expected="neither a folder nor a witness", got="one")
     evaluated = Evaluated.of(model, images, protocol, split=split, which=which)
     loop = Loop(model, images, protocol, progress, witness)
-    budget, told = protocol.budget, finished or (lambda _: None)
+    budget, report = protocol.budget, finished or (lambda _: None)
 
     def journal(group: str, attack: Attack | AutoAttack | None = None) -> Journal | RankJournal:
         if ranks is not None:
@@ -373,7 +373,7 @@ def measure(
         score = evaluated.score(attack.spec, attack.label, mask, total, budget, loop.engine(attack))
         made.append(Measured(score, mask, attack))
         for each in made:
-            told(each)
+            report(each)
         return made
 
     everyone = np.arange(len(images))
@@ -382,7 +382,7 @@ def measure(
         each = journal("each")
         mask, seconds = loop.judged(each, "clean", everyone)
         clean = Measured(evaluated.score("clean", "no attack", mask, seconds, None), mask)
-        told(clean)
+        report(clean)
         for number, attack in enumerate(protocol.attacks):
             if not attack.stops_at_success:
                 found[number] = under(attack, each, mask, 0.0)
@@ -396,7 +396,7 @@ def measure(
     results = [clean, *chain.from_iterable(columns)]
     if len(columns) > 1:
         results.append(together(clean, *(column[-1] for column in columns)))
-        told(results[-1])
+        report(results[-1])
     return results
 
 

@@ -1,4 +1,9 @@
-"""What an evaluation found beside accuracies, with all that it depends on."""
+"""What an evaluation found beside accuracies, with all that it depends on; and what there is to find.
+
+An image that is misread without an attack is not attacked: for whoever wants errors it is good as it is. So what is
+counted here agrees with the figures to the image. Calibration: Guo, Pleiss, Sun, Weinberger, "On calibration of modern
+neural networks", ICML 2017, arXiv:1706.04599 (15 bins).
+"""
 
 from __future__ import annotations
 
@@ -104,10 +109,6 @@ def counts(values: NDArray[Any], edges: NDArray[Any]) -> list[int]:
     """
     inside = np.clip(values, edges[0], edges[-1])
     return [int(n) for n in np.histogram(inside, edges)[0]]
-
-
-# wanted ---------------------------------------------------------------------------------------------------------------
-# What to look for in an evaluation beside accuracies, and whether it can be found.
 
 
 ALSO = ("checks", "classes", "margins", "calibration", "examples", "boundary", "eps", "steps")
@@ -221,13 +222,6 @@ def plan_findings(
     return FindingsPlan(tuple(name for name in names if name not in why), teacher, own, left_out)
 
 
-# views ----------------------------------------------------------------------------------------------------------------
-# What a network said of every image, without attack and under each, gathered while figures are being measured.
-#
-# An image that is misread without an attack is not attacked: for whoever wants errors it is good as it is. So what is
-# counted here agrees with the figures to the image.
-
-
 class Views:
     """A witness of an evaluation (see `evaluate`), which remembers logits and, if told so, the images themselves.
 
@@ -272,10 +266,6 @@ class Views:
         """The attacked images (n, C, H, W), float32 in [0, 1]."""
         assert self._hold, "the attacked images were not to be kept"
         return self._inputs[attack] if attack in self._inputs else self.images.x.float() / 255
-
-
-# classes --------------------------------------------------------------------------------------------------------------
-# Accuracy by class: which class a robust accuracy comes from, and what the others are taken for.
 
 
 FEW_IMAGES = 30
@@ -344,12 +334,6 @@ def worst(right: list[int], count: list[int]) -> int | None:
 def _right(images: ImageSet, mask: Mask) -> list[int]:
     found: list[int] = torch.bincount(images.y[torch.from_numpy(mask)], minlength=images.num_classes).tolist()
     return found
-
-
-# confidence -----------------------------------------------------------------------------------------------------------
-# How sure a network is, and whether it is right as often as it is sure.
-#
-# Guo, Pleiss, Sun, Weinberger. "On calibration of modern neural networks", ICML 2017, arXiv:1706.04599 (15 bins).
 
 
 BINS = 15
@@ -423,10 +407,6 @@ def _margin(logits: Tensor, y: Tensor) -> Tensor:
     return true_probability(logits, y) - probs.scatter(1, y[:, None], -torch.inf).amax(1)
 
 
-# examples -------------------------------------------------------------------------------------------------------------
-# A few images beside what an attack made of them, and how two networks read both.
-
-
 MOST, BROKEN = 12, 8
 """Images at most, and how many of them were broken where there are enough of both kinds."""
 
@@ -464,12 +444,12 @@ def examples(
         with evaluating(teacher), torch.no_grad():
             for name, at in (("teacher_clean", own), ("teacher_adv", x_adv.to(own))):
                 readings[name] = logits_of(teacher, at).float().cpu()
-    told = {name: _reading(logits) for name, logits in readings.items()}
+    read = {name: _reading(logits) for name, logits in readings.items()}
     items = []
     for k, row in enumerate(rows.tolist()):
         item: dict[str, Any] = {"index": row, "true": int(y[k])}
         for name in ("clean", "adv", "teacher_clean", "teacher_adv"):
-            pred, prob = told[name][k] if name in told else (None, None)
+            pred, prob = read[name][k] if name in read else (None, None)
             item |= {f"{name}_pred": pred, f"{name}_prob": prob}
         items.append(item)
     arrays = {

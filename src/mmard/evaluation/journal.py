@@ -27,14 +27,14 @@ from mmard.evaluation.score import Mask
 from mmard.files import read_json, write_array, write_json
 from mmard.training.ranks import Ranks
 
-PENDING, FALLEN, STANDING = -1, 0, 1
+PENDING, FALLEN, SURVIVED = -1, 0, 1
 """Verdicts: not known yet, misread, read rightly."""
 POLL = 0.2
 """Seconds between two looks at the verdicts of others."""
 
 Judge = Callable[[NDArray[np.int64], int], NDArray[np.bool_]]
 """From the images of a batch and its number to who of them is read rightly."""
-Told = Callable[[str, int, int, int], None]
+Progress = Callable[[str, int, int, int], None]
 """(attack, images it is done with, images it was given, images still read rightly of those it did)."""
 
 
@@ -74,7 +74,7 @@ class Journal:
             )
 
     def judged(
-        self, attack: str, who: NDArray[np.int64], batch_size: int, judge: Judge, told: Told | None
+        self, attack: str, who: NDArray[np.int64], batch_size: int, judge: Judge, progress: Progress | None
     ) -> tuple[Mask, float]:
         """Who is read rightly after an attack, and the seconds that all processes spent on it.
 
@@ -83,7 +83,7 @@ class Journal:
             who: the images it is given; the others count as misread.
             batch_size: images attacked at once.
             judge: the attack on a batch, and the verdict.
-            told: how far all processes are, after every batch.
+            progress: called with how far all processes are, after every batch.
         """
         name = re.sub(r"[^A-Za-z0-9.,+@_-]+", "_", attack)
         batches = cut(who, batch_size)
@@ -105,16 +105,16 @@ class Journal:
                                 name, batch, right, time.monotonic() - began, verdicts, seconds
                             )
                 taken.append(number)
-                if told is not None:
+                if progress is not None:
                     done = verdicts[who] != PENDING
-                    told(attack, int(done.sum()), len(who), int((verdicts[who] == STANDING).sum()))
+                    progress(attack, int(done.sum()), len(who), int((verdicts[who] == SURVIVED).sum()))
             left = [number for number in left if number not in taken]
             if left and not taken:
                 time.sleep(POLL)
             if left:
                 verdicts, seconds = self._read(name, verdicts, seconds)
         self._sweep(name)
-        return verdicts == STANDING, seconds
+        return verdicts == SURVIVED, seconds
 
     def _begin(self, name: str, who: NDArray[np.int64]) -> tuple[NDArray[np.int8], float]:
         verdicts = np.full(self._n, FALLEN, dtype=np.int8)
@@ -138,7 +138,7 @@ class Journal:
         seconds: float,
     ) -> tuple[NDArray[np.int8], float]:
         """Write down a batch."""
-        found = np.where(right, STANDING, FALLEN).astype(np.int8)
+        found = np.where(right, SURVIVED, FALLEN).astype(np.int8)
         if self._folder is None:
             verdicts[batch] = found
             return verdicts, seconds + spent
@@ -188,9 +188,9 @@ class RankJournal:
         self._ranks, self._n = ranks, n
 
     def judged(
-        self, attack: str, who: NDArray[np.int64], batch_size: int, judge: Judge, told: Told | None
+        self, attack: str, who: NDArray[np.int64], batch_size: int, judge: Judge, progress: Progress | None
     ) -> tuple[Mask, float]:
-        """As `Journal.judged`; `told` only once, at the end."""
+        """As `Journal.judged`; `progress` only once, at the end."""
         right, began = np.zeros(self._n + 1), time.monotonic()
         for number, batch in enumerate(cut(who, batch_size)):
             if number % self._ranks.size == self._ranks.rank:
@@ -198,6 +198,6 @@ class RankJournal:
         right[-1] = time.monotonic() - began
         every = self._ranks.sums(torch.from_numpy(right)).numpy()
         mask, seconds = every[:-1] > 0, float(every[-1])
-        if told is not None:
-            told(attack, len(who), len(who), int(mask.sum()))
+        if progress is not None:
+            progress(attack, len(who), len(who), int(mask.sum()))
         return mask, seconds

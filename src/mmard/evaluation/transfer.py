@@ -307,4 +307,4 @@ def transfer_matrix(
 
 
 def _renamed(progress: Progress, name: str) -> Progress:
-    return lambda _, done, of, standing: progress(name, done, of, standing)
+    return lambda _, done, of, surviving: progress(name, done, of, surviving)

@@ -21,7 +21,7 @@ from mmard.evaluation.checks.network import (
     NO_GRADIENT,
     Probe,
     adaptation,
-    asked,
+    answers_of,
     gradients,
     one_class,
     randomised,
@@ -71,7 +71,7 @@ def cheap(model: nn.Module, images: ImageSet, protocol: Protocol) -> list[Checke
     x, y = labelled(model, images, sample(images, min(LOOKED_AT, protocol.batch_size), protocol.seed))
     some = x[: LOOKED_AT // 2]
     with Probe(model, some) as probe:
-        answers = asked(probe, some)
+        answers = answers_of(probe, some)
         findings = [randomised(probe, answers), softmax_outputs(answers), adaptation(probe, answers)]
         findings.append(one_class(answers, y[: len(some)]))
         if is_black_box(model):

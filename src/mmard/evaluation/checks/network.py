@@ -1,4 +1,11 @@
-"""A network that is asked again and again, each time from the same state and the same random seeds."""
+"""Checks that look at a network's answers and gradients, each time from the same state and the same random seeds.
+
+Answers: are they a function of the image, and are they logits? Athalye, Carlini, Wagner, "Obfuscated gradients give a
+false sense of security", ICML 2018, arXiv:1802.00420 (randomised networks, shattered gradients). Croce, Gowal, Brunner,
+Shelhamer, Hein, Cemgil, "Evaluating the adversarial robustness of adaptive test-time defenses", ICML 2022,
+arXiv:2202.13711. Gradients: are there any, and do they say where the loss rises? Carlini et al., "On evaluating
+adversarial robustness", 2019, arXiv:1902.06705.
+"""
 
 from __future__ import annotations
 
@@ -196,14 +203,6 @@ def _digest(value: Any, depth: int) -> str | None:
     return None
 
 
-# answers --------------------------------------------------------------------------------------------------------------
-# Checks that look at answers alone: are they a function of the image, and are they logits?
-#
-# Athalye, Carlini, Wagner. "Obfuscated gradients give a false sense of security", ICML 2018, arXiv:1802.00420
-# (randomised networks). Croce, Gowal, Brunner, Shelhamer, Hein, Cemgil. "Evaluating the adversarial robustness of
-# adaptive test-time defenses", ICML 2022, arXiv:2202.13711.
-
-
 SAME_CALL = 1e-3
 """Largest difference between two equal calls, as a share of the logits' range, that is put down to rounding."""
 OTHER_BATCH = 1e-2
@@ -243,7 +242,7 @@ class Answers:
         return not _differ(self.again, SAME_CALL)
 
 
-def asked(probe: Probe, x: Tensor) -> Answers:
+def answers_of(probe: Probe, x: Tensor) -> Answers:
     """Five forward passes over x (n, ...)."""
     first = probe.ask(x)
     spread = (first.amax(1) - first.amin(1)).median()
@@ -359,13 +358,6 @@ def _many(difference: Tensor) -> bool:
     return int((difference > OTHER_BATCH).sum()) > FEW * len(difference)
 
 
-# gradients ------------------------------------------------------------------------------------------------------------
-# Checks that look at gradients: are there any, and do they say where the loss rises?
-#
-# Carlini, Athalye, Papernot, Brendel, Rauber, Tsipras, Goodfellow, Madry, Kurakin. "On evaluating adversarial
-# robustness", 2019, arXiv:1902.06705. Athalye, Carlini, Wagner, ICML 2018, arXiv:1802.00420 (shattered gradients).
-
-
 FLAT_SHARE = 0.01
 """Share of images without gradient that is let pass: each of them may be a whole image's worth of false robustness."""
 MISLED_SHARE = 0.05
@@ -421,21 +413,21 @@ def _misleading(probe: Probe, x: Tensor, y: Tensor, of_margin: tuple[Tensor, Ten
     # A vector of l2 length r / sqrt(d) is in the l1 ball of radius r.
     radius = budget.eps / (x[0].numel() ** 0.5 if budget.norm == "l1" else 1)
     rounding = 64 * torch.finfo(x.dtype).eps * probe.ask(x).abs().amax(1)
-    told = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    kept = torch.zeros_like(told)
+    measurable = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    kept = torch.zeros_like(measurable)
     best = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for distance in DISTANCES:
         x_moved = (x + distance * radius * direction).clamp(0, 1)
         promised = ((x_moved - x) * gradient).flatten(1).sum(1).double()
         rise = margin(probe.ask(x_moved), y) - value
         heard = promised > rounding
-        told |= heard
+        measurable |= heard
         kept |= heard & (rise >= PROMISE * promised)
         best = torch.where(heard, torch.maximum(best, rise / promised), best)
-    n, misled = int(told.sum()), int((told & ~kept).sum())
+    n, misled = int(measurable.sum()), int((measurable & ~kept).sum())
     if n == 0:
         return skipped("misleading-gradients", "no image has a gradient that rises above rounding")
-    typical = float(best[told].median())
+    typical = float(best[measurable].median())
     says = (
         f"following the gradient of the margin brings less than {PROMISE:.0%} of the rise it promises on {misled} of "
         f"{n} images (typically {typical:.0%})"
