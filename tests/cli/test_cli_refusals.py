@@ -116,7 +116,11 @@ MINE = (
         ((*TRAIN, "--epochs", "ten"), "setting epochs: .*got 'ten'"),
         ((*TRAIN, "--norm", "l3"), "setting norm: .*got 'l3'"),
         ((*TRAIN, "--batch-size", "129"), "batch_size: expected 1 to 128, the images in .*, got 129"),
-        ((*TRAIN, "--param", "pgd_at.foo=1"), "parameter 'pgd_at.foo'"),
+        (
+            (*TRAIN, "--param", "pgd_at.foo=1"),
+            "parameter 'pgd_at.foo': expected none, since pgd_at has no parameter, got",
+        ),
+        ((*TRAIN, "--method", "trades", "--param", "trades.foo=1"), "'trades.foo': expected one of trades.beta, got"),
         ((*TRAIN, "--param", "foo"), "--param: expected NAME=VALUE"),
         ((*TRAIN, "--device", "cuda:99"), "device cuda:99: expected a GPU that PyTorch sees"),
         ((*TRAIN, "--out", "t"), "t: expected a new folder, got one that holds a run; resume it with --resume t"),

@@ -162,6 +162,9 @@ def _sorted_out(params: Mapping[str, Value], members: tuple[str, ...]) -> dict[s
     own: dict[str, dict[str, Any]] = {name: {} for name in members}
     known = {f"{name}.{key}": p for name in members for key, p in parameters(name).items()}
     for full, value in params.items():
+        if not known:
+            name = " and ".join(members)
+            raise Refused(f"parameter {full!r}", expected=f"none, since {name} has no parameter", got=repr(full))
         if full not in known:
             raise unknown("parameter", full, known)
         name, key = full.split(".", 1)
