@@ -49,9 +49,8 @@ def _batches(found: dict[str, object]) -> int:
 def test_an_evaluation_is_shared_and_gives_the_verdicts_of_one(two):
     images = rank_evaluating.picture_set(60, seed=5)
     model = rank_evaluating.net(seed=2)
-    alone = rank_evaluating.measure(
-        model, images, rank_evaluating.SPECS, rank_evaluating.BUDGET, **rank_evaluating.SAID
-    )
+    how = rank_evaluating.protocol(rank_evaluating.SPECS, rank_evaluating.BUDGET, **rank_evaluating.HOW)
+    alone = rank_evaluating.measure(model, images, how, **rank_evaluating.SAID)
     assert two[0]["evaluated"] == rank_evaluating.masks(alone)
     assert min(each["evaluating"] for each in two) > 0
     assert two[0]["left behind"] is False
