@@ -191,6 +191,15 @@ def test_the_work_names_no_method() -> None:
     none_of(offences)
 
 
+def test_no_class_name_has_two_meanings() -> None:
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in TREES[path].body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(at(path, node))
+    none_of([f"{name} is a class in {' and in '.join(found)}" for name, found in places.items() if len(found) > 1])
+
+
 def test_names_say_something() -> None:
     none_of(
         [

@@ -14,7 +14,7 @@ from little import matcher, net, picture_set
 from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.bench import agreement as agreeing
-from mmard.bench.agreement import SameStart, Subject, agreement, compared, pairings
+from mmard.bench.agreement import SameStart, TrainedPair, agreement, compared, pairings
 from mmard.cli import answer
 from mmard.engine.twin import Twin
 from mmard.errors import Refused
@@ -22,12 +22,12 @@ from mmard.errors import Refused
 CPU = torch.device("cpu")
 
 
-def subject() -> Subject:
+def subject() -> TrainedPair:
     images = picture_set(24, seed=3)
     student = net(0).eval()
     with torch.no_grad():
         student.train()(picture_set(40).x.float() / 255)
-    return Subject({"S": student.eval(), "T": matcher()}, images, Budget(0.1), 3, None, "little")
+    return TrainedPair({"S": student.eval(), "T": matcher()}, images, Budget(0.1), 3, None, "little")
 
 
 def test_the_engine_agrees_in_float64() -> None:

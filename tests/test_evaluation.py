@@ -23,7 +23,7 @@ from mmard.evaluation import checks
 from mmard.evaluation.curves import over_eps, over_steps
 from mmard.evaluation.evaluate import Measured, accuracies
 from mmard.evaluation.examine import Recorder, examine
-from mmard.evaluation.findings import KINDS, FindingsPlan, Teacher
+from mmard.evaluation.findings import KINDS, FindingsPlan, TeacherBeside
 from mmard.evaluation.transfer import Surrogate, measure_transfer
 from mmard.files import weights_hash
 
@@ -160,7 +160,7 @@ def test_a_network_in_float64_is_measured_everywhere() -> None:
         assert [m.mask.tolist() for m in made] == [m.mask.tolist() for m in fgsm]
     look = FindingsPlan(
         ("checks", "classes", "margins", "calibration", "examples", "boundary", "eps", "steps"),
-        Teacher(double, "itself"),
+        TeacherBeside(double, "itself"),
     )
     keep = Recorder(None)
     examine(double, images, protocol(["pgd-5"], budget), look, keep, **SAID)

@@ -28,8 +28,8 @@ from mmard.evaluation.findings import (
     MOST,
     Finding,
     FindingsPlan,
-    Teacher,
-    Views,
+    PredictionsByAttack,
+    TeacherBeside,
     by_class,
     calibration,
     chosen,
@@ -54,7 +54,7 @@ def examined(
 ) -> tuple[list[Measured], list[Finding]]:
     model, keep = model or net(seed=2), Recorder(run)
     how = protocol(specs, BUDGET, **{**HOW, **{name: more.pop(name) for name in HOW if name in more}})
-    look = plan_findings(also, model, how, teacher=Teacher(matcher(), "a matcher"))
+    look = plan_findings(also, model, how, teacher=TeacherBeside(matcher(), "a matcher"))
     figures = examine(model, IMAGES, how, look, keep, **{"split": "test", "which": "best", **more})
     assert {m.score for m in keep.measured} == {m.score for m in figures}, "each is kept, AutoAttack after the others"
     assert len(keep.measured) == len(figures)
@@ -337,11 +337,11 @@ def test_a_check_that_was_made_outlives_an_evaluation_without_it(tmp_path: Path)
 
 
 def test_attacked_images_are_kept_only_where_they_are_needed() -> None:
-    views = Views(IMAGES)
+    views = PredictionsByAttack(IMAGES)
     measured(net(seed=2), IMAGES, ["pgd-2"], BUDGET, **SAID, witness=views)
     with pytest.raises(AssertionError, match="were not to be kept"):
         views.x_adv("pgd-2")
-    views = Views(IMAGES, hold=True)
+    views = PredictionsByAttack(IMAGES, hold=True)
     measured(net(seed=2), IMAGES, ["pgd-2"], BUDGET, **SAID, witness=views)
     x = IMAGES.x.float() / 255
     moved = (views.x_adv("pgd-2") != x).flatten(1).any(1)

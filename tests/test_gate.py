@@ -14,7 +14,7 @@ from mmard import teachers as table
 from mmard.balls import Budget
 from mmard.data import ImageSet, Splits
 from mmard.errors import Refused
-from mmard.gate import FAR, Claim, pass_gate
+from mmard.gate import FAR, ClaimedAccuracy, pass_gate
 from mmard.job import prepare
 from mmard.models import build
 from mmard.settings import Settings
@@ -47,11 +47,11 @@ def answered(right: int, n: int = 500) -> ImageSet:
     return ImageSet(x, y, tuple("abcd"), "images that tell their class")
 
 
-def gate(right: int, claim: Claim | None, n: int = 500) -> str:
+def gate(right: int, claim: ClaimedAccuracy | None, n: int = 500) -> str:
     return pass_gate(Reader(), answered(right, n), BUDGET, "theirs", claim=claim)
 
 
-CLAIM = Claim("a paper", 0.85)
+CLAIM = ClaimedAccuracy("a paper", 0.85)
 SLACK = CLAIM.slack(500)
 
 
@@ -110,7 +110,7 @@ def test_few_images_are_told_and_refuse_only_what_guesses() -> None:
 
 
 def test_without_the_gate_everything_is_told() -> None:
-    def let(right: int, claim: Claim | None) -> str:
+    def let(right: int, claim: ClaimedAccuracy | None) -> str:
         return pass_gate(Reader(), answered(right), BUDGET, "theirs", claim=claim, bind=False)
 
     assert "not above 30.8%" in let(125, None)
@@ -121,12 +121,12 @@ def test_without_the_gate_everything_is_told() -> None:
     ("facts", "expected"),
     [
         ({}, None),
-        ({"clean": 0.5, "robust": 0.25}, Claim("its run's validation", 0.5, binding=False)),
-        ({"claim": {"by": "X", "clean": 0.8}, "clean": 0.1}, Claim("X", 0.8)),
+        ({"clean": 0.5, "robust": 0.25}, ClaimedAccuracy("its run's validation", 0.5, binding=False)),
+        ({"claim": {"by": "X", "clean": 0.8}, "clean": 0.1}, ClaimedAccuracy("X", 0.8)),
     ],
 )
-def test_a_claim_is_read_from_the_facts(facts: dict[str, Any], expected: Claim | None) -> None:
-    assert Claim.of(facts) == expected
+def test_a_claim_is_read_from_the_facts(facts: dict[str, Any], expected: ClaimedAccuracy | None) -> None:
+    assert ClaimedAccuracy.of(facts) == expected
 
 
 @pytest.mark.parametrize(("flipped", "says"), [(0, None), (60, "expected a clean accuracy of")])

@@ -31,7 +31,7 @@ REGARDLESS = "--no-teacher-gate goes on regardless"
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimedAccuracy:
     """An accuracy that is claimed of a teacher.
 
     Attributes:
@@ -45,7 +45,7 @@ class Claim:
     binding: bool = True
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Claim | None:
+    def of(cls, facts: Mapping[str, Any]) -> ClaimedAccuracy | None:
         """What the facts of a network claim: those of a known teacher, or a run's accuracy on its validation images."""
         if "claim" in facts:
             return cls(str(facts["claim"]["by"]), float(facts["claim"]["clean"]))
@@ -85,7 +85,7 @@ def pass_gate(
     *,
     robust: bool = True,
     who: str = "teacher",
-    claim: Claim | None = None,
+    claim: ClaimedAccuracy | None = None,
     bind: bool = True,
 ) -> str:
     """Refuse a teacher that does no better than guessing, or far worse than claimed; otherwise say what it achieves.
@@ -137,7 +137,13 @@ def pass_gate(
 
 
 def _held_to(
-    claim: Claim, teacher: nn.Module, validation: ImageSet, budget: Budget, accuracy: float, n: int, where: str
+    claim: ClaimedAccuracy,
+    teacher: nn.Module,
+    validation: ImageSet,
+    budget: Budget,
+    accuracy: float,
+    n: int,
+    where: str,
 ) -> str:
     """What to add to the note on a teacher; refuses one that is far from what is claimed of it."""
     if next((p.is_cuda for p in teacher.parameters()), False) and len(validation) > n:

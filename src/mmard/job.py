@@ -30,7 +30,7 @@ from mmard.engine.graphs import accumulation_notes, ascent_for
 from mmard.engine.twin import Engine, Record, lay_out, refuse_without_bf16
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import Protocol, accuracies
-from mmard.evaluation.findings import OwnExamples, Teacher
+from mmard.evaluation.findings import OwnExamples, TeacherBeside
 from mmard.files import weights_hash
 from mmard.method import Method
 from mmard.methods import compose, every_parameter
@@ -404,7 +404,7 @@ class Pair:
         notes: a line on each of these that was asked for and is not there.
     """
 
-    teacher: Teacher | None = None
+    teacher: TeacherBeside | None = None
     own: OwnExamples | None = None
     notes: tuple[str, ...] = ()
 
@@ -440,7 +440,7 @@ def pair_of(
     settings, notes = None if run is None else _settings(run, said or {}), list[str]()
     try:
         if teacher is not None:
-            found: Teacher | None = _named(teacher, images)
+            found: TeacherBeside | None = _named(teacher, images)
         else:
             found = None if settings is None else teacher_of(settings, images)
     except Refused as refusal:
@@ -468,15 +468,15 @@ def _settings(run: Run, said: Mapping[str, Any]) -> Settings | None:
     return Settings.resolve({**config, **said})
 
 
-def _named(teacher: nn.Module | str | Path, images: ImageSet) -> Teacher:
+def _named(teacher: nn.Module | str | Path, images: ImageSet) -> TeacherBeside:
     if isinstance(teacher, nn.Module):
-        return Teacher(teacher, given_label(teacher))
+        return TeacherBeside(teacher, given_label(teacher))
     spec = str(teacher)
     found = load_network(spec, num_classes=images.num_classes, image_shape=images.image_shape, who="teacher")
-    return Teacher(found.module.eval(), found.source)
+    return TeacherBeside(found.module.eval(), found.source)
 
 
-def teacher_of(settings: Settings, images: ImageSet) -> Teacher | None:
+def teacher_of(settings: Settings, images: ImageSet) -> TeacherBeside | None:
     """The robust teacher that a run's settings name; None where they name none, or an object that no name can rebuild.
 
     Raises:
@@ -495,11 +495,11 @@ def teacher_of(settings: Settings, images: ImageSet) -> Teacher | None:
         weights=settings.teacher_weights.get("T"),
         mix=settings.teacher_mix,
     )
-    return Teacher(found.module.eval(), found.source)
+    return TeacherBeside(found.module.eval(), found.source)
 
 
 def own_examples(
-    settings: Settings, student: nn.Module, teacher: Teacher | None, n: int, splits: Splits | None = None
+    settings: Settings, student: nn.Module, teacher: TeacherBeside | None, n: int, splits: Splits | None = None
 ) -> OwnExamples:
     """The attack that a run trains with, on the first n of its training images as they are, without augmentation.
 

@@ -21,7 +21,7 @@ from mmard.deploy.checkpoints import casts, load_foreign, open_weights
 from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused, unknown
 from mmard.files import load_into
-from mmard.gate import Claim, pass_gate
+from mmard.gate import ClaimedAccuracy, pass_gate
 from mmard.method import Method
 from mmard.models import Ensemble, Normalised, build, check_logits, check_name
 from mmard.run import Run
@@ -344,7 +344,7 @@ def companions(
         found.nets[letter] = module.to(device)
         check_logits(module, validation.image_shape, validation.num_classes, who, trained=letter in method.tunes)
         robust = letter == "T"
-        claim, source = Claim.of(known), found.sources[letter]
+        claim, source = ClaimedAccuracy.of(known), found.sources[letter]
         bind = settings.teacher_gate
         note = pass_gate(module, validation, budget, source, robust=robust, who=who, claim=claim, bind=bind)
         found.notes.append(note)

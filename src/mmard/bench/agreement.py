@@ -51,7 +51,7 @@ EPS = 0.15
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedPair:
     """Networks and what they are looked at with.
 
     Attributes:
@@ -69,7 +69,7 @@ class Subject:
     line: str
 
 
-def of_run(run: str | Path, data_dir: str | None = None) -> Subject:
+def of_run(run: str | Path, data_dir: str | None = None) -> TrainedPair:
     """The student of a run with best weights, and its teacher.
 
     Raises:
@@ -87,10 +87,10 @@ def of_run(run: str | Path, data_dir: str | None = None) -> Subject:
     teacher = teacher_of(settings, images)
     nets = {"S": found.module} | ({"T": teacher.module} if teacher is not None else {})
     line = found.source + (f", taught by {teacher.source}" if teacher is not None else "")
-    return Subject(nets, images, Budget(settings.eps, settings.norm), settings.steps, settings.step_size, line)
+    return TrainedPair(nets, images, Budget(settings.eps, settings.norm), settings.steps, settings.step_size, line)
 
 
-def on_digits(device: torch.device) -> Subject:
+def on_digits(device: torch.device) -> TrainedPair:
     """A teacher by adversarial training and a student of its, trained on digits now; random states stay as they are."""
     steps = 5
     how: dict[str, Any] = {"data": "digits", "budget": EPS, "steps": steps, "lr": 0.05, "val_attack": "pgd-2"}
@@ -103,7 +103,7 @@ def on_digits(device: torch.device) -> Subject:
         nets = {"S": student.network("last"), "T": teacher.network("last")}
     assert student.splits is not None
     line = f"{STUDENT} after {EPOCHS[STUDENT]} epochs of {HOST} on digits, taught by {TEACHER}"
-    return Subject(nets, student.splits.test, Budget(EPS), steps, None, line)
+    return TrainedPair(nets, student.splits.test, Budget(EPS), steps, None, line)
 
 
 # agreement ------------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def agreement(
 
 
 def compared(
-    spec: str, subject: Subject, pair: Pairing, images: int, seed: int, device: torch.device
+    spec: str, subject: TrainedPair, pair: Pairing, images: int, seed: int, device: torch.device
 ) -> dict[str, Any]:
     """One method under one pairing, as a row of the record."""
     some = subject.images.take(slice(0, images))
@@ -242,7 +242,9 @@ class _Taken:
     record: dict[str, Any]
 
 
-def _taken(spec: str, subject: Subject, x: Tensor, y: Tensor, dtype: torch.dtype, engine: Engine, seed: int) -> _Taken:
+def _taken(
+    spec: str, subject: TrainedPair, x: Tensor, y: Tensor, dtype: torch.dtype, engine: Engine, seed: int
+) -> _Taken:
     method = build(spec)
     nets = _nets(subject, dtype, x.device)
     for letter in method.forwards:
@@ -258,7 +260,7 @@ def _taken(spec: str, subject: Subject, x: Tensor, y: Tensor, dtype: torch.dtype
     return _Taken(x_adv, outcome.loss.item(), gradient, step.twins.record)
 
 
-def _nets(subject: Subject, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
+def _nets(subject: TrainedPair, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
     return {letter: copy.deepcopy(net).to(device, dtype).eval() for letter, net in subject.nets.items()}
 
 

@@ -45,7 +45,7 @@ from mmard.bench.variants import (
     Case,
     Networks,
     Size,
-    Variant,
+    TimedStep,
     checked,
     precisions,
     size_for,
@@ -118,7 +118,7 @@ def _step_row(
     case: Case, size: Size, networks: Networks, now: Clock, allowance: Allowance, found: dict[str, float]
 ) -> Row:
     device = networks.device
-    made: dict[str, Variant] = {}
+    made: dict[str, TimedStep] = {}
     peaks: dict[str, int | None] = {}
     operations = moved = 0
     for name in variants_of(case, device):
@@ -185,7 +185,7 @@ def price(size: Size, networks: Networks, now: Clock, allowance: Allowance, told
     cases: dict[str, tuple[Case, dict[str, float]]] = {size.price.spec: (size.price, {})}
     guest = Case(GUEST, size.price.student, size.price.teacher, size.price.batch)
     cases |= {text: (guest, own) for text, own in forms().items()}
-    made: dict[str, Variant] = {}
+    made: dict[str, TimedStep] = {}
     notes = []
     for text, (case, params) in cases.items():
         try:

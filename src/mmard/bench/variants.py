@@ -267,7 +267,7 @@ class Networks:
 
 
 @dataclass
-class Variant:
+class TimedStep:
     """A way to take a step.
 
     Attributes:
@@ -312,7 +312,9 @@ def variants_of(case: Case, device: torch.device) -> tuple[str, ...]:
     return ("plain", *precisions(device), *known)
 
 
-def variant(case: Case, name: str, networks: Networks, size: Size, params: Mapping[str, Any] | None = None) -> Variant:
+def variant(
+    case: Case, name: str, networks: Networks, size: Size, params: Mapping[str, Any] | None = None
+) -> TimedStep:
     """A case in the way of this name."""
     method = build(case.spec, params)
     device = networks.device
@@ -337,7 +339,7 @@ def variant(case: Case, name: str, networks: Networks, size: Size, params: Mappi
     if name.endswith(KNOWN):
         with evaluating(nets["T"]), torch.no_grad():
             known["T"] = nets["T"](x)
-    return Variant(step, optimizer, x, y, known)
+    return TimedStep(step, optimizer, x, y, known)
 
 
 def nets_of(method: Method, case: Case, networks: Networks) -> dict[str, nn.Module]:

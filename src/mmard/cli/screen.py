@@ -119,7 +119,7 @@ def commands(out: Console, title: str, lines: Iterable[str]) -> None:
 
 # the board ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Bar:
+class BoardRow:
     """One thing that is being done: which share of it is done, a word, and the time that is left."""
 
     name: str
@@ -138,7 +138,7 @@ class Board:
     def __init__(self, out: Console, moves: bool | None = None) -> None:
         self.out, self.moves = out, is_terminal() if moves is None else moves
 
-    def bars(self) -> Iterable[Bar]:
+    def bars(self) -> Iterable[BoardRow]:
         """What is being done now, the whole first."""
         return ()
 
@@ -245,14 +245,14 @@ class TrainingBoard(Board):
         done, spent = (now.get(key, 0.0) - began.get(key, 0.0) for key in ("step", "seconds"))
         return spent / done * (self.epochs * self.steps - now["step"]) if done > 0 and spent > 0 else None
 
-    def bars(self) -> Iterable[Bar]:
+    def bars(self) -> Iterable[BoardRow]:
         """The whole run."""
         now, left = self.now, self.left()
         share = now.get("step", 0) / (self.epochs * self.steps)
         epoch = min(int(now.get("epoch", 0)) + (now.get("kind") != "epoch"), self.epochs)
         validating = now.get("kind") in ("tick", "step") and now["epoch_step"] == self.steps
         rest = "validating" if validating else "" if left is None else f"{duration(left)} left"
-        yield Bar(f"epoch {epoch}/{self.epochs}", share, f"{share:.0%}", rest, "strong")
+        yield BoardRow(f"epoch {epoch}/{self.epochs}", share, f"{share:.0%}", rest, "strong")
 
     def words(self) -> Iterable[str]:
         """The last known loss with its terms, the last validation, and the best epoch so far."""
@@ -309,12 +309,12 @@ class AttackBoard(Board):
         began, *_ = self.attacks.get(name, (time.monotonic(),))
         self.attacks[name] = (began, done, of, right)
 
-    def bars(self) -> Iterable[Bar]:
+    def bars(self) -> Iterable[BoardRow]:
         """The latest attacks."""
         for name, (began, done, of, right) in list(self.attacks.items())[-MOST_BARS:]:
             spent = time.monotonic() - began
             rest = f"{duration(spent / done * (of - done))} left" if 0 < done < of else ""
-            yield Bar(name, done / max(of, 1), f"{done:,}/{of:,} images, {right:,} right", rest)
+            yield BoardRow(name, done / max(of, 1), f"{done:,}/{of:,} images, {right:,} right", rest)
 
 
 @contextmanager
@@ -396,13 +396,13 @@ class StudyBoard(Board):
         pace = (1 - trust) + trust * sum(self.done.values()) / known if known > 0 else 1.0
         return max(whole - over - part, 0.0) * pace / self.jobs
 
-    def bars(self) -> Iterable[Bar]:
+    def bars(self) -> Iterable[BoardRow]:
         """The whole, and every cell that is being made."""
         over, rest = len(self.done) + len(self.failed), self.left()
         failed = f", {len(self.failed)} failed" if self.failed else ""
         whole = f"{over}/{plural(len(self.expected), 'cell')}{failed}"
         share = over / max(1, len(self.expected))
-        yield Bar(f"{whole:<34}", share, " " * 10, "" if rest is None else f"{duration(rest)} left", "strong")
+        yield BoardRow(f"{whole:<34}", share, " " * 10, "" if rest is None else f"{duration(rest)} left", "strong")
         for name, (stage, share, began) in list(self.running.items()):
             spent = time.monotonic() - began
-            yield Bar(name, share, stage, f"{duration(spent / share * (1 - share))} left" if share > 0.05 else "")
+            yield BoardRow(name, share, stage, f"{duration(spent / share * (1 - share))} left" if share > 0.05 else "")

@@ -118,7 +118,7 @@ def list_() -> None:
 
 
 # run ------------------------------------------------------------------------------------------------------------------
-class Run(Selection):
+class StudyRunOptions(Selection):
     """What `mmard study run` is asked for."""
 
     jobs: int | None = option(None, "Cells at a time.", shown="as the cores or GPUs allow", le=MOST_PROCESSES)
@@ -144,7 +144,7 @@ class Run(Selection):
     """,
     of=studies,
 )
-def run(options: Run) -> None:
+def run(options: StudyRunOptions) -> None:
     """Train and attack what is missing. Ctrl-C saves; the same command goes on.
 
     What is finished is skipped, and what several studies need is made once. Several commands share the work, also from
@@ -417,7 +417,7 @@ def records(options: RecordsOptions) -> None:
         complain(f"{name}: a figure or its weights changed; the later record was taken")
 
 
-class Rerun(Options):
+class StudyRerunOptions(Options):
     """What `mmard study rerun` is asked for."""
 
     cell: str = argument("CELL", "Name of a cell that has a record.")
@@ -429,7 +429,7 @@ class Rerun(Options):
 
 
 @command("Make", "mmard study rerun rslad-cnn-4-0-e0602fd1 --records results/studies/S.jsonl", of=studies)
-def rerun(options: Rerun) -> None:
+def rerun(options: StudyRerunOptions) -> None:
     """Train and attack a recorded cell again, from its record alone, and compare.
 
     The exit status is 0 if weights and figures are the same to the bit, which on a CPU of the same kind they are, and 1

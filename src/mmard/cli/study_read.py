@@ -22,7 +22,7 @@ ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", "
 WHICH = option("", "Which weights are spoken of.", "best|last", shown="what the scale says")
 
 
-class Source(Options):
+class RecordSource(Options):
     """Where the figures of a study are; without records and runs, the scale's own runs, or else its records here."""
 
     name: str = argument("NAME", "A study of `mmard study list`, or a file of your own.")
@@ -68,7 +68,7 @@ def _check_which(which: str) -> None:
 
 
 # table ----------------------------------------------------------------------------------------------------------------
-class TableOptions(Source):
+class TableOptions(RecordSource):
     """What `mmard study table` is asked for."""
 
     form: str | None = option(None, "Print it as this.", "text|markdown|latex|csv|json", "--format", shown="text")
@@ -128,7 +128,7 @@ def _text(reading: Reading) -> str:
 
 
 # plot -----------------------------------------------------------------------------------------------------------------
-class PlotOptions(Source):
+class PlotOptions(RecordSource):
     """What `mmard study plot` is asked for."""
 
     out: Path | None = option(None, "The file; further plots go beside it.", "FILE.svg", shown="<scale>-<study>.svg")

@@ -53,7 +53,7 @@ FIRST_APART = 1e-2
 Work = Callable[[], None]
 
 
-class Recorder(Protocol):
+class GraphRecorder(Protocol):
     """What records work on fixed memory and plays it back."""
 
     def __call__(self, work: Work) -> Work:
@@ -113,7 +113,7 @@ class Graphs:
         tell: told `failed` when it happens.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: GraphRecorder) -> None:
         self.recorder, self.failed = recorder, ""
         self.recorded = self.played = 0
         self.tell: Callable[[str], None] = unheard

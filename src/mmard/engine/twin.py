@@ -72,7 +72,7 @@ class Watch:
         return self._state() != self._seen or self.rebuilt
 
 
-class Facts(NamedTuple):
+class TwinFacts(NamedTuple):
     """What became of a network: how many of its BatchNorms were folded, how many layers run in oneDNN's layout."""
 
     norms: int
@@ -182,7 +182,7 @@ class Twin(nn.Module):
         self._layers += [m for m in network.modules() if isinstance(m, Affine)]
         total = sum(type(m) in NORMS for m in source.modules())
         inside = sum(layer.packed for layer in self._layers if isinstance(layer, Conv))
-        self.facts = Facts(total, len(self._merged), len(dict.fromkeys(seen.convs)), inside, graph is not None)
+        self.facts = TwinFacts(total, len(self._merged), len(dict.fromkeys(seen.convs)), inside, graph is not None)
         return network
 
     def _check(self, x: Tensor) -> None:

@@ -28,7 +28,17 @@ from mmard.evaluation.boundary import boundary
 from mmard.evaluation.checks.checked import skipped
 from mmard.evaluation.curves import eps_label, over_eps, over_steps, radii, steps_label
 from mmard.evaluation.evaluate import Evaluated, Measured, Progress, Protocol, labelled, perturbed
-from mmard.evaluation.findings import ALSO, Finding, FindingsPlan, Used, Views, by_class, calibration, examples, margins
+from mmard.evaluation.findings import (
+    ALSO,
+    Finding,
+    FindingsPlan,
+    PredictionsByAttack,
+    Used,
+    by_class,
+    calibration,
+    examples,
+    margins,
+)
 from mmard.evaluation.journal import cut
 from mmard.evaluation.multiprocess import measure
 from mmard.evaluation.transfer import Surrogate, measure_transfer
@@ -114,7 +124,7 @@ def examine(
     """
     evaluated = Evaluated.of(model, images, protocol, split=split, which=which)
     known = checks.cheap(model, images, protocol)
-    views = Views(images, hold=bool({"boundary", "examples"} & set(plan.also)))
+    views = PredictionsByAttack(images, hold=bool({"boundary", "examples"} & set(plan.also)))
     try:
         measured = measure(
             model,
@@ -193,7 +203,7 @@ class _Search:
         protocol: Protocol,
         plan: FindingsPlan,
         evaluated: Evaluated,
-        views: Views,
+        views: PredictionsByAttack,
         measured: Sequence[Measured],
         progress: Progress | None,
     ) -> None:

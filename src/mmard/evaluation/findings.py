@@ -118,7 +118,7 @@ NEED_EXAMPLES = ("margins", "calibration", "examples", "boundary", "eps", "steps
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherBeside:
     """A network to look at the same images.
 
     Attributes:
@@ -159,7 +159,7 @@ class FindingsPlan:
     """
 
     also: tuple[str, ...] = ()
-    teacher: Teacher | None = None
+    teacher: TeacherBeside | None = None
     own: OwnExamples | None = None
     left_out: tuple[str, ...] = field(default=())
 
@@ -185,7 +185,7 @@ def plan_findings(
     model: nn.Module,
     protocol: Protocol,
     *,
-    teacher: Teacher | None = None,
+    teacher: TeacherBeside | None = None,
     own: OwnExamples | None = None,
     everything: bool = False,
 ) -> FindingsPlan:
@@ -222,7 +222,7 @@ def plan_findings(
     return FindingsPlan(tuple(name for name in names if name not in why), teacher, own, left_out)
 
 
-class Views:
+class PredictionsByAttack:
     """A witness of an evaluation (see `evaluate`), which remembers logits and, if told so, the images themselves.
 
     Args:
@@ -421,7 +421,7 @@ def chosen(clean: Tensor, attacked: Tensor, y: Tensor) -> Tensor:
 
 
 def examples(
-    images: ImageSet, views: Views, attack: str, teacher: nn.Module | None = None
+    images: ImageSet, views: PredictionsByAttack, attack: str, teacher: nn.Module | None = None
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Some images, what the attack made of them, and the readings.
 

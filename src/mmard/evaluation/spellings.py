@@ -32,7 +32,7 @@ SPELLINGS = (
 
 
 @dataclass(frozen=True)
-class Group:
+class AttackGroup:
     """Columns under one name.
 
     Attributes:
@@ -45,9 +45,9 @@ class Group:
 
 
 GROUPS = {
-    "quick": Group("a first look, less than AutoAttack", ("pgd-20", "cw-30")),
-    "usual": Group("the columns of most papers", ("fgsm", "pgd-20", "pgd-20@0.003", "cw-30", "aa")),
-    "full": Group(
+    "quick": AttackGroup("a first look, less than AutoAttack", ("pgd-20", "cw-30")),
+    "usual": AttackGroup("the columns of most papers", ("fgsm", "pgd-20", "pgd-20@0.003", "cw-30", "aa")),
+    "full": AttackGroup(
         "those, restarts, and black-box alone",
         ("fgsm", "pgd-20", "pgd-20@0.003", "pgd-100x10", "cw-30", "square", "aa"),
     ),

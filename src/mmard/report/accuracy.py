@@ -21,7 +21,7 @@ from mmard.report.blocks import (
     Picture,
     Results,
     Section,
-    Table,
+    TableBlock,
 )
 from mmard.report.plots import Bar, Dot, Line, Place, bar_rows, dot_rows, line_plot, trade_off
 from mmard.report.subject import (
@@ -172,7 +172,7 @@ def _trade_off(
     svg = trade_off(slug, alt, places, x="accuracy without attack, %", y=f"accuracy under {said}, %")
     note = "Right is more accurate, up is more robust."
     note += " Large: mean over seeds; small: each seed." if any(len(place.seeds) > 1 for place in places) else ""
-    whole = Table(("run", "clean %", f"{made.columns[severe].title} %"), table)
+    whole = TableBlock(("run", "clean %", f"{made.columns[severe].title} %"), table)
     return Picture(slug, "Accuracy and robustness together", svg, note, whole, tall=True)
 
 
@@ -204,7 +204,7 @@ def _dots(
     bars = "Bar: mean over seeds; line:" if any(mean is not None for mean in means) else "Line:"
     attack = "" if column.attack == "clean" else f" {column.label[:1].upper()}{column.label[1:]}."
     note = f"{bars} 95 % interval over {column.n:,} images.{attack}"
-    table = Table(("run", "seed", "accuracy %", "95 % interval", "images"), lines)
+    table = TableBlock(("run", "seed", "accuracy %", "95 % interval", "images"), lines)
     return Picture(slug, column.title, svg, note, table)
 
 
@@ -285,10 +285,10 @@ def _bars(about: Subject, group: Group, order: Sequence[str], chosen: Chosen) ->
     head = ("class", "clean %", "attacked %", "attacked, each seed %" if several else "95 % interval", "images")
     slug = f"classes-{group.index}"
     svg = bar_rows(slug, alt, bars, index=group.index, x="accuracy, %")
-    return Picture(slug, title, svg, note, Table(head, rows))
+    return Picture(slug, title, svg, note, TableBlock(head, rows))
 
 
-def _worst(chosen: Chosen) -> Table:
+def _worst(chosen: Chosen) -> TableBlock:
     """A row for each run and attack."""
     found = [(run, record) for run in chosen.having() for record in chosen.all(run)]
     name = named([record for _, record in found])
@@ -303,7 +303,7 @@ def _worst(chosen: Chosen) -> Table:
             cells.append(f"{share} ({percent(low)} to {percent(high)}), {record['classes'][i]}")
         rows.append((run.name, name(record), *cells))
     head = ("run", "attack", "worst class, clean %", "worst class, attacked %")
-    return Table(head, rows, "The worst class, with its 95 % interval", 2)
+    return TableBlock(head, rows, "The worst class, with its 95 % interval", 2)
 
 
 def _confusions(about: Subject) -> list[object]:
@@ -354,7 +354,7 @@ def short(name: str) -> str:
     return name if len(name) <= 4 else name[:4]
 
 
-def _commonest(run: Shown, record: Record, of: str) -> Table:
+def _commonest(run: Shown, record: Record, of: str) -> TableBlock:
     """The commonest confusions where there are too many classes to show all."""
     counts, names = record["confusion_attacked"], record["classes"]
     pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n]
@@ -362,7 +362,7 @@ def _commonest(run: Shown, record: Record, of: str) -> Table:
         (names[i], names[j], str(n), f"{percent(n / sum(counts[i]))}") for n, i, j in sorted(pairs, reverse=True)[:15]
     ]
     title = f"The commonest confusions under attack{of}, {run.name}. {protocol(record)}."
-    return Table(("true class", "taken for", "images", "of the class %"), rows, title, 2)
+    return TableBlock(("true class", "taken for", "images", "of the class %"), rows, title, 2)
 
 
 # radius ---------------------------------------------------------------------------------------------------------------
@@ -476,7 +476,7 @@ def _alt(about: Subject, own: dict[int, list[tuple[str, Record]]], title: str, o
     return f"{title}. {'; '.join(told)}."
 
 
-def _radius_table(own: dict[int, list[tuple[str, Record]]], over: str) -> Table:
+def _radius_table(own: dict[int, list[tuple[str, Record]]], over: str) -> TableBlock:
     rows = []
     for runs in own.values():
         for name, record in runs:
@@ -486,7 +486,7 @@ def _radius_table(own: dict[int, list[tuple[str, Record]]], over: str) -> Table:
                 rows.append(
                     (name, at, percent(p["correct"] / p["n"]), f"{percent(low)} to {percent(high)}", f"{p['n']:,}")
                 )
-    return Table(("run", "radius" if over == "eps" else "steps", "accuracy %", "95 % interval", "images"), rows)
+    return TableBlock(("run", "radius" if over == "eps" else "steps", "accuracy %", "95 % interval", "images"), rows)
 
 
 # transfer -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ NO_NUMBERS = 99
 
 
 @dataclass(frozen=True)
-class Table:
+class TableBlock:
     """Rows of text under heads. The first cell of a row names it; columns from `numbers` on are set at the right."""
 
     kind: ClassVar[str] = "table"
@@ -32,7 +32,7 @@ class Picture:
     title: Text
     svg: Markup
     note: Text = ""
-    table: Table | None = None
+    table: TableBlock | None = None
     tall: bool = False
 
 
@@ -159,7 +159,7 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictBlock:
     """What a suspicion check said of a run."""
 
     run: Text
@@ -175,7 +175,7 @@ class Check:
     kind: ClassVar[str] = "check"
     slug: str
     title: Text
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[VerdictBlock]
 
     @property
     def alarms(self) -> int:

@@ -23,8 +23,8 @@ from mmard.report.blocks import (
     Picture,
     Prediction,
     Section,
-    Table,
-    Verdict,
+    TableBlock,
+    VerdictBlock,
 )
 from mmard.report.plots import Bin, Dot, dot_rows, histogram, reliability
 from mmard.report.subject import (
@@ -122,7 +122,7 @@ def _overview(about: Subject, found: Sequence[tuple[Shown, Record]], place: int)
         slug = f"near-{place}-{whose}-{key.replace('_', '-')}"
         alt = f"{title}, clean and attacked: " + "; ".join(f"{n} {a} to {b}" for n, a, b in lines) + "."
         svg = dot_rows(slug, alt, [g.short for g in groups], dots, x=what, fractions=False, zero=key == "mean_margin")
-        table = Table(("run", f"clean ({what.split(', ')[-1]})", "attacked"), lines)
+        table = TableBlock(("run", f"clean ({what.split(', ')[-1]})", "attacked"), lines)
         made.append(Picture(slug, title, svg, "Hollow: clean; filled: attacked.", table))
     return made
 
@@ -147,7 +147,7 @@ def _histograms(about: Subject, run: Shown, found: Record, place: int) -> list[P
         pairs = zip(held["edges"], held["edges"][1:], held[f"{whose}_clean"], held[f"{whose}_attacked"], strict=False)
         rows = [(f"{number(a)} to {number(b)}", str(c), str(d)) for a, b, c, d in pairs if c or d]
         note = f"Teacher: {found['teacher']}." if whose == "teacher" else ""
-        made.append(Picture(slug, title, svg, note, Table(("from, to", "clean", "attacked"), rows)))
+        made.append(Picture(slug, title, svg, note, TableBlock(("from, to", "clean", "attacked"), rows)))
     return made
 
 
@@ -161,7 +161,7 @@ def _busy(held: Record) -> tuple[float, float]:
     return min(low, -0.02 * (high - low)), max(high, 0.02 * (high - low))
 
 
-def _figures(chosen: Chosen) -> Table:
+def _figures(chosen: Chosen) -> TableBlock:
     """Rows for each run, protocol, state and network."""
     found = [(run, record) for run in chosen.having() for record in chosen.all(run)]
     name = named([record for _, record in found])
@@ -177,7 +177,7 @@ def _figures(chosen: Chosen) -> Table:
             )  # fmt: skip
     head = ("run", "attack", "network, images", "margin (nats)", "wrong %", "entropy (nats)", "first-order distance",
             "minimal distance (images)")  # fmt: skip
-    return Table(head, rows, "Means over images; distances in input units", 3)
+    return TableBlock(head, rows, "Means over images; distances in input units", 3)
 
 
 # checks ---------------------------------------------------------------------------------------------------------------
@@ -249,18 +249,18 @@ def _summary(made: list[Check], runs: int) -> str:
     return f"Suspicious: {listed(alarmed)}. {rest}"
 
 
-def _verdicts(told: dict[str, Record]) -> list[Verdict]:
+def _verdicts(told: dict[str, Record]) -> list[VerdictBlock]:
     """Suspicious ones by themselves; others together where they say the same."""
     made = []
     for verdict in _ORDER:
         own = [(name, each) for name, each in told.items() if each["verdict"] == verdict]
         if verdict == "suspicious":
-            made += [Verdict(name, verdict, str(each["says"]), _check_figures(each)) for name, each in own]
+            made += [VerdictBlock(name, verdict, str(each["says"]), _check_figures(each)) for name, each in own]
             continue
         by_words: dict[str, list[str]] = {}
         for name, each in own:
             by_words.setdefault(str(each["says"]), []).append(name)
-        made += [Verdict(_who(names, len(told)), verdict, says, "") for says, names in by_words.items()]
+        made += [VerdictBlock(_who(names, len(told)), verdict, says, "") for says, names in by_words.items()]
     return made
 
 
@@ -360,13 +360,13 @@ def _said(key: str, edges: Sequence[float], clean: Sequence[int], attacked: Sequ
     return f"{percent(shares[0])} % right of zero without attack, {percent(shares[1])} % under it"
 
 
-def _bins(edges: Sequence[float], clean: Sequence[int], attacked: Sequence[int]) -> Table:
+def _bins(edges: Sequence[float], clean: Sequence[int], attacked: Sequence[int]) -> TableBlock:
     rows = [
         (f"{number(round(a, 6))} to {number(round(b, 6))}", str(c), str(d))
         for a, b, c, d in zip(edges, edges[1:], clean, attacked, strict=False)
         if c or d
     ]
-    return Table(("from, to", "clean", "attacked"), rows)
+    return TableBlock(("from, to", "clean", "attacked"), rows)
 
 
 def _calibration(about: Subject, run: Shown, found: Record, chosen: Chosen, place: int) -> Picture:
@@ -381,7 +381,7 @@ def _calibration(about: Subject, run: Shown, found: Record, chosen: Chosen, plac
          percent(b["accuracy"]))
         for state in ("clean", "attacked") for b in found[state] if b["n"]
     ]  # fmt: skip
-    table = Table(("confidence", "images are", "images", "mean confidence %", "accuracy %"), rows, numbers=2)
+    table = TableBlock(("confidence", "images are", "images", "mean confidence %", "accuracy %"), rows, numbers=2)
     note = "Below the diagonal: surer than right. Line: 95 % interval; bins of fewer than 5 images are left out. "
     return Picture(slug, title, svg, note + (f"{protocol(found)}." if place else chosen.beside(found)), table)
 
@@ -395,7 +395,7 @@ def _points(bins: Sequence[Record]) -> list[Bin]:
     return made
 
 
-def _errors(chosen: Chosen) -> Table:
+def _errors(chosen: Chosen) -> TableBlock:
     """A row for each run and attack."""
     found = [(run, record) for run in chosen.having("calibration") for record in chosen.all(run, "calibration")]
     name = named([record for _, record in found])
@@ -405,7 +405,7 @@ def _errors(chosen: Chosen) -> Table:
         for run, record in found
     ]  # fmt: skip
     head = ("run", "attack", "ECE, clean %", "ECE, attacked %", "NLL, clean (nats)", "NLL, attacked (nats)")
-    return Table(head, rows, "Expected calibration error and negative log-likelihood", 2)
+    return TableBlock(head, rows, "Expected calibration error and negative log-likelihood", 2)
 
 
 # examples -------------------------------------------------------------------------------------------------------------

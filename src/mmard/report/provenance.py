@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mmard.errors import Refused
 from mmard.methods import compose
-from mmard.report.blocks import NO_NUMBERS, Cards, Commands, Facts, Folded, Note, Section, Table, Text
+from mmard.report.blocks import NO_NUMBERS, Cards, Commands, Facts, Folded, Note, Section, TableBlock, Text
 from mmard.report.subject import Group, Shown, Subject, listed, quoted, setting, size
 from mmard.settings import Settings, command_of, teachers_text
 from mmard.tables.figures import Record
@@ -66,7 +66,7 @@ def environment(about: Subject) -> Section:
     table = [(names[0] if len(names) == 1 else _several(names, about), *row) for row, names in sorted(rows.items())]
     head = ("runs", "mmard", "Python", "packages", "machine", "threads")
     pieces: list[object] = (
-        [Table(head, table, "", NO_NUMBERS)] if table else [Note("No run has noted its environment.")]
+        [TableBlock(head, table, "", NO_NUMBERS)] if table else [Note("No run has noted its environment.")]
     )
     dirty = sorted({name for row, names in rows.items() if "+dirty" in row[0] for name in names})
     if dirty:
@@ -99,7 +99,7 @@ def files(about: Subject) -> Section:
     pieces = [
         Folded(
             f"{run.name}: {plural(len(rows), 'file')}",
-            [Table(("file", "size", "SHA-256"), rows, "", 1)],
+            [TableBlock(("file", "size", "SHA-256"), rows, "", 1)],
         )
         for run in about.runs
         if (rows := _files(run))
@@ -150,13 +150,13 @@ def settings_section(about: Subject) -> Section:
         head = ("setting", *(group.name for group in about.groups))
         rows = [(key, *(_of_group(group, values[key]) for group in about.groups)) for key in differ]
         if rows:
-            pieces.append(Table(head, rows, "Where runs differ", NO_NUMBERS))
+            pieces.append(TableBlock(head, rows, "Where runs differ", NO_NUMBERS))
         else:
             pieces.append(Note("The runs have the same settings."))
     same = [key for key in keys if len(set(values[key].values())) == 1]
     describe = {name: field.description or "" for name, field in Settings.model_fields.items()}
     first = about.runs[0].name
-    table = Table(
+    table = TableBlock(
         ("setting", "value", "what it is"),
         [(key, values[key][first], _code(describe.get(key, ""))) for key in same],
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from mmard.report.blocks import Folded, Gallery, Missing, Note, Picture, Section, Table
+from mmard.report.blocks import Folded, Gallery, Missing, Note, Picture, Section, TableBlock
 from mmard.report.plots import Line, line_plot
 from mmard.report.subject import Shown, Subject, number, percent, quoted, setting
 from mmard.settings import command_of
@@ -90,18 +90,18 @@ def _ends(run: Shown) -> str:
     return f"Last epoch: {percent(last['clean'])} % clean, {percent(last['robust'])} % robust."
 
 
-def _two(run: Shown) -> Table:
+def _two(run: Shown) -> TableBlock:
     rows = [(str(e["epoch"]), percent(e["clean"]), percent(e["robust"])) for e in _thinned(run)]
-    return Table(("epoch", "clean %", "robust %"), rows)
+    return TableBlock(("epoch", "clean %", "robust %"), rows)
 
 
-def _ends_table(about: Subject, key: str) -> Table:
+def _ends_table(about: Subject, key: str) -> TableBlock:
     rows = []
     for run in about.runs:
         if run.epochs:
             best = _best(run)
             rows.append((run.name, str(best["epoch"]), percent(best[key]), percent(run.epochs[-1][key])))
-    return Table(("run", "best epoch", "at the best epoch %", "at the last %"), rows)
+    return TableBlock(("run", "best epoch", "at the best epoch %", "at the last %"), rows)
 
 
 def _seeds_note(about: Subject) -> str:
@@ -158,7 +158,7 @@ def _losses(about: Subject) -> list[Picture]:
     rows = [
         (run.name, number(run.epochs[0]["loss"]), number(run.epochs[-1]["loss"])) for run in about.runs if run.epochs
     ]
-    table = Table(("run", "first epoch", "last epoch"), rows) if rows else None
+    table = TableBlock(("run", "first epoch", "last epoch"), rows) if rows else None
     return [Picture("loss", "Loss", svg, "" if about.single else note + _seeds_note(about), table)]
 
 
@@ -197,7 +197,7 @@ def _terms(about: Subject) -> list[Picture]:
         rows = [(line.label, number(line.ys[0]), number(line.ys[-1])) for line in lines]
         note = f"Seed {run.seed}." if len(group.runs) > 1 else ""
         made.append(
-            Picture(f"terms-{group.index}", title, svg, note, Table(("term", "first epoch", "last epoch"), rows))
+            Picture(f"terms-{group.index}", title, svg, note, TableBlock(("term", "first epoch", "last epoch"), rows))
         )
     return made
 
@@ -214,7 +214,7 @@ def _rate_and_time(about: Subject) -> list[Picture]:
         alt = f"Learning rate over epochs, at most {number(max(max(p[1]) for p in rates.values()))}."
         svg = line_plot("rate", alt, lines, x="epoch", y="learning rate at the end of the epoch", whole=True)
         rows = [(name, setting("", max(p[1])), setting("", p[1][-1])) for name, p in rates.items()]
-        made.append(Picture("rate", "Learning rate", svg, "", Table(("run", "largest", "last"), rows)))
+        made.append(Picture("rate", "Learning rate", svg, "", TableBlock(("run", "largest", "last"), rows)))
     longest = max((run.epochs[-1]["seconds"] for run in about.runs if run.epochs), default=0.0)
     if longest:
         unit, by = next(
@@ -231,7 +231,7 @@ def _rate_and_time(about: Subject) -> list[Picture]:
         svg = line_plot("time", alt, lines, x="epoch", y=f"{unit} since the start", whole=True)
         spans = [(run.name, f"{run.epochs[-1]['seconds']:,.1f}") for run in about.runs if run.epochs]
         note = "Wall clock as the log has it, validation and other load of the machine included."
-        made.append(Picture("time", "Time", svg, note, Table(("run", "seconds in all"), spans)))
+        made.append(Picture("time", "Time", svg, note, TableBlock(("run", "seconds in all"), spans)))
     return made
 
 
@@ -241,7 +241,7 @@ def _thinned(run: Shown) -> list[Record]:
     return [e for i, e in enumerate(run.epochs) if (i + 1) % every == 0 or e is best or i in (0, len(run.epochs) - 1)]
 
 
-def _epochs(run: Shown) -> Table:
+def _epochs(run: Shown) -> TableBlock:
     """An epoch a row, all that was logged."""
     keys = ["epoch", "lr", "loss", *run.terms, "reach", "clean", "robust", "seconds"]
     keys = [key for key in keys if any(key in event for event in run.epochs)]
@@ -256,4 +256,4 @@ def _epochs(run: Shown) -> Table:
         cells[0] += " (best)" if event is best else ""
         rows.append(cells)
     shown = "" if len(rows) == len(run.epochs) else f", {len(rows)} of {len(run.epochs)} epochs; all are in log.jsonl"
-    return Table([heads.get(key, key) for key in keys], rows, f"{run.name}{shown}")
+    return TableBlock([heads.get(key, key) for key in keys], rows, f"{run.name}{shown}")

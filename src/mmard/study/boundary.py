@@ -22,7 +22,7 @@ from mmard.data import ImageSet, Splits
 from mmard.errors import Refused
 from mmard.evaluation.boundary import METHOD, Proximity, proximity
 from mmard.evaluation.evaluate import Protocol, perturbed
-from mmard.evaluation.findings import Teacher, counts
+from mmard.evaluation.findings import TeacherBeside, counts
 from mmard.job import own_examples
 from mmard.modes import evaluating, frozen
 from mmard.settings import Settings
@@ -36,7 +36,12 @@ EDGES = [-4.0 + 0.5 * i for i in range(33)]
 
 
 def boundary_statistics(
-    student: nn.Module, teacher: Teacher, settings: Settings, splits: Splits, specs: tuple[str, ...], budget: Budget
+    student: nn.Module,
+    teacher: TeacherBeside,
+    settings: Settings,
+    splits: Splits,
+    specs: tuple[str, ...],
+    budget: Budget,
 ) -> dict[str, Any]:
     """The boundary part of a record.
 

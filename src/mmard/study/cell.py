@@ -32,7 +32,7 @@ from mmard.data import DATA, ImageSet, Splits, load
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Measured, Protocol
 from mmard.evaluation.examine import Recorder, examine
-from mmard.evaluation.findings import FindingsPlan, Teacher
+from mmard.evaluation.findings import FindingsPlan, TeacherBeside
 from mmard.files import FACTS, read_json, temporaries, weights_hash, write_json
 from mmard.job import prepare, teacher_of
 from mmard.models import parameter_count
@@ -329,7 +329,7 @@ def _boundary(cell: Cell, settings: Settings, splits: Splits, run: Run) -> dict[
     if found is None:
         return {"left_out": "no robust teacher"}
     found.module.to(device)
-    teacher = Teacher(found.module, cell.teachers["T"])
+    teacher = TeacherBeside(found.module, cell.teachers["T"])
     return boundary_statistics(student, teacher, settings, splits, cell.attacks, Budget(settings.eps, settings.norm))
 
 

@@ -88,7 +88,7 @@ Reads = Literal[
 """Ways in which records of a study are read; there is a table and a plot for each."""
 
 
-class Comparison(_Declared):
+class DeclaredComparison(_Declared):
     """Two hosts that a study is about, and in words what is between them."""
 
     host: str
@@ -109,7 +109,7 @@ class Study(_Declared):
     teachers: tuple[str, ...] = (MAIN,)
     students: tuple[str, ...] = ()
     apart: tuple[str, ...] = Field(default=(), description="Teachers to show apart and to leave out of slopes.")
-    compared: tuple[Comparison, ...] = Field(default=(), description="Differences to put into sentences.")
+    compared: tuple[DeclaredComparison, ...] = Field(default=(), description="Differences to put into sentences.")
     boundary: bool = False
     on: dict[str, dict[str, Any]] = Field(default={}, description="What differs at a scale, by its name.")
 

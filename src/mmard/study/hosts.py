@@ -31,9 +31,9 @@ from mmard.study.reading import (
     ROBUST,
     SECONDS,
     Host,
-    Point,
     Quantity,
     Reading,
+    SweepPoint,
     axes_of,
     boundary_quantities,
     distance,
@@ -283,7 +283,7 @@ def ablation_plots(reading: Reading) -> list[Plot]:
     return made
 
 
-def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: str) -> Plot:
+def _panels(reading: Reading, host: Host, every: dict[str, list[SweepPoint]], slug: str) -> Plot:
     across = 4
     down = math.ceil(len(every) / across)
     left, gap, tall, top = 40, 16, 128, 46
@@ -326,7 +326,7 @@ def _panels(reading: Reading, host: Host, every: dict[str, list[Point]], slug: s
     return plot(reading, slug, alt, draw, top + down * (tall + 62) - 16)
 
 
-def _tick(reading: Reading, point: Point, bare: Row | None) -> str:
+def _tick(reading: Reading, point: SweepPoint, bare: Row | None) -> str:
     times = times_as_long(reading, point.row, bare, SECONDS)
     value = point.value.replace(",", " ") if len(point.value) > 6 else point.value
     return value if times is None else f"{value}\n{times:.2f}"

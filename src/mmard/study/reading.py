@@ -313,7 +313,7 @@ class Host(NamedTuple):
     teacher: str
 
 
-class Point(NamedTuple):
+class SweepPoint(NamedTuple):
     """A value along an axis, as text, with its row."""
 
     value: str
@@ -360,7 +360,7 @@ def row_name(reading: Reading, row: Row) -> str:
     return name if unsaid else f"{name} {row.variant}"
 
 
-def axes_of(reading: Reading, key: Host) -> dict[str, list[Point]]:
+def axes_of(reading: Reading, key: Host) -> dict[str, list[SweepPoint]]:
     """The axes of a host's sweeps with their points in order, the default among them."""
     found = {}
     own = [row for row in rows_of(reading, key) if row.axis]
@@ -373,7 +373,7 @@ def axes_of(reading: Reading, key: Host) -> dict[str, list[Point]]:
             points.append((at, resting, True))
         if all(isinstance(value, int | float) for value, _, _ in points):
             points.sort(key=lambda point: float(point[0]))  # type: ignore[arg-type]
-        found[axis] = [Point(short(value), row, default) for value, row, default in points]
+        found[axis] = [SweepPoint(short(value), row, default) for value, row, default in points]
     return found
 
 

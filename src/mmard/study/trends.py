@@ -64,7 +64,7 @@ WEAK = 0.5
 
 
 @dataclass(frozen=True)
-class Slope:
+class FittedLine:
     """A line through points.
 
     Attributes:
@@ -84,7 +84,7 @@ class Slope:
         return self.intercept + self.slope * x
 
 
-def fit_line(xs: Sequence[float], ys: Sequence[float]) -> Slope | None:
+def fit_line(xs: Sequence[float], ys: Sequence[float]) -> FittedLine | None:
     """The line of least squares; None where all points have one x.
 
     >>> found = fit_line([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
@@ -99,10 +99,10 @@ def fit_line(xs: Sequence[float], ys: Sequence[float]) -> Slope | None:
     steep = sum((x - middle) * (y - level) for x, y in zip(xs, ys, strict=True)) / width
     start = level - steep * middle
     if len(xs) == 2:
-        return Slope(steep, start, None, 2)
+        return FittedLine(steep, start, None, 2)
     rest = sum((y - start - steep * x) ** 2 for x, y in zip(xs, ys, strict=True))
     degrees = len(xs) - 2
-    return Slope(steep, start, t_95(degrees) * math.sqrt(rest / degrees / width), len(xs))
+    return FittedLine(steep, start, t_95(degrees) * math.sqrt(rest / degrees / width), len(xs))
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ class Trend:
         teachers: through one point for each teacher, the mean over seeds: two degrees of freedom fewer than teachers.
     """
 
-    cells: Slope
-    teachers: Slope
+    cells: FittedLine
+    teachers: FittedLine
 
 
 def trend(teachers: Sequence[TeacherResult], variant: str, minus: str = "") -> Trend | None:
@@ -242,7 +242,7 @@ def _slopes(found: Trend | None) -> Cells:
     return (Entry(_signed(found.teachers), strong=clear), *halves, f"{found.teachers.n}, {found.cells.n}")
 
 
-def _signed(line: Slope) -> str:
+def _signed(line: FittedLine) -> str:
     return f"{line.slope:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 

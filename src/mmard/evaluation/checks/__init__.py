@@ -14,7 +14,7 @@ from torch import nn
 
 from mmard.attacks import is_black_box
 from mmard.data.image_set import ImageSet
-from mmard.evaluation.checks.attacks import Sample, attacked, compared
+from mmard.evaluation.checks.attacks import CheckedSample, attacked, compared
 from mmard.evaluation.checks.checked import Checked, Verdict, skipped
 from mmard.evaluation.checks.network import NAMES as GRADIENT_CHECKS
 from mmard.evaluation.checks.network import (
@@ -111,5 +111,5 @@ def thorough(
     """
     if known is None:
         known = cheap(model, images, protocol)
-    drawn = Sample(model, images, protocol, measured, sample(images, first, protocol.seed), progress)
+    drawn = CheckedSample(model, images, protocol, measured, sample(images, first, protocol.seed), progress)
     return attacked(drawn, measured, known)

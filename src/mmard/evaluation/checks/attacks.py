@@ -272,7 +272,7 @@ SEEING_STEPS = 50
 """Of APGD on what the attacks above leave; its steps shrink where theirs run to and fro."""
 
 
-class Sample:
+class CheckedSample:
     """Attacks on a sample of the images; what was measured on all of them is read off rather than measured again."""
 
     def __init__(
@@ -325,7 +325,7 @@ class Sample:
             self._progress(f"check: {attack}", done, of, surviving)
 
 
-def attacked(sample: Sample, measured: Sequence[Measured], known: Sequence[Checked]) -> list[Checked]:
+def attacked(sample: CheckedSample, measured: Sequence[Measured], known: Sequence[Checked]) -> list[Checked]:
     """The checks on verdicts, on the sample where the figures measured do not allow them, and the huge radius."""
     eps, norm = sample.budget.eps, sample.budget.norm
     radii = [Budget(r, norm) for r in (eps / 2, eps, 2 * eps) if norm != "linf" or r <= 1]
@@ -363,7 +363,7 @@ def _why_not(known: Sequence[Checked]) -> str | None:
     return None
 
 
-def huge_radius(sample: Sample) -> Checked:
+def huge_radius(sample: CheckedSample) -> Checked:
     """Cross-entropy from the image itself, so far that nothing of the image need be left."""
     step = HUGE.eps / 8
     attack = UntargetedPGD("pgd-huge", "PGD", PGD(HUGE_STEPS, step, "none"))
@@ -380,7 +380,7 @@ def huge_radius(sample: Sample) -> Checked:
     return judged("huge-radius", suspicious, says, images=n, correct=correct, largest_class=share)
 
 
-def _black_box(sample: Sample) -> Checked:
+def _black_box(sample: CheckedSample) -> Checked:
     left = np.logical_and.reduce([sample.under(attack).mask for attack in SEEING])
     further = [APGD(loss, SEEING_STEPS) for loss in (("ce", "dlr") if sample.images.num_classes >= 3 else ("ce",))]
     for attack in further:
