@@ -143,7 +143,7 @@ def test_autoattack_beside_other_attacks(
         "PGD-2",
         *["right after"] * 4,
         "AutoAttack (made short)",
-        "shortened AutoAttack: Square",
+        "Square (margin, 5 queries",
         "right under each",
     ]
     assert [row.startswith(words) for row, words in zip(rows, told, strict=True)] == [True] * 8, done.out
