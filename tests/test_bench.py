@@ -212,7 +212,7 @@ def test_memory_that_does_not_suffice_costs_one_row(monkeypatch: pytest.MonkeyPa
             raise steps.NoRoom
         return {"method": case.spec}
 
-    monkeypatch.setattr(steps, "_row", fails)
+    monkeypatch.setattr(steps, "_step_row", fails)
     cases = [Case(spec, "cnn-1", "cnn-2", 4) for spec in ("ard", "kd", "rslad")]
     rows, notes = steps.timed(cases, TINY, Networks(TINY.image_shape, CPU), Hand(), Allowance(9.0), {}, print)
     assert [row["method"] for row in rows] == ["ard", "rslad"]

@@ -56,7 +56,7 @@ class ClaimedAccuracy:
     def slack(self, n: int) -> float:
         """Three standard deviations of the accuracy on n images, if the claim is true.
 
-        >>> round(Claim("a paper", 0.85).slack(500), 3)
+        >>> round(ClaimedAccuracy("a paper", 0.85).slack(500), 3)
         0.048
         """
         return 3 * math.sqrt(self.clean * (1 - self.clean) / n)
