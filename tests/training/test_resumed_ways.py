@@ -239,8 +239,8 @@ def test_what_has_no_effect_is_said() -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"accumulate": 0}, "setting accumulate: expected greater than or equal to 1, got 0"),
-        ({"attack_chunk": -1}, "setting attack_chunk: expected greater than or equal to 0, got -1"),
+        ({"accumulate": 0}, "setting accumulate: expected at least 1, got 0"),
+        ({"attack_chunk": -1}, "setting attack_chunk: expected at least 0, got -1"),
         ({"accumulate": 9}, "--accumulate 9: expected micro-batches of two images or more, got a batch of 16"),
     ],
 )
