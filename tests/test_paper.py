@@ -123,6 +123,16 @@ def test_csv_and_json_hold_the_table(made: Comparison) -> None:
     assert len(held["captions"]) == 1
 
 
+@pytest.mark.parametrize(("second", "over"), [(50, "images"), (52, "seeds")])
+def test_a_file_says_what_its_interval_is_over(second: int, over: str, tmp_path: Path) -> None:
+    """Two seeds that agree have no interval over seeds; that over images stands in its place."""
+    both = [folder(tmp_path / f"trades-{seed}", "trades", seed) for seed in range(2)]
+    for run, correct in zip(both, (50, second), strict=True):
+        record(run, correct)
+    (cell,) = json.loads(table_json(comparison([run.path for run in both])))["cells"]
+    assert cell["interval_over"] == over
+
+
 def test_a_caption_can_be_read_alone(made: Comparison) -> None:
     (sample,) = made.samples
     text = caption(made, sample)

@@ -10,7 +10,7 @@ from typing import Any
 from mmard.tables import table
 from mmard.tables.comparison import Accuracy, Comparison
 from mmard.tables.figures import Column, Sample
-from mmard.tables.statistics import Difference
+from mmard.tables.statistics import Difference, mean_interval
 from mmard.tables.table import MARK, Entry, Table, off_by
 
 
@@ -198,7 +198,7 @@ def _line(made: Comparison, r: int, c: int) -> dict[str, Any]:
         "deviation": cell.deviation,
         "low": cell.interval[0],
         "high": cell.interval[1],
-        "interval_over": "images" if cell.deviation is None else "seeds",
+        "interval_over": "images" if mean_interval([each.accuracy for each in cell.figures]) is None else "seeds",
         "best": cell.best,
         "suspicious": list(cell.suspicious),
         "reference": made.reference if gap else None,
