@@ -1,11 +1,8 @@
-"""One of several processes, started by PyTorch's launcher: `python -m torch.distributed.run ... rank.py OUT SPEC...`.
-
-Takes steps of each method on its rows of a batch, and leaves what came out of them in OUT/<rank>.pt.
-"""
+"""One of several processes that take steps together: each method on its rows of a batch."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -56,9 +53,8 @@ def taken(spec: str, ranks: Ranks | None) -> dict[str, Tensor]:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    out, specs = Path(sys.argv[1]), sys.argv[2:]
+def leave_steps(out: Path, specs: Sequence[str]) -> None:
+    """What came out of steps of each method, in OUT/<rank>.pt."""
     with joined(on_gpus=False) as found:
         assert found is not None
         draw = torch.rand(3, generator=generator("cpu", 0, "spread", found.rank), dtype=torch.float64)

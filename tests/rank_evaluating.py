@@ -1,11 +1,7 @@
-"""One of several processes that evaluate together, started by PyTorch's launcher: `rank_evaluating.py OUT`.
-
-Leaves in OUT/<rank>.pt the verdicts that it has in the end, and how many batches it judged itself.
-"""
+"""One of several processes that evaluate together."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +55,15 @@ def refusal(ranks: Ranks) -> str:
         return str(refused)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    out = Path(sys.argv[1])
+def leave_verdicts(out: Path) -> None:
+    """The verdicts that this process has in the end, and how many batches it judged itself, in OUT/<rank>.pt."""
     with joined(on_gpus=False) as ranks:
         assert ranks is not None
         judged = 0
         kept = Loop._judge
 
         def counted(*arguments: Any) -> torch.Tensor:
-            global judged
+            nonlocal judged
             judged += 1
             return kept(*arguments)
 

@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import rank
+import started
 import torch
 from laws import over
 from nets import PAIRED, PLUGGED
@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).resolve().parent
 
 
-def launched(size: int, arguments: Sequence[str], **environment: str) -> subprocess.Popen[str]:
-    """PyTorch's launcher with so many processes on this machine."""
+def launched(*arguments: str) -> subprocess.Popen[str]:
+    """`mmard` in two processes of this machine, by PyTorch's launcher."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -38,12 +38,14 @@ def launched(size: int, arguments: Sequence[str], **environment: str) -> subproc
         "-m",
         "torch.distributed.run",
         "--nproc-per-node",
-        str(size),
+        "2",
         "--master-port",
         str(port),
+        "-m",
+        "mmard",
     ]
     paths = os.pathsep.join([str(ROOT / "src"), str(TESTS)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*launcher, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -67,9 +69,9 @@ def specs() -> list[str]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     """What each of two processes got out of a few steps of every method."""
     out = tmp_path_factory.mktemp("ranks")
-    process = launched(2, [str(TESTS / "rank.py"), str(out), *specs()])
-    text = said(process)
-    assert process.returncode == 0, text
+    processes = started.ranks(2, rank.leave_steps, out, specs())
+    text = started.said(processes)
+    assert [each.returncode for each in processes] == [0, 0], text
     return [torch.load(out / f"{number}.pt", weights_only=True) for number in range(2)]
 
 
@@ -149,17 +151,19 @@ TRAIN = (
 )
 
 
-def mmard(*arguments: str, size: int = 2) -> subprocess.Popen[str]:
-    return launched(size, ["-m", "mmard", *arguments])
+def together(*arguments: str) -> tuple[list[int | None], str]:
+    """The exit codes of two processes of one `mmard`, and what they said."""
+    processes = started.ranks(2, started.type_, arguments)
+    text = started.said(processes)
+    return [each.returncode for each in processes], text
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training by two processes that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    process = mmard(*TRAIN, "--epochs", "3", "--average", "ema", "--out", str(out))
-    text = said(process)
-    assert process.returncode == 0, text
+    codes, text = together(*TRAIN, "--epochs", "3", "--average", "ema", "--out", str(out))
+    assert codes == [0, 0], text
     assert text.count("epoch 3/3") == 1, "both processes spoke"
     return out
 
@@ -171,7 +175,7 @@ def weights(folder: Path, which: str) -> dict[str, torch.Tensor]:
 def test_a_lost_process_ends_the_training_and_it_resumes_to_the_same_bits(whole, tmp_path):
     out = tmp_path / "run"
     arguments = (*TRAIN, "--epochs", "3", "--average", "ema", "--save-seconds", "0", "--out", str(out))
-    process = mmard(*arguments)
+    process = launched(*arguments)
     try:
         deadline = time.monotonic() + 200
         while not (out / "state.safetensors").exists():
@@ -187,9 +191,8 @@ def test_a_lost_process_ends_the_training_and_it_resumes_to_the_same_bits(whole,
         assert time.monotonic() - began < 60
     finally:
         process.kill()
-    resumed = mmard("train", "--resume", str(out))
-    text = said(resumed)
-    assert resumed.returncode == 0, text
+    codes, text = together("train", "--resume", str(out))
+    assert codes == [0, 0], text
     for which in ("last", "best"):
         expected, got = weights(whole, which), weights(out, which)
         assert all(torch.equal(got[name], value) for name, value in expected.items())
@@ -206,17 +209,14 @@ def test_resuming_on_another_number_of_processes_is_refused(whole, tmp_path):
     tensors, facts = Run.open(copy).load_state()
     facts["position"]["finished"] = False
     Run.open(copy).save_state(tensors, facts)
-    done = subprocess.run(
-        [sys.executable, "-m", "mmard", "train", "--resume", str(copy)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "expected 2, as it began with, got 1" in done.stderr
+    alone = started.mmard("train", "--resume", str(copy))
+    _, err = alone.communicate()
+    assert alone.returncode == 2
+    assert "expected 2, as it began with, got 1" in err
 
 
 def test_what_several_processes_cannot_do_is_refused_at_the_door(tmp_path):
-    process = mmard(*TRAIN, "--batch-size", "3", "--out", str(tmp_path / "run"))
-    text = said(process)
-    assert process.returncode != 0
+    codes, text = together(*TRAIN, "--batch-size", "3", "--out", str(tmp_path / "run"))
+    assert codes == [2, 2]
     assert "expected at least 4, two images for each of 2 processes, got 3" in text
     assert not (tmp_path / "run").exists()

@@ -6,15 +6,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rank_evaluating
+import started
 import torch
-from test_distributed import TESTS, launched, said
+from test_distributed import launched, said, together
 
 from mmard.api import train
 from mmard.cli.evaluate import Evaluate, refuse_apart, show_scores
@@ -25,9 +25,9 @@ from mmard.run import Run
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     out = tmp_path_factory.mktemp("ranks")
-    process = launched(2, [str(TESTS / "rank_evaluating.py"), str(out)])
-    text = said(process)
-    assert process.returncode == 0, text
+    processes = started.ranks(2, rank_evaluating.leave_verdicts, out)
+    text = started.said(processes)
+    assert [each.returncode for each in processes] == [0, 0], text
     return [torch.load(out / f"{number}.pt", weights_only=True) for number in range(2)]
 
 
@@ -72,18 +72,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 REQUEST = Evaluate(target="", attacks="pgd-3,apgd-ce", first=200, batch_size=60, device="cpu")
 
 
-def evaluated(run: Path, attacks: str, *, first: int) -> subprocess.Popen[str]:
-    """What `REQUEST` asks for, of two processes."""
-    arguments = ("--attack", attacks, "--first", str(first), "--batch-size", "60", "--device", "cpu")
-    return launched(2, ["-m", "mmard", "evaluate", str(run), *arguments])
+def asked(run: Path, attacks: str, *, first: int) -> tuple[str, ...]:
+    """What `REQUEST` asks for."""
+    return ("evaluate", str(run), "--attack", attacks, "--first", str(first), "--batch-size", "60", "--device", "cpu")
 
 
 def test_the_command_under_the_launcher_leaves_what_one_process_leaves(trained, tmp_path):
     runs = [shutil.copytree(trained, tmp_path / name) for name in ("one", "two")]
     show_scores(REQUEST.model_copy(update={"target": str(runs[0])}), as_json=False)
-    process = evaluated(runs[1], REQUEST.attacks, first=200)
-    text = said(process)
-    assert process.returncode == 0, text
+    codes, text = together(*asked(runs[1], REQUEST.attacks, first=200))
+    assert codes == [0, 0], text
     assert text.count("Records are in") == 1, "both processes spoke"
     names = sorted(file.name for file in Run.open(runs[0]).scores.glob("*.npy"))
     assert len(names) == 4
@@ -98,7 +96,7 @@ def test_the_command_under_the_launcher_leaves_what_one_process_leaves(trained, 
 
 def test_a_lost_process_ends_the_evaluation_with_a_word_on_what_is_kept(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
-    process = evaluated(run, "pgd-20000", first=500)
+    process = launched(*asked(run, "pgd-20000", first=500))
     try:
         deadline = time.monotonic() + 200
         while not list(Run.open(run).autoattack.glob("each-*/clean.npy")):
