@@ -63,6 +63,14 @@ class Started:
     def kill(self) -> None:
         self._process.kill()
 
+    def end(self) -> None:
+        """Whatever is left of it is ended, and nothing more of it is read."""
+        self.kill()
+        self.wait()
+        self.stdout.close()
+        if self.stderr:
+            self.stderr.close()
+
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """All that it says until it ends. Standard error is read last: it is short in every test."""
         with self.stdout:
@@ -117,5 +125,4 @@ def said(processes: Sequence[Started], seconds: float = 240) -> str:
         return "".join(process.communicate(max(until - time.monotonic(), 1))[0] for process in processes)
     finally:
         for process in processes:
-            process.kill()
-            process.wait()
+            process.end()

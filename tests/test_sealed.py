@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from little import CLASSES
+from started import Started
 from test_table import augmented, looked_up, table_of
 
 from mmard.engine import table as sealed
@@ -115,48 +114,28 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 # --- processes ---
 
-WORKER = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from test_table import augmented, looked_up, table_of
-from mmard.engine.table import SealedRows
 
-folder, first, last, kill_after = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-written, write = 0, SealedRows.write
+def fill(folder: Path, first: int, last: int, kill_after: int) -> None:
+    """Look epochs up in the table of a folder; dies half-way in this write, counted from 1."""
+    written, write = 0, SealedRows.write
 
-def torn(self, places, body):
-    global written
-    written += 1
-    if written == kill_after:
-        write(self, places[: len(places) // 2], body[: len(places) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(self, places, body)
+    def torn(self: SealedRows, places: torch.Tensor, body: torch.Tensor) -> None:
+        nonlocal written
+        written += 1
+        if written == kill_after:
+            write(self, places[: len(places) // 2], body[: len(places) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, places, body)
 
-SealedRows.write = torn
-it = table_of(folder)
-for epoch in range(first, last):
-    looked_up(it, augmented(), epoch)
-print(it.made, it.read)
-"""
-
-
-def worker(folder: Path, first: int, last: int, kill_after: int = 0) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent / "src"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder), str(first), str(last), str(kill_after)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    SealedRows.write = torn  # type: ignore[method-assign]
+    it = table_of(folder)
+    for epoch in range(first, last):
+        looked_up(it, augmented(), epoch)
 
 
 def test_processes_share_a_table_and_a_killed_one_leaves_no_wrong_row(tmp_path: Path) -> None:
     """Two begin at once on an empty folder, some epochs of which are the same; one dies half-way in a write."""
-    processes = [worker(tmp_path, 0, 4), worker(tmp_path, 2, 9, kill_after=9)]
+    processes = [Started(fill, tmp_path, 0, 4, 0), Started(fill, tmp_path, 2, 9, 9)]
     ends = [(p.communicate(timeout=120), p.returncode) for p in processes]
     assert [code for _, code in ends] == [0, -signal.SIGKILL], ends
     it = table_of(tmp_path)

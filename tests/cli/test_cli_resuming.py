@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from started import Started, mmard
 from typed import SMALL, SRC, Typed, everything
 
 from mmard.methods import PLUGINS, every_parameter
@@ -113,27 +114,22 @@ LONG = (*SMALL, "--model", "cnn-2", "--epochs", "20", "--save-seconds", "0.05", 
 @pytest.fixture
 def typed_elsewhere() -> Iterator[Any]:
     """Start a command in a process of its own; whatever is left of it is ended."""
-    started = []
+    processes = []
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        env = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "mmard", *arguments]
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
+    def start(*arguments: str) -> Started:
+        processes.append(mmard(*arguments))
+        return processes[-1]
 
     yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    for process in processes:
+        process.end()
 
 
-def wait_for(what: str, process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
+def wait_for(what: str, process: Started) -> None:
     for line in process.stdout:
         if line.startswith(what):
             return
-    raise AssertionError(f"it ended before it printed {what!r}: {process.stderr.read() if process.stderr else ''}")
+    raise AssertionError(f"it ended before it printed {what!r}: {process.communicate()[1]}")
 
 
 def test_killed_and_interrupted_runs_end_in_the_same_bits(
