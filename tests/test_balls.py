@@ -12,8 +12,9 @@ from laws import over
 from nets import generator
 from torch import Tensor
 
-from mmard.balls import NORMS, Budget, as_fraction, gaussian, radius, ranked
+from mmard.balls import NORMS, Budget, gaussian, ranked
 from mmard.errors import Refused
+from mmard.words import as_fraction, radius
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SHAPES = ((1,), (6,), (3, 4), (2, 3, 3))

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmard.balls import Budget, radius
+from mmard.balls import Budget
 from mmard.batch import Terms
 from mmard.data import ImageSet, Splits
 from mmard.data.batches import Labelled, as_image_set
@@ -44,6 +44,7 @@ from mmard.settings import EVALUATION_BATCH, GIVEN, Settings, given_label
 from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
 from mmard.trust import trust_code
+from mmard.words import radius
 
 __all__ = ["Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"]
 

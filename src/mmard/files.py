@@ -12,16 +12,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from mmard.errors import Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @contextmanager
@@ -158,6 +158,8 @@ FACTS = "mmard"
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and facts (anything JSON holds) into one safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
     ready = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     write_whole(path, lambda temporary: save_file(ready, temporary, metadata={FACTS: json.dumps(facts)}))
 
@@ -220,6 +222,8 @@ def weights_hash(module: nn.Module) -> str:
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """The same of a state dict."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()

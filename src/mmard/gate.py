@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.balls import Budget, as_fraction
+from mmard.balls import Budget
 from mmard.data import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Protocol, measure
+from mmard.words import as_fraction
 
 GATE_IMAGES = 500
 """Validation images on which a teacher is tried."""

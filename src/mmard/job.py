@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmard._version import __version__
 from mmard.attacks import TRAINING_ATTACKS, read_attack
-from mmard.balls import Budget, as_fraction
+from mmard.balls import Budget
 from mmard.data import DATA, ImageSet, Splits, load, load_split
 from mmard.data.augment import AUGMENTATIONS, augmentation
 from mmard.data.batches import Batches, Labelled, LoaderBatches, SetBatches, as_image_set, as_loader
@@ -55,6 +55,7 @@ from mmard.training.ranks import Ranks
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
 from mmard.trust import refuse_untrusted
+from mmard.words import as_fraction
 
 Loaders = tuple[Labelled, Labelled]
 """Training and validation images of a user's own: loaders, sets, or pairs of tensors."""

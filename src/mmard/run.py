@@ -28,13 +28,11 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mmard._version import __version__
 from mmard.errors import Refused
@@ -51,6 +49,9 @@ from mmard.files import (
 )
 from mmard.settings import of_run
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # environment ----------------------------------------------------------------------------------------------------------
 # Where a number was made: versions, commit, hardware, command.
 
@@ -60,6 +61,8 @@ PACKAGES = ("torch", "numpy", "safetensors", "pydantic")
 
 def environment() -> dict[str, Any]:
     """Versions, commit, hardware, thread count and command line of this process, as JSON holds them."""
+    import torch
+
     program = Path(sys.argv[0]).name
     return {
         "mmard": __version__,

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmard.errors import Refused, unknown
+from mmard.words import radius
 
 
 def flattened(params: object) -> object:
@@ -206,8 +207,6 @@ EVALUATION_BATCH = 250
 
 
 def _radius(text: object) -> object:
-    from mmard.balls import radius
-
     return radius(text) if isinstance(text, str) else text
 
 

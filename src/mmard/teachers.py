@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
-from mmard.balls import radius
-from mmard.deploy.checkpoints import classes_in, load_foreign, open_weights
 from mmard.errors import Refused, unknown
-from mmard.models import build
+from mmard.words import radius
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PREFIX = "robustbench:"
 SHAPE = (3, 32, 32)
@@ -88,6 +87,9 @@ class Teacher:
         Raises:
             Refused: unless every tensor has its place; the message names the network that the tensors are of.
         """
+        from mmard.deploy.checkpoints import load_foreign
+        from mmard.models import build
+
         module = build(self.network, num_classes=self.num_classes, image_shape=SHAPE, seed=0)
         known: dict[str, Any] = {"registered": True, "drop": self.drop}
         return load_foreign(module, tensors, SHAPE[0], where, self.mean, self.std, **known)
@@ -165,6 +167,8 @@ def open_teacher(spec: str, weights: str | Path | None, num_classes: int | None 
     Raises:
         Refused: for an unknown name, no file, or a file that is not this teacher's.
     """
+    from mmard.deploy.checkpoints import classes_in, open_weights
+
     found = find(spec, num_classes)
     if weights is None:
         mend = "give --teacher-weights FILE" + (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from mmard.errors import Refused
+
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Unicode's categories of what steers a terminal or an editor, and of what it breaks a line at."""
 
@@ -76,3 +78,33 @@ def plural(n: int, thing: str) -> str:
     ('1 epoch', '1,200 images')
     """
     return f"{n:,} {thing}" + ("" if n == 1 else "s")
+
+
+def radius(text: str | float) -> float:
+    """Read a radius or a step size: a number, or a fraction such as "8/255".
+
+    >>> radius("8/255") == 8 / 255
+    True
+
+    Raises:
+        Refused: if the text is neither a number nor a fraction of two.
+    """
+    if isinstance(text, (int, float)):
+        return float(text)
+    try:
+        above, slash, below = text.partition("/")
+        return float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise Refused(f"radius {text!r}", expected="a number or a fraction such as 8/255", got=repr(text)) from None
+
+
+def as_fraction(value: float) -> str:
+    """Write a radius as the field does: a short decimal as it is, otherwise in 255ths where that is exact to 1e-9.
+
+    >>> as_fraction(8 / 255), as_fraction(0.15), as_fraction(0.5 / 255)
+    ('8/255', '0.15', '0.5/255')
+    """
+    n = value * 255
+    if float(f"{value:.3g}") != value and abs(n - round(n, 1)) < 1e-9:
+        return f"{round(n, 1):g}/255"
+    return f"{value:.10g}"

@@ -28,8 +28,9 @@ from mmard.attacks.pgd import (
     fgsm,
 )
 from mmard.attacks.queries import Attack, is_black_box, refuse_white_box
-from mmard.balls import Budget, radius
+from mmard.balls import Budget
 from mmard.errors import Refused, unknown
+from mmard.words import radius
 
 __all__ = [
     "FAMILY",

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mmard.attacks.queries import logits_of, outside_inference_mode
-from mmard.balls import Budget, as_fraction, gaussian
+from mmard.balls import Budget, gaussian
 from mmard.errors import Refused, require, unknown
 from mmard.ops import ce, correct, margin
+from mmard.words import as_fraction
 
 STARTS = ("gaussian", "uniform", "none")
 GAUSSIAN_SD = 0.001

@@ -18,6 +18,7 @@ from mmard.cli.options import Options, argument, command, option
 from mmard.cli.screen import commands, console, line, put, rich_table
 from mmard.cli.train import PASSES, ROLES, counts, passes_table
 from mmard.errors import Refused
+from mmard.words import as_fraction
 
 if TYPE_CHECKING:
     from mmard.method import Method
@@ -399,8 +400,6 @@ def _detail(spec: str) -> None:
     line(out, f"  {teacher.paper}", "quiet")
     rows = rich_table("", "", fold=("",))
     rows.show_header = False
-    from mmard.balls import as_fraction
-
     read = sources()
     read_in: dict[str, list[str]] = {}
     for what, at in teacher.read.items():

@@ -20,7 +20,7 @@ from mmard.cli.options import (
 )
 from mmard.cli.screen import busy, commands, console, line, progress_shown
 from mmard.errors import Refused
-from mmard.words import percent, plural, points
+from mmard.words import as_fraction, percent, plural, points
 
 ATTACKED = 100
 """Images that are attacked for the check: enough to see a broken file, few enough to wait for."""
@@ -115,7 +115,7 @@ def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None
         both = f"{percent(theirs.score.accuracy)}, of the network {percent(own.score.accuracy)}"
         line(out, f"  under {name} at {budget}, made on the network, {n} images: {both}; {flips} verdicts differ")
     target = shlex.quote(str(to))
-    use = f"--data {settings.data} --eps {request.eps or _fraction(settings.eps)} --norm {settings.norm}"
+    use = f"--data {settings.data} --eps {request.eps or as_fraction(settings.eps)} --norm {settings.norm}"
     use += f" --data-dir {shlex.quote(settings.data_dir)}" if settings.data_dir else ""
     commands(
         out,
@@ -125,9 +125,3 @@ def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None
             f"mmard evaluate {target} --attack pgd-20,cw-30 --from {shlex.quote(request.target)} {use}",
         ],
     )
-
-
-def _fraction(eps: float) -> str:
-    from mmard.balls import as_fraction
-
-    return as_fraction(eps)

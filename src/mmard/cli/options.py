@@ -27,15 +27,8 @@ from pydantic.fields import FieldInfo
 
 from mmard.cli.app import Page, app
 from mmard.errors import Refused, unknown
-from mmard.settings import (
-    DISTILLED,
-    TAUGHT,
-    Settings,
-    command_of,
-    handed_over,
-    read_config,
-    refusal_of,
-)
+from mmard.settings import DISTILLED, TAUGHT, Settings, command_of, handed_over, read_config, refusal_of
+from mmard.words import as_fraction, radius
 
 if TYPE_CHECKING:
     from mmard.data import ImageSet
@@ -450,8 +443,6 @@ def numbers(text: str | None) -> list[float] | None:
     >>> numbers("0.5,125/250"), numbers(None)
     ([0.5, 0.5], None)
     """
-    from mmard.balls import radius
-
     return None if text is None else [radius(each.strip()) for each in text.split(",")]
 
 
@@ -476,7 +467,7 @@ def next_commands(run: Run, finished: bool) -> list[str]:
         return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
     lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]
     if command_of(config) == "train" and _teaches(run):
-        use = f"--data {config['data']} --eps {_radius(config['eps'])}"
+        use = f"--data {config['data']} --eps {as_fraction(config['eps'])}"
         if config.get("data_dir"):
             use += f" --data-dir {shlex.quote(config['data_dir'])}"
         lines.append(f"mmard distill --teacher {path} --student {_smaller(config['network'])} {use}")
@@ -497,9 +488,3 @@ def _teaches(run: Run) -> bool:
 
 def _smaller(model: str) -> str:
     return "cnn-4" if model.startswith("cnn") else "resnet18"
-
-
-def _radius(eps: float) -> str:
-    from mmard.balls import as_fraction
-
-    return as_fraction(eps)

@@ -16,7 +16,7 @@ from mmard.cli.screen import commands, console, line, put, rich_table
 from mmard.cli.train import value_text
 from mmard.errors import Refused
 from mmard.settings import Settings, command_of
-from mmard.words import duration, percent, plural, points, printable, significant
+from mmard.words import as_fraction, duration, percent, plural, points, printable, significant
 
 if TYPE_CHECKING:
     from mmard.evaluation.evaluate import Measured
@@ -48,8 +48,6 @@ def show(options: Show) -> None:
 
 def scores_table(records: Sequence[dict[str, Any]]) -> Table:
     """Records as rows: the attack in full, its budget, accuracy, interval, images and seconds."""
-    from mmard.balls import as_fraction
-
     made = rich_table(
         "attack", "budget", "accuracy", "95% interval", "images", "seconds",
         right=("accuracy", "95% interval", "images", "seconds"), fold=("attack",),
@@ -90,9 +88,10 @@ def show_run(path: Path, as_json: bool) -> None:
         Refused: if there is no run.
     """
     from mmard.run import Run
-    from mmard.tables.figures import findings_of, outgrown, present, scores_of
 
     run = Run.open(path)
+    from mmard.tables.figures import findings_of, outgrown, present, scores_of
+
     if "method" not in run.config:
         got = f"records of {run.config.get('network', 'a network')}"
         raise Refused(str(path), expected="a run that was trained", got=got, mend=f"mmard compare {path} shows them")
@@ -394,7 +393,6 @@ def _show_boundary(out: Console, records: Sequence[Record]) -> None:
 
 
 def _show_curve(out: Console, record: Record) -> None:
-    from mmard.balls import as_fraction
     from mmard.evaluation.score import wilson
 
     over = record["over"]
@@ -444,8 +442,6 @@ def _under(record: Record) -> str:
 
 
 def _ball(records: Sequence[Record]) -> str:
-    from mmard.balls import as_fraction
-
     return f"{records[0]['norm']} {as_fraction(records[0]['eps'])}"
 
 

@@ -15,7 +15,7 @@ from mmard.cli.options import Options, Said, command, next_commands, option, pos
 from mmard.cli.screen import INTERRUPTED, TrainingBoard, busy, commands, complain, console, line, put, rich_table
 from mmard.errors import Refused, require
 from mmard.settings import Settings, teachers_text
-from mmard.words import duration, percent, plural
+from mmard.words import as_fraction, duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.job import Job
@@ -293,7 +293,6 @@ def validation_label(job: Job) -> str:
 
 
 def _introduce(job: Job, run: Run) -> None:
-    from mmard.balls import as_fraction
     from mmard.models import parameter_count
 
     out, settings = console(), job.settings
@@ -401,8 +400,6 @@ def counts(passes: Passes) -> list[str]:
 
 def value_text(name: str, value: Any) -> str:
     """A setting's value as it would be said."""
-    from mmard.balls import as_fraction
-
     if value in (None, {}):
         return "not set"
     if name in ("eps", "step_size"):

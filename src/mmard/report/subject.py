@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmard.balls import as_fraction
 from mmard.errors import Refused
 from mmard.files import read_json
 from mmard.report.blocks import Missing, Note
 from mmard.run import Run, terms_of
 from mmard.tables.comparison import configurations
 from mmard.tables.figures import Record, findings_of, outgrown, present, scores_of, severity, written
+from mmard.words import as_fraction
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmard.balls import as_fraction
 from mmard.data import DATA
 from mmard.errors import Refused
 from mmard.files import write_whole
@@ -27,7 +26,7 @@ from mmard.study.grid import Scale, grid_of, load_scale, load_study, names
 from mmard.study.reading import CLEAN, ROBUST, Reading, Record, missing_rows
 from mmard.study.tables import charts, tables
 from mmard.tables.table import Table, markdown, markdown_table, markdown_text
-from mmard.words import duration, plural
+from mmard.words import as_fraction, duration, plural
 
 # provenance -----------------------------------------------------------------------------------------------------------
 # Where the records of a scale come from: data, recipe, teachers, commits, machines, hours, commands.

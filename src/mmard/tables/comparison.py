@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmard.balls import as_fraction
 from mmard.errors import Refused, unknown
 from mmard.evaluation.score import wilson
 from mmard.run import Run
 from mmard.settings import TAUGHT, Settings, teachers_text
 from mmard.tables.figures import Column, Figure, Sample, columns_of, figures_of
 from mmard.tables.statistics import Difference, deviation, difference, mean_interval
+from mmard.words import as_fraction
 
 # configurations -------------------------------------------------------------------------------------------------------
 # Run folders that differ in their seed alone are one configuration; how configurations are told apart, and named.

@@ -21,7 +21,7 @@ from mmard.attacks import PGD, Attack, AutoAttack, UntargetedPGD, read_attack
 from mmard.attacks.apgd import APGD
 from mmard.attacks.authors import Authors
 from mmard.attacks.square import Square
-from mmard.balls import Budget, as_fraction
+from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.checks.checked import CHANCE, Checked, exceeds, judged, reversal, skipped
@@ -30,6 +30,7 @@ from mmard.evaluation.evaluate import Measured, Progress, Protocol, measure
 from mmard.evaluation.score import Mask
 from mmard.evaluation.transfer import Transferred
 from mmard.files import weights_hash
+from mmard.words import as_fraction
 
 RISE = 0.01
 """Share of images by which a stronger attack may leave more. One that keeps its step and returns its last point ends a
