@@ -16,13 +16,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mmard.catalogue import written_anew
 from mmard.methods import METHODS, PLUGINS, build, parameters
-from mmard.plan import count_passes
+from mmard.passes import count_passes
 from mmard.settings import DISTILLED, TAUGHT, Settings
 from mmard.teachers import sources, teachers
 
 ROOT = Path(__file__).resolve().parent.parent
+CATALOGUE = "src/mmard/catalogue.json"
 PAGES = (
+    CATALOGUE,
     "README.md", "docs/architecture.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md",
     "docs/settings.md",
     "docs/results/cifar10-jpeg.md", "docs/results/digits-saad.md",
@@ -170,7 +173,7 @@ def known_teachers() -> str:
         rows: list[tuple[object, ...]] = []
         for t in (t for t in teachers() if t.data == data):
             lowest = f" ({100 * t.lowest:.2f})" if t.lowest is not None else ""
-            place = f"[file](https://drive.google.com/uc?id={t.drive})" if t.drive else "not known"
+            place = f"[file]({t.address})" if t.address else "not known"
             notes = "; ".join(([f"also {t.extra_data}"] if t.extra_data else []) + list(t.quirks))
             read = ", ".join(dict.fromkeys(at for at in t.read.values() if at))
             reads = "in [0, 1]" if t.mean is None else "standardised"
@@ -240,14 +243,14 @@ def main() -> None:
     stale = []
     for page in PAGES:
         file = ROOT / page
-        before = file.read_text(encoding="utf-8")
-        after = renewed(before)
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        after = written_anew() + "\n" if page == CATALOGUE else renewed(before)
         if after != before:
             stale.append(page)
             if "--check" not in sys.argv:
                 file.write_text(after, encoding="utf-8")
     if "--check" in sys.argv and stale:
-        sys.exit(f"stale tables in {', '.join(stale)}: run make docs")
+        sys.exit(f"stale: {', '.join(stale)}: run make docs")
     print(f"{len(stale)} of {len(PAGES)} pages written")
 
 

@@ -22,11 +22,32 @@ PACKAGE = SRC / "mmard"
 
 # Imports go downward or stay on their floor. A folder ends in "/" and stands for everything in it.
 FLOORS = {
-    0: ("_version.py", "errors.py", "words.py", "ops.py", "balls.py", "modes.py", "seeds.py", "files.py", "trust.py"),
+    0: (
+        "_version.py",
+        "errors.py",
+        "words.py",
+        "ops.py",
+        "balls.py",
+        "modes.py",
+        "seeds.py",
+        "files.py",
+        "trust.py",
+        "names.py",
+    ),
     1: ("models/", "data/"),
     2: ("batch.py", "method.py", "memory.py", "methods/", "attacks/"),
     3: ("run.py", "settings.py", "engine/"),
-    4: ("training/", "evaluation/", "tables/", "deploy/", "networks.py", "teachers.py", "gate.py"),
+    4: (
+        "training/",
+        "evaluation/",
+        "tables/",
+        "deploy/",
+        "networks.py",
+        "teachers.py",
+        "gate.py",
+        "catalogue.py",
+        "passes.py",
+    ),
     5: ("job.py", "plan.py", "api.py", "demo.py", "bench/", "report/", "share/", "study/"),
     6: ("cli/", "__init__.py", "__main__.py"),
 }

@@ -17,7 +17,7 @@ import torch
 from test_distributed import launched, said, together
 
 from mmard.api import train
-from mmard.cli.evaluate import Evaluate, refuse_apart, show_scores
+from mmard.cli.evaluate import Evaluate, evaluate, refuse_apart
 from mmard.errors import Refused
 from mmard.run import Run
 
@@ -79,7 +79,7 @@ def asked(run: Path, attacks: str, *, first: int) -> tuple[str, ...]:
 
 def test_the_command_under_the_launcher_leaves_what_one_process_leaves(trained, tmp_path):
     runs = [shutil.copytree(trained, tmp_path / name) for name in ("one", "two")]
-    show_scores(REQUEST.model_copy(update={"target": str(runs[0])}), as_json=False)
+    evaluate(REQUEST.model_copy(update={"target": str(runs[0])}))
     codes, text = together(*asked(runs[1], REQUEST.attacks, first=200))
     assert codes == [0, 0], text
     assert text.count("Records are in") == 1, "both processes spoke"

@@ -17,7 +17,8 @@ from mmard.data import load
 from mmard.files import weights_hash
 from mmard.job import Job, prepare
 from mmard.methods import METHODS, PLUGINS, build
-from mmard.plan import Pace, Passes, Plan, attack_seconds, count_passes, origins, pace, plan
+from mmard.passes import Passes, count_passes
+from mmard.plan import Pace, Plan, attack_seconds, origins, pace, plan
 from mmard.settings import Settings
 from mmard.training.step import Step
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.balls import Budget
+from mmard.catalogue import FILES, refuse_nowhere
 from mmard.data import ImageSet
 from mmard.deploy.checkpoints import casts, load_foreign, open_weights
 from mmard.deploy.onnx import OnnxNetwork
@@ -23,16 +24,13 @@ from mmard.errors import Refused, unknown
 from mmard.files import load_into
 from mmard.gate import ClaimedAccuracy, pass_gate
 from mmard.method import Method
-from mmard.models import Ensemble, Normalised, build, check_logits, check_name
+from mmard.models import Ensemble, Normalised, build, check_logits
 from mmard.run import Run
 from mmard.seeds import derive
 from mmard.settings import Settings, given_label, is_given
-from mmard.teachers import SHAPE, is_teacher, open_teacher, without_prefix
+from mmard.teachers import SHAPE, is_teacher, open_teacher
 from mmard.training.ranks import Ranks
 from mmard.trust import refuse_untrusted
-
-FILES = (".safetensors", ".pt", ".pth", ".onnx")
-"""How files of networks end."""
 
 
 @dataclass(frozen=True)
@@ -129,27 +127,6 @@ def load_network(
         tensors, facts = Run.open(path).load_weights(which)
         source = f"{path.name} ({which}, epoch {facts.get('epoch', '?')})"
     return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}").eval(), facts, source)
-
-
-def refuse_nowhere(spec: str, who: str = "network") -> None:
-    """Refuse what is neither there nor a name, before any data are asked for; nothing is read.
-
-    Raises:
-        Refused: for a path that is not there, a name that no table holds, or that of a teacher without its prefix.
-    """
-    if is_teacher(spec) or ":" in spec or Path(spec).exists():
-        return
-    meant = without_prefix(spec)
-    if meant is not None:
-        got = "the bare name of a teacher"
-        raise Refused(f"{who} {spec}", expected="a network, a run or a file", got=got, mend=f"write {meant}")
-    if "/" in spec or spec.endswith(FILES):
-        raise Refused(f"{who} {spec}", expected="a run folder or a file", got="no such path")
-    try:
-        check_name(spec)
-    except Refused as error:
-        expected = f"a run folder, a file, or {error.expected}"
-        raise Refused(f"{who} {spec}", expected=expected, got="nothing of that name", mend=error.mend) from None
 
 
 def load_teacher(

@@ -1,20 +1,16 @@
-"""What a training would cost, found out by doing a little of it: passes counted, steps timed, nothing written.
-
-Passes are counted by running one step of a method on a toy network whose forwards and backwards are tapped, so the
-figures are of the code that trains and not of a theory about it.
-"""
+"""What a training would cost, found out by doing a little of it: passes counted, steps timed, nothing written."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmard.attacks import PGD, Attack, read_attack
 from mmard.balls import Budget
@@ -25,86 +21,13 @@ from mmard.job import Job, method_of, method_parameters
 from mmard.method import Method
 from mmard.models import parameter_count
 from mmard.modes import evaluating, frozen
+from mmard.passes import Passes, count_passes
 from mmard.seeds import generator
 from mmard.settings import Settings, current_names, preset_values
 from mmard.training.step import Step, descend
 
-TOY_CLASSES, TOY_SHAPE, TOY_BATCH = 3, (1, 2, 2), 4
 SECONDS = 5.0
 """Time that is spent on measuring steps."""
-
-
-@dataclass
-class Passes:
-    """Passes of one batch through one network, in one step.
-
-    Attributes:
-        forwards: all of them, those in train mode included.
-        train_forwards: in train mode.
-        input_backwards: gradients taken with respect to the input.
-        weight_backwards: gradients taken with respect to the weights.
-    """
-
-    forwards: int = 0
-    train_forwards: int = 0
-    input_backwards: int = 0
-    weight_backwards: int = 0
-
-
-class _Tap(torch.autograd.Function):
-    """The identity, which tells when a gradient comes back through it."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, count: Callable[[], None]) -> Tensor:
-        ctx.count = count
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        ctx.count()
-        return gradients[0], None
-
-
-_tap: Callable[[Tensor, Callable[[], None]], Tensor] = _Tap.apply
-
-
-class _Tapped(nn.Module):
-    """A linear network that counts what passes through it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        inputs = torch.Size(TOY_SHAPE).numel()
-        self.weight = nn.Parameter(torch.linspace(-1, 1, TOY_CLASSES * inputs).view(TOY_CLASSES, inputs))
-        self.passes = Passes()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.passes.forwards += 1
-        self.passes.train_forwards += self.training
-        x = _tap(x, lambda: self._add("input_backwards"))
-        return x.flatten(1) @ _tap(self.weight, lambda: self._add("weight_backwards")).T
-
-    def _add(self, what: str) -> None:
-        setattr(self.passes, what, getattr(self.passes, what) + 1)
-
-
-def count_passes(method: Method, steps: int = 10) -> dict[str, Passes]:
-    """Passes in one step of a method whose attack takes `steps` steps, by letter of the network.
-
-    The step is of the last epoch, when every term has set in.
-
-    >>> from mmard.methods import build
-    >>> count_passes(build("pgd_at"), steps=10)["S"]
-    Passes(forwards=11, train_forwards=1, input_backwards=10, weight_backwards=1)
-    """
-    nets = {letter: _Tapped() for letter in method.nets}
-    for letter in method.forwards:
-        nets[letter].train()
-    x = torch.linspace(0.1, 0.9, TOY_BATCH * torch.Size(TOY_SHAPE).numel()).view(TOY_BATCH, *TOY_SHAPE)
-    y = torch.arange(TOY_BATCH) % TOY_CLASSES
-    budget = Budget(0.1)
-    loss, _ = Step(method, nets, method.attack(budget, steps, None, method.start), budget)(x, y)
-    loss.backward()
-    return {letter: net.passes for letter, net in nets.items()}
 
 
 @dataclass(frozen=True)

@@ -210,26 +210,39 @@ def _radius(text: object) -> object:
     return radius(text) if isinstance(text, str) else text
 
 
+def _listed(text: object) -> object:
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
 Radius = Annotated[float, BeforeValidator(_radius)]
 """A number, or a fraction such as "8/255"."""
 
+Numbers = Annotated[tuple[Radius, ...], BeforeValidator(_listed)]
+"""Such numbers, in text with commas between them."""
 ByLetter = dict[str, tuple[str, ...]]
 """Teachers by the letter that formulas use: run folders, files or names; several of one letter are an ensemble."""
 DISTILLED = "rslad+mmard"
 """The method of a training with teachers, if none is said."""
 
 
-def setting(default: Any, panel: str, text: str, **bounds: Any) -> Any:
-    """A field with the sentence and the panel under which help texts show it, and bounds as pydantic calls them."""
-    return Field(default=default, description=text, json_schema_extra={"panel": panel}, **bounds)
+def setting(
+    default: Any, panel: str, text: str, *, ge: float | None = None, le: float | None = None, **shown: Any
+) -> Any:
+    """A field with its sentence in help, its bounds, and what a command line shows of it.
+
+    Args:
+        panel: the heading under which help shows it.
+        shown: "flag", "metavar", "many" (may be said several times), "taught" (of trainings with teachers alone).
+    """
+    return Field(default=default, description=text, json_schema_extra={"panel": panel, **shown}, ge=ge, le=le)
 
 
-def taught(default: Any, text: str) -> Any:
+def taught(default: Any, text: str, **shown: Any) -> Any:
     """A field that only a training with teachers has a use for."""
-    return Field(default=default, description=text, json_schema_extra={"panel": "Method", "taught": True})
+    return setting(default, "Method", text, taught=True, **shown)
 
 
-BOUNDS = {"greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}"}
+_BOUNDS = {"greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}"}
 
 
 def refusal_of(error: ValidationError, where: str, name: str = "") -> Refused:
@@ -240,8 +253,8 @@ def refusal_of(error: ValidationError, where: str, name: str = "") -> Refused:
         return Refused(where, expected=inner.expected, got=inner.got, mend=inner.mend)
     if name and first["type"] == "literal_error":
         return unknown(name, str(value), re.findall(r"'([^']+)'", context["expected"]))
-    if first["type"] in BOUNDS:
-        return Refused(where, expected=BOUNDS[first["type"]].format(**context), got=str(value))
+    if first["type"] in _BOUNDS:
+        return Refused(where, expected=_BOUNDS[first["type"]].format(**context), got=str(value))
     expected = re.split(", (?:unable|got) ", first["msg"].removeprefix("Input should be "))[0]
     got = "nothing" if first["type"] == "missing" else repr(value)
     return Refused(where, expected=expected[:1].lower() + expected[1:], got=got)
@@ -256,14 +269,21 @@ class Settings(BaseModel):
         "resnet18",
         "Method",
         "Network to train, e.g. resnet18, wide_resnet-16-4, mobilenet_v2, cnn-8, or package.module:function.",
+        flag="--model",
     )
     teachers: ByLetter = taught(
         {},
         "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights. Several: "
         "T=RUN T_nat=RUN, one for each; the same letter again is an ensemble.",
+        flag="--teacher",
+        metavar="RUN|T=RUN",
+        many=True,
     )
     teacher_weights: dict[str, str] = taught(
-        {}, "Weights for a teacher given by its network's name (.safetensors, .pt); T_nat=FILE for T_nat."
+        {},
+        "Weights for a teacher given by its network's name (.safetensors, .pt); T_nat=FILE for T_nat.",
+        metavar="FILE|T=FILE",
+        many=True,
     )
     teacher_mix: Literal["probs", "logits"] = taught(
         "probs", "What an ensemble of teachers averages: probabilities, or centred logits."
@@ -279,7 +299,12 @@ class Settings(BaseModel):
     inner: str | None = setting(None, "Method", "Take the attack (inner objective) of this method instead.")
     outer: str | None = setting(None, "Method", "Take the loss (outer terms) of this method instead.")
     params: dict[str, Value] = setting(
-        {}, "Method", "Parameters of methods and plug-ins by full name, e.g. mmard.guide=0.5."
+        {},
+        "Method",
+        "Parameters of methods and plug-ins by full name, e.g. mmard.guide=0.5.",
+        flag="--param",
+        metavar="NAME=VALUE",
+        many=True,
     )
     peer: str | None = setting(
         None, "Method", "Network of the peer, for a method that trains one; the student's kind if not given."
@@ -325,7 +350,7 @@ class Settings(BaseModel):
     nesterov: bool = setting(False, "Training", "Nesterov's form of momentum.")
     weight_decay: float = setting(5e-4, "Training", "Weight decay of SGD.")
     schedule: str = setting("step", "Training", "Learning rate: step, cosine, late-cosine, one-cycle or constant.")
-    milestones: tuple[float, ...] = setting(
+    milestones: Numbers = setting(
         (0.5, 0.75), "Training", "Drops of the step schedule (late-cosine falls from the first): epochs, or shares."
     )
     drop: float = setting(0.1, "Training", "Factor at each milestone.")
@@ -336,7 +361,11 @@ class Settings(BaseModel):
     swa_from: float = setting(0.5, "Training", "Share of the run from which swa averages.")
     grad_clip: float = setting(0.0, "Training", "Largest norm of the gradient; 0 for none.")
     accumulate: int = setting(
-        1, "Training", "Micro-batches that a batch is descended in; BatchNorm normalises each by itself.", ge=1, le=4096
+        1,
+        "Training",
+        "Micro-batches that a batch is descended in; BatchNorm normalises each by itself.",
+        ge=1,
+        le=4096,
     )
     val_attack: str = setting(
         "pgd-10", "Training", "Attack on the validation images after every epoch; chooses the best weights."
@@ -359,7 +388,10 @@ class Settings(BaseModel):
         "fp32", "Machine", "Of twins: fp32, bf16 (attack and teacher, not the update), or auto, which times both."
     )
     attack_chunk: int = setting(
-        0, "Machine", "Attack so many images at a time; 0 for the batch, halved by itself when memory runs out.", ge=0
+        0,
+        "Machine",
+        "Attack so many images at a time; 0 for the batch, halved by itself when memory runs out.",
+        ge=0,
     )
     sync_bn: bool = setting(
         False, "Machine", "With several processes on GPUs: BatchNorm normalises by the images of all of them."

@@ -72,6 +72,11 @@ class Teacher:
         return PREFIX + (f"{self.data}/{self.name}" if len(_named(self.name)) > 1 else self.name)
 
     @property
+    def address(self) -> str:
+        """Where a person gets its file in a browser; empty where that is not known."""
+        return f"https://drive.google.com/uc?id={self.drive}" if self.drive else ""
+
+    @property
     def num_classes(self) -> int:
         """Classes of its data."""
         return CLASSES[self.data]

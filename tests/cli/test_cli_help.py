@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from typed import SRC, Typed
 
+from mmard import catalogue
 from mmard.cli.catalogue import argument_sentences
 from mmard.methods import METHODS, PLUGINS
+from mmard.models import MODELS
 from mmard.settings import TAUGHT, Settings
 
 
@@ -40,6 +44,41 @@ def test_a_method_in_detail(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert "Differences from" in out
 
 
+def test_lists_as_json_hold_what_the_tables_have(capsys: pytest.CaptureFixture[str]) -> None:
+    def listed(*typed: str) -> Any:
+        done = Typed(capsys, *typed, "--json")
+        assert (done.status, done.err) == (0, "")
+        return json.loads(done.out)
+
+    assert [row["name"] for row in listed("methods")] == [*METHODS, *PLUGINS]
+    rslad = next(row for row in listed("methods") if row["name"] == "rslad")
+    found = listed("methods", "rslad")
+    assert rslad["passes"]["T"] == {
+        "forwards": 1, "train_forwards": 0, "input_backwards": 0, "weight_backwards": 0
+    } == found["passes"]["T"]  # fmt: skip
+    assert {row["name"]: row["default"] for row in found["parameters"]} == rslad["parameters"]
+    assert {row["name"]: row["weights"] for row in listed("models")}["resnet18"] == 11_173_962
+    assert next(row for row in listed("data") if row["name"] == "digits")["bundled"]
+    assert "pgd-20" in [row["spelling"] for row in listed("attacks")["attacks"]]
+    assert listed("teachers", "Zhang2019Theoretically")[0]["spec"] == "robustbench:Zhang2019Theoretically"
+
+
+def test_where_the_source_has_changed_the_lists_are_made_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method that was added since `make docs` is in the list, and may be trained."""
+    monkeypatch.setattr(catalogue, "_source", lambda kind: "another")
+    monkeypatch.setattr("mmard.models.MODELS", {"cnn": MODELS["cnn"]})
+    catalogue._held.cache_clear()
+    try:
+        rows = Typed(capsys, "models").out.splitlines()
+        catalogue.refuse_unknown_names(Settings(method="unheard_of", data="unheard_of"))
+    finally:
+        catalogue._held.cache_clear()
+    assert [row.split()[0] for row in rows if row.startswith("cnn-")] == ["cnn-4", "cnn-8", "cnn-16", "cnn-32"]
+    assert not any(row.startswith("resnet18 ") for row in rows)
+
+
 def test_models_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^resnet18 +11,173,962$", Typed(capsys, "models").out, re.MULTILINE)
     out = Typed(capsys, "data").out
@@ -57,8 +96,11 @@ def test_fetch_says_what_next(capsys: pytest.CaptureFixture[str], monkeypatch: p
 # help ---------------------------------------------------------------------------------------------
 def test_what_needs_no_torch_does_not_import_it_and_is_quick() -> None:
     code = "import sys, mmard.cli\ncode = mmard.cli.answer(sys.argv[1:])\nprint('torch' in sys.modules, code)"
-    answered = (("--help",), ("distill", "--help"), ("--version",), ("attacks",), ("teachers",))
-    refused = (("train", "--nonsense"), ("train", "--eps", "8/x"), ("show", "nope"))
+    answered = (("--help",), ("distill", "--help"), ("--version",), ("attacks",), ("methods",))
+    answered += (("teachers",), ("models",), ("data", "--json"), ("methods", "--json"))
+    refused = (("train", "--nonsense"), ("train", "--eps", "8/x"), ("show", "nope"), ("evaluate", "nope"))
+    refused += (("train", "--method", "nope"), ("distill", "--method", "rslad+nope", "--teacher", "t"))
+    refused += (("train", "--model", "nope"), ("train", "--data", "nope"), ("evaluate", "t.pt"), ("transfer", "a", "b"))
     for arguments in (*answered, *refused):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(

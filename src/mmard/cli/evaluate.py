@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,22 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typer import Exit
 
-from mmard.cli.options import (
-    MOST_PROCESSES,
-    OneNetwork,
-    argument,
-    command,
-    images_of,
-    network_of,
-    option,
-    run_of,
-    settings_of,
-)
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, progress_shown, put
+from mmard.cli.options import MOST_PROCESSES, argument, command, option
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, progress_shown, put
 from mmard.cli.show import scores_table, show_every_check, show_findings
+from mmard.cli.targets import Attacking, OneNetwork, images_of, network_of, run_of, settings_of
 from mmard.errors import Refused
 from mmard.evaluation.spellings import GROUPS
-from mmard.settings import EVALUATION_BATCH, Settings
+from mmard.settings import Settings
 from mmard.words import duration, plural
 
 if TYPE_CHECKING:
@@ -44,10 +34,7 @@ if TYPE_CHECKING:
     from mmard.training.ranks import Ranks
 
 
-GROUPS_SAY = ", ".join(GROUPS)
-
-
-class Evaluate(OneNetwork):
+class Evaluate(OneNetwork, Attacking):
     """What `mmard evaluate` is asked for; None where nothing was said."""
 
     target: str = argument(
@@ -56,17 +43,14 @@ class Evaluate(OneNetwork):
     )
     attacks: str = option(
         "quick",
-        f"Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack. Or a group: {GROUPS_SAY}. "
-        "`mmard attacks` lists all.",
+        "Attacks, e.g. fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003; aa is AutoAttack. Or a group: "
+        f"{', '.join(GROUPS)}. `mmard attacks` lists all.",
         "LIST",
         "--attack",
     )
     also: str = option(
         "", "Find also checks, classes, margins, calibration, examples, boundary, curves (eps, steps), or all.", "LIST"
     )
-    batch_size: int = option(EVALUATION_BATCH, "Images attacked at once.", ge=1)
-    seed: int = option(0, "Seed of random starts.")
-    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
     teacher: str | None = option(None, "Teacher for --also boundary and examples; the run's if not given.", "RUN|FILE")
     made_on: str | None = option(
         None, "Make the attacks on this other network: run, file or name.", "RUN|FILE|NAME", "--from"
@@ -75,7 +59,6 @@ class Evaluate(OneNetwork):
     out: Path | None = option(None, "Where records of a network without a run go; compare reads it.", "FOLDER")
     processes: int = option(1, "Share the work among so many processes; same verdicts.", ge=1, le=MOST_PROCESSES)
     engine: Literal["fast", "plain"] = option("fast", "Attacks ask a fast twin, or the plain network; it judges.")
-    as_json: bool = option(False, "Print records as JSON.", flag="--json")
 
 
 @command(
@@ -92,28 +75,17 @@ class Evaluate(OneNetwork):
 )
 def evaluate(request: Evaluate) -> None:
     """Accuracy without attack and under each attack, with 95% intervals. A run keeps the records in its folder."""
-    show_scores(request, request.as_json)
-
-
-QUICK = ("quick", "pgd-20,cw-30")
-"""How the attacks of a quick look, which is less than AutoAttack, may be said."""
-
-
-def show_scores(request: Evaluate, as_json: bool) -> None:
-    """Evaluate, print, and keep the records of a run in its folder.
-
-    Raises:
-        Refused: for anything wrong, before the first attack.
-    """
+    run = run_of(request.target)
+    settings = settings_of(request, run)
     with busy("starting"):
         from mmard.evaluation.multiprocess import AGAIN
         from mmard.training.ranks import joined
 
     with joined(on_gpus=False, mend=AGAIN) as ranks:
-        _scores(request, as_json, ranks)
+        _evaluate(request, run, settings, ranks)
 
 
-def _scores(request: Evaluate, as_json: bool, ranks: Ranks | None) -> None:
+def _evaluate(request: Evaluate, run: Run | None, settings: Settings, ranks: Ranks | None) -> None:
     """The same, in this process or in one of several."""
     if ranks is not None:
         refuse_apart(request)
@@ -122,8 +94,6 @@ def _scores(request: Evaluate, as_json: bool, ranks: Ranks | None) -> None:
         from mmard.evaluation.evaluate import Protocol
         from mmard.networks import own_device, pick_device
 
-        run = run_of(request.target)
-        settings = settings_of(request, run)
         budget = Budget(settings.eps, settings.norm)
         device = pick_device(request.device)
         device = device if ranks is None else own_device(device, ranks)
@@ -158,8 +128,8 @@ def _scores(request: Evaluate, as_json: bool, ranks: Ranks | None) -> None:
     except KeyboardInterrupt:
         complain(_interrupted(keep))
         raise Exit(INTERRUPTED) from None
-    if as_json:
-        print(json.dumps({"scores": keep.scores, "findings": keep.findings}, indent=2))
+    if request.as_json:
+        print_json({"scores": keep.scores, "findings": keep.findings})
         return
     _show(request, look, keep, network, images, measured, time.monotonic() - began)
 
@@ -241,24 +211,10 @@ def _look(
             mend = "leave --also out, or look without --from"
             raise Refused("--also", expected="attacks on the network itself", got="--from", mend=mend)
         return FindingsPlan()
-    pair = pair_of(
-        run,
-        module,
-        images,
-        request.teacher,
-        names,
-        must="boundary" in names and not everything,
-        said={"data": settings.data, "data_dir": settings.data_dir},
-        device=device,
-    )
-    look = plan_findings(
-        names,
-        module,
-        protocol,
-        teacher=pair.teacher,
-        own=pair.own,
-        everything=everything,
-    )
+    must = "boundary" in names and not everything
+    said = {"data": settings.data, "data_dir": settings.data_dir}
+    pair = pair_of(run, module, images, request.teacher, names, must=must, said=said, device=device)
+    look = plan_findings(names, module, protocol, teacher=pair.teacher, own=pair.own, everything=everything)
     return replace(look, left_out=(*look.left_out, *pair.notes))
 
 
@@ -287,7 +243,7 @@ def _show(
     out.print()
     took = f"{plural(len(images), 'image')} in {duration(spent)}"
     line(out, f"{took}. Intervals are over the choice of images, not over seeds.", "quiet")
-    if request.attacks in QUICK:
+    if request.attacks in ("quick", ",".join(GROUPS["quick"].specs)):
         line(out, "A quick standard set, not AutoAttack: an upper bound of the robust accuracy.", "quiet")
     if run is not None:
         line(out, f"Records are in {run.scores} and {run.findings_folder}.", "quiet")

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from mmard.cli.options import (
-    OneNetwork,
-    command,
-    hidden,
-    images_of,
-    network_of,
-    option,
-    run_of,
-    settings_of,
-)
-from mmard.cli.screen import busy, commands, console, line, progress_shown
+from mmard.cli.options import command, hidden, option
+from mmard.cli.screen import busy, commands, console, line, print_json, progress_shown
+from mmard.cli.targets import OneNetwork, images_of, network_of, run_of, settings_of
 from mmard.errors import Refused
 from mmard.words import as_fraction, percent, plural, points
 
@@ -36,7 +27,6 @@ class Export(OneNetwork):
     opset: int = option(20, "Version of the ONNX operators.", ge=1)
     split: Literal["test"] = hidden("test")
     first: int = option(1000, "Check on the first N test images.", ge=1)
-    as_json: bool = option(False, "Print records as JSON.", flag="--json")
 
 
 @command(
@@ -48,22 +38,11 @@ class Export(OneNetwork):
 )
 def export(request: Export) -> None:
     """Write a network as an ONNX file, normalisation inside and any batch size, and check it on real images."""
-    export_network(request, request.to, request.opset, request.as_json)
-
-
-def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None:
-    """Export, check, print what was checked.
-
-    Args:
-        request: which network, and the images that it is checked on; its attack may be "none".
-        to: the file.
-        opset: version of the standard operators.
-
-    Raises:
-        Refused: for anything wrong; then nothing is written.
-    """
+    to = request.to
     if to.suffix != ".onnx":
         raise Refused("--to", expected="a file name ending in .onnx", got=str(to))
+    run = run_of(request.target)
+    settings = settings_of(request, run)
     with busy("reading data and network"):
         from mmard.balls import Budget
         from mmard.deploy.export import attacked_parity, export_checked
@@ -71,8 +50,6 @@ def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None
         from mmard.evaluation.transfer import transferable
         from mmard.models import parameter_count
 
-        run = run_of(request.target)
-        settings = settings_of(request, run)
         budget = Budget(settings.eps, settings.norm)
         specs = [] if request.attacks == "none" else [spec for spec in request.attacks.split(",") if spec.strip()]
         protocols = [Protocol((attack,), budget) for attack in transferable(specs, budget)]
@@ -87,20 +64,19 @@ def export_network(request: Export, to: Path, opset: int, as_json: bool) -> None
         "classes": list(images.classes),
     }
     with busy("exporting"):
-        found = export_checked(network.module, to, images, facts=facts, opset=opset)
-    pairs = []
+        found = export_checked(network.module, to, images, facts=facts, opset=request.opset)
     with progress_shown() as tell:
-        for protocol in protocols:
-            pairs.append(attacked_parity(network.module, to, some, protocol, tell))
-    if as_json:
+        pairs = [attacked_parity(network.module, to, some, protocol, tell) for protocol in protocols]
+    if request.as_json:
         attacked = [{"network": own.score.record(), "file": theirs.score.record()} for own, theirs in pairs]
-        print(json.dumps({"file": str(to), **asdict(found), "attacked": attacked}, indent=2))
+        print_json({"file": str(to), **asdict(found), "attacked": attacked})
         return
     out = console()
     line(out, str(to), "strong")
     size = to.stat().st_size / 1e6
     shape = " x ".join(map(str, images.image_shape))
-    line(out, f"  {network.source}, {plural(parameter_count(network.module), 'weight')}, {size:.1f} MB, opset {opset}")
+    weights = plural(parameter_count(network.module), "weight")
+    line(out, f"  {network.source}, {weights}, {size:.1f} MB, opset {request.opset}")
     line(out, f"  images: float32 (batch, {shape}) in [0, 1], any batch; logits: (batch, {images.num_classes})")
     out.print()
     exported, own_accuracy = percent(found.correct_exported / found.n), percent(found.correct / found.n)

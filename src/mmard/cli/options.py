@@ -1,4 +1,4 @@
-"""Options of commands, made from models; and the run, the data and the network that they mean.
+"""Options of commands, made from models.
 
     class Look(Options):
         run: Path = argument("RUN", "A run.")
@@ -15,27 +15,19 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import shlex
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from mmard.cli.app import Page, app
-from mmard.errors import Refused, unknown
-from mmard.settings import DISTILLED, TAUGHT, Settings, command_of, handed_over, read_config, refusal_of
-from mmard.words import as_fraction, radius
-
-if TYPE_CHECKING:
-    from mmard.data import ImageSet
-    from mmard.networks import Network
-    from mmard.run import Run
-    from mmard.training.checkpoint import Position
-
+from mmard.errors import Refused
+from mmard.settings import DISTILLED, TAUGHT, Settings, command_of, read_config, refusal_of
+from mmard.words import as_fraction
 
 MOST_PROCESSES = max(16, 2 * (os.cpu_count() or 1))
 """More processes would only wait for each other, and each holds a copy of the network."""
@@ -45,6 +37,12 @@ class Options(BaseModel):
     """What a command line says. A model for each command, with a field for each option and argument."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Json(Options):
+    """A command whose findings a program can read as well."""
+
+    as_json: bool = Field(False, description="Print records as JSON.", json_schema_extra={"flag": "--json"})
 
 
 def option(
@@ -58,13 +56,11 @@ def option(
     many: bool = False,
     **bounds: Any,
 ) -> Any:
-    """A field that is an option.
+    """A field that is an option; `...` for one that must be said.
 
     Args:
-        default: what holds where nothing is said; `...` for an option that must be.
-        text: its sentence in help.
-        metavar: what stands for its value; by the field's kind if not given.
-        flag: by the field's name if not given.
+        default, text: what holds where nothing is said, and the sentence in help.
+        metavar, flag: by the field's kind and name if not given.
         panel: the heading over it.
         shown: the default in words, where it is not the value.
         many: whether it may be said several times.
@@ -128,7 +124,8 @@ def _in_order(model: type[Options]) -> list[tuple[str, FieldInfo]]:
     """Fields, those that a command adds to what several share first."""
     own = [name for name in model.__annotations__ if name in model.model_fields]
     fields = model.model_fields
-    return [(name, fields[name]) for name in dict.fromkeys((*own, *fields)) if not _extra(fields[name]).get("hidden")]
+    names = sorted(dict.fromkeys((*own, *fields)), key=lambda name: name == "as_json")
+    return [(name, fields[name]) for name in names if not _extra(fields[name]).get("hidden")]
 
 
 def _read(model: type[Options], known: Mapping[str, Any]) -> Any:
@@ -147,35 +144,27 @@ def _flag(name: str, info: FieldInfo) -> str:
     return _extra(info).get("flag") or "--" + name.replace("_", "-")
 
 
-def _option(
-    name: str,
-    info: FieldInfo,
-    flag: str = "",
-    shown: str = "",
-    metavar: str = "",
-    *,
-    many: bool = False,
-    negatable: bool = False,
-) -> inspect.Parameter:
-    """The option of one field. Its default is None, "not said", so that a preset or the model can speak."""
-    extra = _extra(info)
-    flags = [flag or _flag(name, info)]
+def _option(name: str, info: FieldInfo, **other: Any) -> inspect.Parameter:
+    """The option of one field, with what a command says otherwise of it.
+
+    Its default is None, "not said", so that a preset or the model can speak.
+    """
+    extra = {**_extra(info), **other}
+    flags = [extra.get("flag") or _flag(name, info)]
     # Text, which the model reads, so that every refusal of a value looks alike.
-    kind: Any = list[str] if many or extra.get("many") or get_origin(info.annotation) is list else str
+    kind: Any = list[str] if extra.get("many") or get_origin(info.annotation) is list else str
     if info.annotation is bool:
         kind = bool
-        flags = [f"{flags[0]}/--no-{flags[0][2:]}"] if negatable else flags[0].split(",")
+        flags = [f"{flags[0]}/--no-{flags[0][2:]}"] if extra.get("negatable") else flags[0].split(",")
     described: dict[str, Any] = {
         "help": info.description,
-        "rich_help_panel": extra.get("panel") or None,
-        "show_default": shown or extra.get("shown") or _default_text(info) or False,
-        "metavar": None if info.annotation is bool else metavar or extra.get("metavar") or _metavar(info),
+        "show_default": extra.get("shown") or _default_text(info) or False,
+        "metavar": None if info.annotation is bool else extra.get("metavar") or _metavar(info),
     }
     if extra.get("argument"):
-        described.pop("rich_help_panel")
         made: Any = typer.Argument(**described)
     else:
-        made = typer.Option(*flags, **described)
+        made = typer.Option(*flags, rich_help_panel=extra.get("panel") or None, **described)
     default = inspect.Parameter.empty if info.is_required() else None
     annotation: Any = Annotated[kind if info.is_required() else kind | None, made]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -205,54 +194,39 @@ def _default_text(info: FieldInfo) -> str:
         return ""
     if isinstance(default, tuple):
         return ",".join(f"{each:g}" for each in default)
-    if isinstance(default, float):
-        return "8/255" if default == 8 / 255 else f"{default:g}"
-    return str(default)
+    return as_fraction(default) if isinstance(default, float) else str(default)
 
 
-# the options of train and distill: one for every setting -------------------------------------------------------------
 Said = dict[str, Any]
 """What a user said: values by the name of the setting. What was not said is not in it."""
 
-BY_LETTER = {"teachers": "RUN|T=RUN", "teacher_weights": "FILE|T=FILE"}
-"""Settings that may be said once for each teacher, by its letter."""
-FLAGS = {"train": {"network": "--model"}, "distill": {"network": "--student", "teachers": "--teacher"}}
-"""What a command calls a setting, where it is not the setting's own name."""
-
 
 def settings_options(command: str) -> dict[str, inspect.Parameter]:
-    """An option for every setting that a command has."""
-    flags = {**FLAGS[command], "params": "--param"}
-    shown = {"method": DISTILLED} if command == "distill" else {}
-    metavars = {**BY_LETTER, "params": "NAME=VALUE"}
+    """An option for every setting that a command has; bool ones can be negated, since a preset may say them."""
+    other: dict[str, Any] = {"network": {"flag": "--student"}, "method": {"shown": DISTILLED}}
     return {
-        name: _option(
-            name,
-            info,
-            flags.get(name, ""),
-            shown.get(name, ""),
-            metavars.get(name, ""),
-            many=name in metavars,
-            negatable=True,
-        )
+        name: _option(name, info, negatable=True, **(other.get(name, {}) if command == "distill" else {}))
         for name, info in Settings.model_fields.items()
-        if command == "distill" or name not in TAUGHT | {"teachers"}
+        if command == "distill" or name not in TAUGHT
     }
 
 
-def read_flags(flags: Mapping[str, Any]) -> Said:
-    """Flags as the settings take them: lists in one text, parameters by name.
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return _flag(name, Settings.model_fields[name])
 
-    >>> read_flags({"milestones": "100,150", "params": ["mmard.guide=0.5"]})
-    {'milestones': ['100', '150'], 'params': {'mmard.guide': '0.5'}}
+
+def read_flags(flags: Said) -> Said:
+    """Flags as the settings take them: what may be said several times, by letter of the teacher or by parameter.
+
+    >>> read_flags({"lr": "0.1", "teacher_weights": ["a.pt", "T_nat=b.pt"], "params": ["mmard.guide=0.5"]})
+    {'lr': '0.1', 'teacher_weights': {'T': 'a.pt', 'T_nat': 'b.pt'}, 'params': {'mmard.guide': '0.5'}}
     """
     said = dict(flags)
-    if "milestones" in said:
-        said["milestones"] = [part.strip() for part in said["milestones"].split(",") if part.strip()]
-    for name in BY_LETTER.keys() & said.keys():
+    for name in [name for name, value in flags.items() if name != "params" and isinstance(value, list)]:
         said[name] = by_letter(said[name])
-    if "teacher_weights" in said:
-        said["teacher_weights"] = {letter: files[-1] for letter, files in said["teacher_weights"].items()}
+        if name != "teachers":
+            said[name] = {letter: values[-1] for letter, values in said[name].items()}
     if "params" in said:
         said["params"] = dict(_parameter(text) for text in said["params"])
     return said
@@ -310,181 +284,3 @@ def _parameter(text: str) -> tuple[str, str]:
     if not equals or not name.strip() or not value.strip():
         raise Refused("--param", expected="NAME=VALUE, e.g. mmard.guide=0.5", got=repr(text))
     return name.strip(), value.strip()
-
-
-# the run, the data and the network that are meant ---------------------------------------------------------------------
-class Request(Options):
-    """The images that networks are looked at on, and the ball; None where nothing was said."""
-
-    eps: str | None = option(None, "Radius of the ball, in input units: 8/255; the run's if not given.", "X")
-    norm: Literal["linf", "l2", "l1"] | None = option(None, "Norm of the ball; the run's if not given.")
-    which: Literal["best", "last"] = option("best", "Which weights of a run.")
-    data: str | None = option(None, "Data set; the run's if not given.", "NAME")
-    data_dir: Path | None = option(None, "Folder that holds the data.", "FOLDER")
-    split: Literal["test", "val", "train"] = option("test", "Which images.")
-    first: int | None = option(None, "Only the first N of them.", ge=1)
-
-    if TYPE_CHECKING:
-
-        @property
-        def target(self) -> str:
-            """The network whose data and ball hold where nothing is said."""
-
-
-class OneNetwork(Request):
-    """A request that is about one network."""
-
-    target: str = argument(
-        "RUN|FILE|NAME", "A run, a file of weights that mmard wrote, or a network's name with --weights."
-    )
-    weights: Path | None = option(None, "Weights for a network given by name (.safetensors, .pt).", "FILE")
-    mean: str | None = option(None, "What --weights want their input normalised with.", "X,X,X")
-    std: str | None = option(None, "The same: deviation of each channel.", "X,X,X")
-
-
-def run_of(target: str) -> Run | None:
-    """The run that is meant, where a folder is."""
-    from mmard.run import Run
-
-    return Run.open(target) if Path(target).is_dir() else None
-
-
-def settings_of(request: Request, run: Run | None) -> Settings:
-    """The data and the budget: what was said, over the run's own.
-
-    Raises:
-        Refused: where neither says it, or nothing is where the target points.
-    """
-    from mmard.networks import refuse_nowhere
-
-    said: dict[str, Any] = {
-        "data": request.data,
-        "data_dir": str(request.data_dir) if request.data_dir is not None else None,
-        "eps": request.eps,
-        "norm": request.norm,
-    }
-    said = {name: value for name, value in said.items() if value is not None}
-    if run is None:
-        refuse_nowhere(request.target)
-        for name, flag in (("data", "--data digits"), ("eps", "--eps 8/255")):
-            if name not in said:
-                raise Refused(
-                    f"evaluate {request.target}",
-                    expected=f"--{name}, since no run says it",
-                    got="none",
-                    mend=f"for example {flag}",
-                )
-        return Settings.resolve(said)
-    config = run.config
-    if "data" not in said and "data" in handed_over(config):
-        raise Refused(
-            f"evaluate {request.target}", expected="--data", got="a run on data that was handed over in Python"
-        )
-    if "data" in said and said["data"] != config.get("data"):
-        # A folder, a size or a limit that was meant for other data means nothing for these.
-        config = {
-            name: value
-            for name, value in config.items()
-            if name not in ("data_dir", "image_size", "on_disk", "limit_train")
-        }
-    return Settings.resolve({**config, **said})
-
-
-def images_of(request: Request, settings: Settings) -> ImageSet:
-    """The images that are meant.
-
-    Raises:
-        Refused: for data that cannot be named here, or are not there.
-    """
-    from mmard.data import DATA
-    from mmard.job import load_images
-
-    if settings.data not in DATA:
-        raise unknown("data", settings.data, DATA)
-    if request.split != "train":
-        # How many images trained says nothing about these, and another folder may hold fewer.
-        settings = settings.model_copy(update={"limit_train": None})
-    images = load_images(settings, request.split)
-    if request.first is None or request.first >= len(images):
-        return images
-    return images.take(slice(0, request.first), f"the first {request.first:,} of {images.origin}")
-
-
-def network_of(request: OneNetwork, images: ImageSet) -> Network:
-    """The network that is meant, with its weights, for these images.
-
-    Raises:
-        Refused: for a network or weights that cannot be read, or do not fit.
-    """
-    from mmard.networks import load_network
-
-    weights = str(request.weights) if request.weights is not None else None
-    if weights is not None and Path(request.target).exists():
-        raise Refused(
-            "--weights",
-            expected="a network's name before it",
-            got=request.target,
-            mend="a run or a file brings its own weights",
-        )
-    return load_network(
-        request.target,
-        num_classes=images.num_classes,
-        image_shape=images.image_shape,
-        which=request.which,
-        weights=weights,
-        mean=numbers(request.mean),
-        std=numbers(request.std),
-    )
-
-
-def numbers(text: str | None) -> list[float] | None:
-    """Numbers with commas between them, fractions too.
-
-    >>> numbers("0.5,125/250"), numbers(None)
-    ([0.5, 0.5], None)
-    """
-    return None if text is None else [radius(each.strip()) for each in text.split(",")]
-
-
-def position_of(run: Run) -> Position | None:
-    """Where a run stands; None before its first save."""
-    from mmard.training.checkpoint import Position
-
-    if not run.has_state:
-        return None
-    _, facts = run.load_state()
-    if "position" not in facts:
-        raise Refused(str(run.path), expected="the state of a training", got="a file without counters")
-    return Position(**facts["position"])
-
-
-def next_commands(run: Run, finished: bool) -> list[str]:
-    """What to type next about a run; what was made of Python objects can only be looked at from here."""
-    path, config = shlex.quote(str(run.path)), run.config
-    if handed_over(config) & {"network", "data", "method"}:
-        return [f"mmard show {path}"]
-    if not finished:
-        return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
-    lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]
-    if command_of(config) == "train" and _teaches(run):
-        use = f"--data {config['data']} --eps {as_fraction(config['eps'])}"
-        if config.get("data_dir"):
-            use += f" --data-dir {shlex.quote(config['data_dir'])}"
-        lines.append(f"mmard distill --teacher {path} --student {_smaller(config['network'])} {use}")
-    return lines
-
-
-def _teaches(run: Run) -> bool:
-    """Whether the gate in front of a distillation would let a trained network pass."""
-    import torch
-
-    from mmard.gate import GATE_IMAGES, guessing
-
-    _, facts = run.load_weights("best")
-    classes = len(facts["classes"])
-    _, least = guessing(torch.full((classes,), GATE_IMAGES / classes))
-    return float(facts["clean"]) > least
-
-
-def _smaller(model: str) -> str:
-    return "cnn-4" if model.startswith("cnn") else "resnet18"

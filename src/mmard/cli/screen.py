@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -72,6 +73,11 @@ def busy(what: str) -> Iterator[Callable[[str], None]]:
 def complain(message: str) -> None:
     """One line on standard error."""
     print("mmard: " + printable(" ".join(message.split())), file=sys.stderr)
+
+
+def print_json(found: Any) -> None:
+    """What a command found, for programs."""
+    print(json.dumps(found, indent=2))
 
 
 def line(out: Console, text: str = "", style: str = "") -> None:

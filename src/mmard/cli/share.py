@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
-from mmard.cli.options import (
-    Options,
-    argument,
-    command,
-    option,
-)
+from mmard.cli.options import Options, argument, command, option
 from mmard.cli.screen import busy, commands, console, line
 from mmard.words import plural
 
@@ -37,7 +33,20 @@ def push(options: Push) -> None:
 
     Folders of this machine are cut out of what is sent. Who you are the hub's client knows from `hf auth login`.
     """
-    push_run(options.run, options.repo, options.to, options.public, options.licence)
+    to = options.to
+    with busy("writing" if to is not None else "writing and sending"):
+        from mmard.share.hub import push
+
+        done = push(options.run, options.repo, to=to, public=options.public, licence=options.licence)
+    out = console()
+    line(out, str(done.folder) if done.folder is not None else done.address, "strong")
+    line(out, f"  {plural(len(done.files), 'file')}, {done.size / 1e6:.1f} MB; the card is README.md")
+    if done.suspicious:
+        line(out, f"  suspicious: {', '.join(done.suspicious)}; the card says so above its table")
+    if done.folder is not None:
+        line(out, "  nothing was sent", "quiet")
+    source = shlex.quote(str(done.folder)) if done.folder is not None else options.repo
+    commands(out, "next", [f"mmard pull {source} --to runs/pulled"])
 
 
 class Pull(Options):
@@ -57,40 +66,11 @@ class Pull(Options):
 )
 def pull(options: Pull) -> None:
     """Bring a shared run to a folder that evaluate, compare and --teacher take. Every file is checked."""
-    pull_run(options.repo, options.to, options.revision)
-
-
-def push_run(run: Path, repo: str, to: Path | None, public: bool, licence: str | None) -> None:
-    """Share a run, and say what went.
-
-    Raises:
-        Refused: for anything that cannot be shared.
-    """
-    with busy("reading the run"):
-        from mmard.share.hub import push
-    with busy("writing" if to is not None else "writing and sending"):
-        done = push(run, repo, to=to, public=public, licence=licence)
-    out = console()
-    line(out, str(done.folder) if done.folder is not None else done.address, "strong")
-    line(out, f"  {plural(len(done.files), 'file')}, {done.size / 1e6:.1f} MB; the card is README.md")
-    if done.suspicious:
-        line(out, f"  suspicious: {', '.join(done.suspicious)}; the card says so above its table")
-    if done.folder is not None:
-        line(out, "  nothing was sent", "quiet")
-    source = shlex.quote(str(done.folder)) if done.folder is not None else repo
-    commands(out, "next", [f"mmard pull {source} --to runs/pulled"])
-
-
-def pull_run(repo: str, to: Path, revision: str | None) -> None:
-    """Bring a run, and say what to do with it.
-
-    Raises:
-        Refused: for anything that is no run that mmard shared.
-    """
     with busy("starting"):
         from mmard.share.hub import pull
     out = console()
-    folder = pull(repo, to, revision=revision, progress=lambda text: line(out, f"  {text}", "quiet"))
+    how: dict[str, Any] = {"revision": options.revision, "progress": lambda text: line(out, f"  {text}", "quiet")}
+    folder = pull(options.repo, options.to, **how)
     line(out, f"complete and checked: {folder}", "strong")
     where = shlex.quote(str(folder))
     commands(out, "next", [f"mmard show {where}", f"mmard evaluate {where} --attack pgd-20", f"less {where}/README.md"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.options import Options, argument, command, next_commands, option, position_of
-from mmard.cli.screen import commands, console, line, put, rich_table
-from mmard.cli.train import value_text
+from mmard.cli.options import Json, argument, command
+from mmard.cli.screen import commands, console, line, print_json, put, rich_table
+from mmard.cli.train import next_commands, position_of, value_text
 from mmard.errors import Refused
 from mmard.settings import Settings, command_of
 from mmard.words import as_fraction, duration, percent, plural, points, printable, significant
@@ -27,11 +26,10 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 
-class Show(Options):
+class Show(Json):
     """What `mmard show` is asked for."""
 
     run: Path = argument("RUN", "A run folder.")
-    as_json: bool = option(False, "Print records as JSON.", flag="--json")
 
 
 @command(
@@ -43,7 +41,48 @@ class Show(Options):
 )
 def show(options: Show) -> None:
     """What was run, how far it is, how good it is, and what to do next."""
-    show_run(options.run, options.as_json)
+    from mmard.run import Run
+
+    path = options.run
+    run = Run.open(path)
+    from mmard.tables.figures import findings_of, outgrown, present, scores_of
+
+    if "method" not in run.config:
+        got = f"records of {run.config.get('network', 'a network')}"
+        raise Refused(str(path), expected="a run that was trained", got=got, mend=f"mmard compare {path} shows them")
+    every = scores_of(run)
+    scores, early = present(run, every)
+    findings, stale = present(run, findings_of(run), every)
+    position = position_of(run)
+    events = [event for event in run.log() if event["kind"] == "epoch"]
+    notes = warnings(run, position, events, scores, findings)
+    notes += [f"{outgrown(n, what)}, not shown" for n, what in ((early, "figure"), (stale, "finding")) if n]
+    if options.as_json:
+        print_json(facts(run, position, events) | {"scores": scores, "findings": findings, "warnings": notes})
+        return
+    out = console()
+    line(out, str(run.path), "strong")
+    line(out, f"  {_status(run, position)}")
+    if events:
+        best = max(events, key=lambda event: (event["robust"], event["clean"]))
+        attack = _validation(run)
+        for name, event in (("best", best), ("last", events[-1])):
+            found = f"{percent(event['clean'])} clean, {percent(event['robust'])} under {attack}"
+            line(out, f"  {name} epoch {event['epoch']}: {found}, on validation images")
+    out.print()
+    _show_settings(run)
+    for title, records in _by_weights_and_images(scores):
+        out.print()
+        line(out, title, "strong")
+        put(out, scores_table(records), 2)
+    kinds = sorted({str(f.get("over", f["kind"])) for f in findings})
+    if kinds:
+        out.print()
+        line(out, f"also found: {', '.join(kinds)}; mmard report draws them", "quiet")
+    for note in notes:
+        out.print()
+        line(out, f"note: {note}")
+    commands(out, "next", next_commands(run, finished=position is not None and position.finished))
 
 
 def scores_table(records: Sequence[dict[str, Any]]) -> Table:
@@ -79,59 +118,6 @@ def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
 
 WHAT = ("method", "inner", "outer", "network", "teachers", "data", "eps", "norm")
 """Settings that say what a run is, which come first."""
-
-
-def show_run(path: Path, as_json: bool) -> None:
-    """Print what a run is, how far it is, its figures, and what to type next.
-
-    Raises:
-        Refused: if there is no run.
-    """
-    from mmard.run import Run
-
-    run = Run.open(path)
-    from mmard.tables.figures import findings_of, outgrown, present, scores_of
-
-    if "method" not in run.config:
-        got = f"records of {run.config.get('network', 'a network')}"
-        raise Refused(str(path), expected="a run that was trained", got=got, mend=f"mmard compare {path} shows them")
-    every = scores_of(run)
-    scores, early = present(run, every)
-    findings, stale = present(run, findings_of(run), every)
-    position = position_of(run)
-    events = [event for event in run.log() if event["kind"] == "epoch"]
-    notes = warnings(run, position, events, scores, findings)
-    notes += [f"{outgrown(n, what)}, not shown" for n, what in ((early, "figure"), (stale, "finding")) if n]
-    if as_json:
-        print(
-            json.dumps(
-                facts(run, position, events) | {"scores": scores, "findings": findings, "warnings": notes}, indent=2
-            )
-        )
-        return
-    out = console()
-    line(out, str(run.path), "strong")
-    line(out, f"  {_status(run, position)}")
-    if events:
-        best = max(events, key=lambda event: (event["robust"], event["clean"]))
-        attack = _validation(run)
-        for name, event in (("best", best), ("last", events[-1])):
-            found = f"{percent(event['clean'])} clean, {percent(event['robust'])} under {attack}"
-            line(out, f"  {name} epoch {event['epoch']}: {found}, on validation images")
-    out.print()
-    _show_settings(run)
-    for title, records in _by_weights_and_images(scores):
-        out.print()
-        line(out, title, "strong")
-        put(out, scores_table(records), 2)
-    kinds = sorted({str(f.get("over", f["kind"])) for f in findings})
-    if kinds:
-        out.print()
-        line(out, f"also found: {', '.join(kinds)}; mmard report draws them", "quiet")
-    for note in notes:
-        out.print()
-        line(out, f"note: {note}")
-    commands(out, "next", next_commands(run, finished=position is not None and position.finished))
 
 
 def facts(run: Run, position: Position | None, events: list[dict[str, Any]]) -> dict[str, Any]:

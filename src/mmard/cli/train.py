@@ -11,16 +11,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.options import Options, Said, command, next_commands, option, position_of, with_file
+from mmard.catalogue import refuse_unknown_names
+from mmard.cli.options import Options, Said, command, flag_of, option, with_file
 from mmard.cli.screen import INTERRUPTED, TrainingBoard, busy, commands, complain, console, line, put, rich_table
 from mmard.errors import Refused, require
-from mmard.settings import Settings, teachers_text
+from mmard.run import Run
+from mmard.settings import Settings, command_of, handed_over, teachers_text
 from mmard.words import as_fraction, duration, percent, plural
 
 if TYPE_CHECKING:
     from mmard.job import Job
-    from mmard.plan import Passes, Plan
-    from mmard.run import Run
+    from mmard.plan import Plan
     from mmard.training.checkpoint import Position
     from mmard.training.ranks import Ranks
 
@@ -53,7 +54,7 @@ def train(options: RunOptions, said: Said) -> None:
     A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
     default in brackets.
     """
-    train_or_distill("train", said, **dict(options))
+    _train_or_distill("train", said, options)
 
 
 @command(
@@ -71,91 +72,70 @@ def distill(options: RunOptions, said: Said) -> None:
     A setting that is not said here or in --config comes from the preset, and what the preset leaves open from the
     default in brackets.
     """
-    train_or_distill("distill", said, **dict(options))
+    _train_or_distill("distill", said, options)
 
 
-def train_or_distill(
-    command: str,
-    flags: Said,
-    *,
-    out: Path | None,
-    config: Path | None,
-    resume: Path | None,
-    dry_run: bool,
-    quiet: bool,
-) -> None:
-    """One call of `mmard train` or `mmard distill`.
+def _train_or_distill(command: str, flags: Said, options: RunOptions) -> None:
+    """One call of either; a run's folder is made when nothing can be refused any more.
 
     Raises:
-        Refused: for anything wrong; a new run's folder does not exist by then.
+        Refused: for anything wrong.
         typer.Exit: with 130 when the user stopped it, with 1 when the loss ceased to be a number.
     """
-    if resume is not None:
-        _refuse_beside_resume(flags, out, config)
-        run = opened(resume, command)
-        with _joined(Settings.resolve(run.config)) as ranks:
-            if "epochs" in flags:
-                _lengthen(run, Settings.resolve(run.config | {"epochs": flags["epochs"]}).epochs, dry_run, ranks)
-            _go_on(run, dry_run, quiet, ranks)
+    if options.resume is not None:
+        _resume(command, flags, options.resume, options)
         return
-    said = with_file(command, config, flags)
+    said = with_file(command, options.config, flags)
     if command == "distill" and not said.get("teachers"):
         mend = "train one: mmard train --method trades --model cnn-32 --data digits --out runs/teacher"
         raise Refused("distill", expected="--teacher with a run folder or a file of weights", got="none", mend=mend)
     settings = Settings.resolve(said)
-    if out is not None:
-        _folder_refused(out)
-    with _joined(settings) as ranks:
+    refuse_unknown_names(settings)
+    if options.out is not None:
+        Run.refuse_taken(options.out)
+    with _joined(settings.device) as ranks:
         with busy("reading data and networks"):
             from mmard.job import default_out, prepare
 
             job = prepare(settings, ranks=ranks)
-        if dry_run:
-            _refuse_several(ranks)
+        if options.dry_run:
             _show_plan(job, said)
             return
-        if out is None:
-            out = _free(Path(default_out(settings, job.method.name)))
-        _train(job, _created(out, job.settings, ranks), quiet)
+        out = options.out or _free(Path(default_out(settings, job.method.name)))
+        if ranks is None or ranks.first:
+            run = Run.create(out, job.settings.as_config())
+        if ranks is not None:
+            out = Path(ranks.told(str(out)))
+        _train(job, run if ranks is None or ranks.first else _silent(out), options.quiet)
 
 
-def _joined(settings: Settings) -> AbstractContextManager[Ranks | None]:
+def _joined(device: str) -> AbstractContextManager[Ranks | None]:
     """This process among those that PyTorch's launcher started; None if it started only this one or none."""
     from mmard.networks import pick_device
     from mmard.training.ranks import asked_for, joined
 
-    return joined(on_gpus=asked_for() and pick_device(settings.device).type == "cuda")
+    return joined(on_gpus=asked_for() and pick_device(device).type == "cuda")
 
 
-def _refuse_several(ranks: Ranks | None) -> None:
-    if ranks is not None:
-        raise Refused("--dry-run", expected="one process", got=f"{ranks.size}", mend="leave torchrun out for the plan")
-
-
-def _created(out: Path, settings: Settings, ranks: Ranks | None) -> Run:
-    """A new run folder, made by the first process."""
-    from mmard.run import Run
+def _silent(path: Path) -> Run:
+    """The run of the first process, as the others know it."""
     from mmard.training.ranks import Silent
 
-    if ranks is None:
-        return Run.create(out, settings.as_config())
-    if ranks.first:
-        run = Run.create(out, settings.as_config())
-    path = Path(ranks.told(str(out)))
-    return run if ranks.first else Silent(path)
+    return Silent(path)
 
 
-def _refuse_beside_resume(flags: Said, out: Path | None, config: Path | None) -> None:
-    others = [f"--{name.replace('_', '-')}" if name != "params" else "--param" for name in flags if name != "epochs"]
-    others += ["--out"] if out is not None else []
-    others += ["--config"] if config is not None else []
+def _resume(command: str, flags: Said, path: Path, options: RunOptions) -> None:
+    others = [flag_of(name) for name in flags if name != "epochs"]
+    others += [f"--{name}" for name in ("out", "config") if getattr(options, name) is not None]
     if others:
-        raise Refused(
-            "--resume",
-            expected="no other setting than --epochs, which lengthens the run",
-            got=", ".join(others),
-            mend="a run resumes with the settings it began with",
-        )
+        expected = "no other setting than --epochs, which lengthens the run"
+        mend = "a run resumes with the settings it began with"
+        raise Refused("--resume", expected=expected, got=", ".join(others), mend=mend)
+    run = opened(path, command)
+    with _joined(Settings.resolve(run.config).device) as ranks:
+        if "epochs" in flags:
+            _lengthen(run, Settings.resolve(run.config | {"epochs": flags["epochs"]}).epochs, options.dry_run, ranks)
+        _go_on(run, options.dry_run, options.quiet, ranks)
 
 
 def _lengthen(run: Run, epochs: int, dry_run: bool, ranks: Ranks | None) -> None:
@@ -175,19 +155,15 @@ def opened(path: Path, command: str) -> Run:
     Raises:
         Refused: if there is none, or the other command made it.
     """
-    from mmard.run import Run
-
     run = Run.open(path)
     settings = Settings.resolve(run.config)
-    settings.refuse_unless_of(
-        command, str(path), f"go on with: mmard {settings.command} --resume {shlex.quote(str(path))}"
-    )
+    mend = f"go on with: mmard {settings.command} --resume {shlex.quote(str(path))}"
+    settings.refuse_unless_of(command, str(path), mend)
     return run
 
 
 def _go_on(run: Run, dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
     from mmard.job import prepare
-    from mmard.training.ranks import Silent
 
     if (position := position_of(run)) is not None and position.finished:
         if ranks is not None and not ranks.first:
@@ -197,7 +173,7 @@ def _go_on(run: Run, dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
             return
         out = console()
         line(out, f"{run.path} is finished: {plural(position.epoch, 'epoch')}.")
-        _next_commands(run)
+        commands(out, "next", next_commands(run, finished=True))
         return
     said = run.config
     with busy("reading data and networks"):
@@ -207,17 +183,10 @@ def _go_on(run: Run, dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
         taken = ", ".join(f"{full} {job.settings.params[full]}" for full in unsaid)
         job.notes.append(f"config.json does not say these parameters, and today's defaults are taken: {taken}")
     if dry_run:
-        _refuse_several(ranks)
         job.step.twins.keep(run.engine or {})
         _show_plan(job, said, done=position.epoch if position else 0)
         return
-    _train(job, run if ranks is None or ranks.first else Silent(run.path), quiet)
-
-
-def _folder_refused(out: Path) -> None:
-    from mmard.run import Run
-
-    Run.refuse_taken(out)
+    _train(job, run if ranks is None or ranks.first else _silent(run.path), quiet)
 
 
 def _free(path: Path) -> Path:
@@ -232,6 +201,8 @@ def _free(path: Path) -> Path:
 def _show_plan(job: Job, said: Said, done: int = 0) -> None:
     from mmard import plan as planning
 
+    if (ranks := job.step.ranks) is not None:
+        raise Refused("--dry-run", expected="one process", got=f"{ranks.size}", mend="leave torchrun out for the plan")
     with busy(f"measuring steps for about {planning.SECONDS:g} s"):
         made = planning.plan(job, done, planning.SECONDS)
     show_plan(made, said)
@@ -314,11 +285,51 @@ def _conclude(job: Job, run: Run, position: Position) -> None:
     line(out, f"{run.path}: {plural(position.epoch, 'epoch')} in {duration(position.seconds)}", "strong")
     found = f"{percent(position.best_clean)} clean, {percent(position.best_robust)} under {validation_label(job)}"
     line(out, f"  best epoch {position.best_epoch}: {found}, {plural(len(job.validation), 'validation image')}")
-    _next_commands(run)
+    commands(out, "next", next_commands(run, finished=True))
 
 
-def _next_commands(run: Run) -> None:
-    commands(console(), "next", next_commands(run, finished=True))
+def position_of(run: Run) -> Position | None:
+    """Where a run stands; None before its first save."""
+    from mmard.training.checkpoint import Position
+
+    if not run.has_state:
+        return None
+    _, facts = run.load_state()
+    if "position" not in facts:
+        raise Refused(str(run.path), expected="the state of a training", got="a file without counters")
+    return Position(**facts["position"])
+
+
+def next_commands(run: Run, finished: bool) -> list[str]:
+    """What to type next about a run; what was made of Python objects can only be looked at from here."""
+    path, config = shlex.quote(str(run.path)), run.config
+    if handed_over(config) & {"network", "data", "method"}:
+        return [f"mmard show {path}"]
+    if not finished:
+        return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
+    lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]
+    if command_of(config) == "train" and _teaches(run):
+        use = f"--data {config['data']} --eps {as_fraction(config['eps'])}"
+        if config.get("data_dir"):
+            use += f" --data-dir {shlex.quote(config['data_dir'])}"
+        lines.append(f"mmard distill --teacher {path} --student {_smaller(config['network'])} {use}")
+    return lines
+
+
+def _teaches(run: Run) -> bool:
+    """Whether the gate in front of a distillation would let a trained network pass."""
+    import torch
+
+    from mmard.gate import GATE_IMAGES, guessing
+
+    _, facts = run.load_weights("best")
+    classes = len(facts["classes"])
+    _, least = guessing(torch.full((classes,), GATE_IMAGES / classes))
+    return float(facts["clean"]) > least
+
+
+def _smaller(model: str) -> str:
+    return "cnn-4" if model.startswith("cnn") else "resnet18"
 
 
 ROLES = {"S": "student", "T": "teacher", "T_nat": "natural teacher", "P": "peer"}
@@ -336,7 +347,12 @@ def show_plan(plan: Plan, said: Said) -> None:
     roles = {**ROLES, "S": "student" if job.sources else "model"}
     names = {"S": job.facts["network"], **{k: own["network"] for k, own in job.others.items()}, **job.sources}
     for letter, passes in plan.passes.items():
-        grid.add_row(roles.get(letter, letter), names.get(letter, ""), f"{plan.weights[letter]:,}", *counts(passes))
+        grid.add_row(
+            roles.get(letter, letter),
+            names.get(letter, ""),
+            f"{plan.weights[letter]:,}",
+            *map(str, vars(passes).values()),
+        )
     put(out, grid, 2)
     line(out, f"  {PASSES}", "quiet")
     out.print()
@@ -391,11 +407,6 @@ def passes_table(*columns: str) -> Table:
     """A table that ends in the four counts of passes."""
     counted = ("forward", "train", "back x", "back w")
     return rich_table(*columns, *counted, right=("weights", *counted), fold=("network",))
-
-
-def counts(passes: Passes) -> list[str]:
-    """The cells of one network's passes."""
-    return [str(n) for n in (passes.forwards, passes.train_forwards, passes.input_backwards, passes.weight_backwards)]
 
 
 def value_text(name: str, value: Any) -> str:

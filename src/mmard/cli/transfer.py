@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mmard.cli.options import (
-    Request,
-    argument,
-    command,
-    images_of,
-    option,
-    settings_of,
-)
-from mmard.cli.screen import busy, console, line, progress_shown, put, rich_table
+from mmard.cli.options import argument, command, option
+from mmard.cli.screen import busy, console, line, print_json, progress_shown, put, rich_table
 from mmard.cli.show import keep
+from mmard.cli.targets import Attacking, images_of, run_of, settings_of
 from mmard.errors import Refused
-from mmard.settings import EVALUATION_BATCH
 from mmard.words import percent, plural
 
 if TYPE_CHECKING:
@@ -32,15 +24,11 @@ if TYPE_CHECKING:
     from mmard.run import Run
 
 
-class Transfer(Request):
+class Transfer(Attacking):
     """What `mmard transfer` is asked for."""
 
     targets: list[str] = argument("RUN|FILE...", "Runs, files of weights that mmard wrote, or ONNX files.")
     attacks: str = option("pgd-20", "The attack that is made on each.", "NAME", "--attack")
-    batch_size: int = option(EVALUATION_BATCH, "Images attacked at once.", ge=1)
-    seed: int = option(0, "Seed of random starts.")
-    device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
-    as_json: bool = option(False, "Print records as JSON.", flag="--json")
 
     @property
     def target(self) -> str:
@@ -60,34 +48,21 @@ def transfer(request: Transfer) -> None:
 
     Data and ball are those of the first run where they are not given.
     """
-    show_matrix(request)
-
-
-def show_matrix(request: Transfer) -> None:
-    """Make the matrix, print it, and keep its figures in the folders of those networks that are runs.
-
-    Args:
-        request: the data and budget of its first network count where nothing is said.
-
-    Raises:
-        Refused: for anything wrong, before the first attack.
-    """
     targets = request.targets
     if len(targets) < 2:
         raise Refused("transfer", expected="two networks or more", got=str(len(targets)))
+    runs = [run_of(target) for target in targets]
+    settings = settings_of(request, runs[0])
+    specs = [spec for spec in request.attacks.split(",") if spec.strip()]
+    if len(specs) != 1:
+        raise Refused("--attack", expected="one attack for a matrix, e.g. pgd-20", got=repr(request.attacks))
     with busy("reading data and networks"):
         from mmard.balls import Budget
         from mmard.evaluation.evaluate import Protocol
         from mmard.evaluation.transfer import transfer_matrix, transferable
         from mmard.networks import pick_device
-        from mmard.run import Run
 
-        runs = [Run.open(target) if Path(target).is_dir() else None for target in targets]
-        settings = settings_of(request, runs[0])
         budget = Budget(settings.eps, settings.norm)
-        specs = [spec for spec in request.attacks.split(",") if spec.strip()]
-        if len(specs) != 1:
-            raise Refused("--attack", expected="one attack for a matrix, e.g. pgd-20", got=repr(request.attacks))
         protocol = Protocol(transferable(specs, budget), budget, seed=request.seed, batch_size=request.batch_size)
         device = pick_device(request.device)
         images = images_of(request, settings)
@@ -100,19 +75,12 @@ def show_matrix(request: Transfer) -> None:
         return _known(runs[j], score)
 
     with progress_shown() as tell:
-        matrix = transfer_matrix(
-            members,
-            images,
-            protocol,
-            split=request.split,
-            progress=tell,
-            known=known,
-            keep=kept,
-        )
+        how: dict[str, Any] = {"split": request.split, "progress": tell, "known": known, "keep": kept}
+        matrix = transfer_matrix(members, images, protocol, **how)
     if request.as_json:
         found = [{"made_on": i, "scored_on": j, **cell.score.record()} for (i, j), cell in sorted(matrix.cells.items())]
         clean = [each.score.record() for each in matrix.clean]
-        print(json.dumps({"networks": [m.name for m in members], "clean": clean, "cells": found}, indent=2))
+        print_json({"networks": [m.name for m in members], "clean": clean, "cells": found})
         return
     _show_transfer(members, matrix, protocol, images, any(runs))
 

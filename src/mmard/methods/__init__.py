@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mmard.errors import Refused, require, unknown
+from mmard.errors import Refused, unknown
 from mmard.method import Method, halves
 from mmard.methods.absld import absld as absld
 from mmard.methods.adaad import adaad as adaad
@@ -38,6 +38,7 @@ from mmard.methods.rslad import rslad as rslad
 from mmard.methods.saad import saad as saad
 from mmard.methods.temperature import temperature as temperature
 from mmard.methods.trades import trades as trades
+from mmard.names import read_method
 
 METHODS: dict[str, Callable[..., Method]] = {
     "natural": natural,
@@ -112,21 +113,7 @@ def build(spec: str, params: Mapping[str, Value] | None = None) -> Method:
     >>> build("rslad+mmard", {"mmard.measure": "kl"}).name
     'rslad+mmard'
     """
-    host, *plugins = (part.strip() for part in spec.split("+"))
-    if host not in METHODS:
-        if host in PLUGINS:
-            raise Refused(
-                f"method {spec!r}",
-                expected="a method first",
-                got=f"the plug-in {host!r}",
-                mend=f"write e.g. rslad+{host}",
-            )
-        raise unknown("method", host, METHODS)
-    for plugin in plugins:
-        if plugin not in PLUGINS:
-            raise unknown("plug-in", plugin, PLUGINS)
-    twice = [name for name in plugins if plugins.count(name) > 1]
-    require(not twice, f"method {spec!r}", expected="each plug-in once", got=f"{''.join(twice[:1])} twice")
+    host, plugins = read_method(spec, METHODS, PLUGINS)
     own = _sorted_out(params or {}, (host, *plugins))
     method = METHODS[host](**own[host])
     for plugin in plugins:

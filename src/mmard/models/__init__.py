@@ -13,13 +13,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from mmard.models.preact_resnet import preact_resnet18, preact_resnet18_nobn, pr
 from mmard.models.resnet import resnet18, resnet34, resnet50
 from mmard.models.wide_resnet import preact_resnet18_swish, wide_resnet, wide_resnet_swish
 from mmard.modes import evaluating
+from mmard.names import Spelling, network_names, read_network
 from mmard.seeds import generator
 from mmard.trust import trust_code
 
@@ -280,39 +281,29 @@ def _in_input_units(what: str, values: Sequence[float], holds: bool, where: str)
 #   init   -------------------------------------------------------------------------------------------------------------
 
 
-__all__ = ["MODELS", "Family", "Normalised", "build", "check_logits", "check_name", "names", "parameter_count"]
+__all__ = ["MODELS", "Family", "Normalised", "build", "check_logits", "names", "parameter_count"]
 
 
-class Family(NamedTuple):
-    """A row of the table: `make(*numbers, num_classes=..., channels=...)`, and the sizes in common use.
-
-    A form, such as "swish", stands behind the numbers in a network's name.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Family(Spelling):
+    """A row of the table: how its networks are spelt, and `make(*numbers, num_classes=..., channels=...)`."""
 
     make: Callable[..., nn.Module]
-    numbers: tuple[str, ...] = ()
-    usual: tuple[str, ...] = ()
-    form: str = ""
-
-    def spelt(self, key: str, *numbers: object) -> str:
-        """The name of a network of this row."""
-        stem = key.removesuffix(f"-{self.form}") if self.form else key
-        return "-".join([stem, *map(str, numbers), *([self.form] if self.form else [])])
 
 
 MODELS: dict[str, Family] = {
-    "cnn": Family(cnn, ("width",), ("4", "8", "16", "32")),
-    "mobilenet_v2": Family(mobilenet_v2),
-    "preact_resnet18": Family(preact_resnet18),
-    "preact_resnet18-nobn": Family(preact_resnet18_nobn, form="nobn"),
-    "preact_resnet18-raw": Family(preact_resnet18_raw, form="raw"),
-    "preact_resnet18-swish": Family(preact_resnet18_swish, form="swish"),
-    "resnet18": Family(resnet18),
-    "resnet34": Family(resnet34),
-    "resnet50": Family(resnet50),
-    "wide_resnet": Family(wide_resnet, ("depth", "width"), ("16-4", "28-10", "34-10", "34-20", "70-16")),
+    "cnn": Family(("width",), ("4", "8", "16", "32"), make=cnn),
+    "mobilenet_v2": Family(make=mobilenet_v2),
+    "preact_resnet18": Family(make=preact_resnet18),
+    "preact_resnet18-nobn": Family(form="nobn", make=preact_resnet18_nobn),
+    "preact_resnet18-raw": Family(form="raw", make=preact_resnet18_raw),
+    "preact_resnet18-swish": Family(form="swish", make=preact_resnet18_swish),
+    "resnet18": Family(make=resnet18),
+    "resnet34": Family(make=resnet34),
+    "resnet50": Family(make=resnet50),
+    "wide_resnet": Family(("depth", "width"), ("16-4", "28-10", "34-10", "34-20", "70-16"), make=wide_resnet),
     "wide_resnet-swish": Family(
-        wide_resnet_swish, ("depth", "width"), ("28-10", "34-10", "34-20", "70-16"), form="swish"
+        ("depth", "width"), ("28-10", "34-10", "34-20", "70-16"), "swish", make=wide_resnet_swish
     ),
 }
 
@@ -323,18 +314,7 @@ def names() -> tuple[str, ...]:
     >>> names()[:5]
     ('cnn-4', 'cnn-8', 'cnn-16', 'cnn-32', 'mobilenet_v2')
     """
-    found: list[str] = []
-    for key, family in MODELS.items():
-        found += [family.spelt(key, size) for size in family.usual] or [family.spelt(key)]
-    return tuple(found)
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that none of our networks has, or a family's without its sizes; nothing is built.
-
-    >>> check_name("wide_resnet-40-2")
-    """
-    _ours(name, 2, 1)
+    return network_names(MODELS)
 
 
 def build(
@@ -408,32 +388,10 @@ def _image_shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
     return c, h, w
 
 
-def _spelling(name: str) -> str:
-    return name.strip().lower().replace("_", "-")
-
-
 def _ours(name: str, num_classes: int, channels: int) -> Callable[[], nn.Module]:
     """The row of the table that a name means, ready to be called."""
-    for key, family in MODELS.items():
-        form = f"-{family.form}" if family.form else ""
-        stem = _spelling(key).removesuffix(form)
-        match = re.fullmatch(re.escape(stem) + r"((?:-[0-9]+)*)" + re.escape(form), _spelling(name))
-        if match is None:
-            continue
-        numbers = tuple(map(int, match[1].split("-")[1:]))
-        if len(numbers) != len(family.numbers):
-            raise Refused(
-                f"network {name!r}",
-                expected=family.spelt(key, *(f"<{number}>" for number in family.numbers)),
-                got=repr(name),
-                mend=f"for example {family.spelt(key, family.usual[0])}" if family.usual else "",
-            )
-        return partial(family.make, *numbers, num_classes=num_classes, channels=channels)
-    # `wrn-40-2` is best answered by `wide_resnet-40-2`, a size that no list holds.
-    numbers_met = re.findall("[0-9]+", name)
-    spelt = [f.spelt(key, *numbers_met) for key, f in MODELS.items() if 0 < len(f.numbers) == len(numbers_met)]
-    nearest = get_close_matches(name.lower(), [*names(), *spelt], n=1, cutoff=0.5)
-    raise unknown("network", name.lower(), {*names(), *nearest})
+    key, numbers = read_network(name, MODELS)
+    return partial(MODELS[key].make, *numbers, num_classes=num_classes, channels=channels)
 
 
 # ensemble -------------------------------------------------------------------------------------------------------------

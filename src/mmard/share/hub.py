@@ -453,11 +453,6 @@ def fetch_teacher(
     return file
 
 
-def by_hand(teacher: Teacher) -> str:
-    """The address under which a person gets a teacher's file in a browser."""
-    return f"https://drive.google.com/uc?id={teacher.drive}"
-
-
 def _one(spec: str) -> Teacher:
     found = find(spec)
     if len(found) > 1:
@@ -467,7 +462,7 @@ def _one(spec: str) -> Teacher:
 
 def _blocks(url: str, teacher: Teacher, where: str) -> Iterator[bytes]:
     """What an address answers, piece by piece; refused if it is a page, or ends early."""
-    browser = f"this needs the network; or get {by_hand(teacher)} in a browser and give it with --teacher-weights"
+    browser = f"this needs the network; or get {teacher.address} in a browser and give it with --teacher-weights"
     size = 0
     try:
         # Google Drive turns away clients that do not name themselves.

@@ -22,7 +22,7 @@ from mmard.balls import Budget
 from mmard.data import Splits
 from mmard.job import method_of
 from mmard.networks import new_network
-from mmard.plan import Passes, count_passes
+from mmard.passes import Passes, count_passes
 from mmard.run import Run
 from mmard.settings import Settings
 from mmard.study.cell import Site, is_complete
