@@ -83,6 +83,8 @@ def test_what_two_runs_say_otherwise() -> None:
     found = ["lr 0.1 for 0.2", "teacher unsaid for t", "mmard.edges unsaid for nq"]
     assert differences(held, wanted, {"threads"}) == found
     assert differences(wanted, wanted) == []
+    assert differences({}, {"teacher_mean": {}, "lr": 0.1}) == [], "what was no setting yet is what is the default"
+    assert differences({}, {"lr": 0.2}) == ["lr 0.1 for 0.2"]
 
 
 def test_a_run_folder_is_a_config(tmp_path: Path) -> None:

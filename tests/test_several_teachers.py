@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from mmard.api import distill, train, training_step
 from mmard.cli import commands
+from mmard.cli.options import read_flags
 from mmard.errors import Refused
 from mmard.job import prepare
-from mmard.models import Ensemble
+from mmard.models import Ensemble, build
 from mmard.modes import evaluating
 from mmard.run import Run
 from mmard.settings import Settings, read_config
@@ -99,6 +100,40 @@ def test_the_same_letter_twice_is_an_ensemble(mix: str) -> None:
 def test_weights_for_an_ensemble_are_refused() -> None:
     with pytest.raises(Refused, match="--teacher-weights: expected one teacher"):
         prepare(settled(method="rslad", teacher={"T": ["cnn-4", "cnn-4"]}, teacher_weights="w.pt"))
+
+
+def test_what_a_teachers_weights_want_their_input_standardised_with_is_said(tmp_path: Path) -> None:
+    bare = build("cnn-4", num_classes=10, image_shape=(1, 8, 8), seed=0).eval()
+    torch.save(bare.state_dict(), tmp_path / "w.pt")
+    flags = {"teacher_weights": [str(tmp_path / "w.pt")], "teacher_mean": ["0.3"], "teacher_std": ["T=128/256"]}
+    job = prepare(settled(method="rslad", teacher="cnn-4", teacher_gate=False, **read_flags(flags)))
+    assert job.settings.teacher_mean == {"T": (0.3,)}
+    x = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(job.step.nets["T"].eval()(x), bare((x - 0.3) / 0.5))
+    again = Settings.resolve(json.loads(json.dumps(job.settings.as_config())))
+    assert again == job.settings, "a run folder has what was said"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"teacher_mean": [0.3]}, "expected weights of somebody else beside mean and std, got none"),
+        (
+            {"teacher_std": {"T_nat": [0.3]}},
+            "teacher_std: expected the letter of a teacher that is named, T, got T_nat",
+        ),
+        ({"teacher": "cnn-4", "teacher_weights": "w.pt", "teacher_mean": "0.3,0.3"}, "expected 1 numbers as mean"),
+        ({"teacher": "cnn-4", "teacher_weights": "w.pt", "teacher_mean": "a"}, "expected a number or a fraction"),
+    ],
+)
+def test_what_fits_no_weights_of_a_teacher_is_refused(
+    said: dict[str, object], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(build("cnn-4", num_classes=10, image_shape=(1, 8, 8), seed=0).state_dict(), "w.pt")
+    with pytest.raises(Refused, match=words):
+        prepare(settled(method="rslad", **said))
 
 
 # --- the command line ---

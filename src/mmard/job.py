@@ -39,11 +39,11 @@ from mmard.modes import evaluating
 from mmard.networks import (
     companions,
     load_network,
-    load_teacher,
     network_facts,
     new_network,
     own_device,
     pick_device,
+    teacher_by_letter,
 )
 from mmard.run import Event, Run
 from mmard.settings import Settings, Value, given_label, is_given
@@ -124,9 +124,9 @@ def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
         raise Refused("--batch-size", expected=expected, got=f"{rest} of {images}", mend=f"{better} would do")
 
 
-MOVABLE = {
-    *("teachers", "teacher_weights", "teacher_which", "teacher_table", "fill_table", "data_dir", "on_disk", "device"),
-    *("threads", "save_seconds", "attack_chunk", "tensorboard"),
+NOT_IN_RESULTS = {
+    *("teachers", "teacher_weights", "teacher_mean", "teacher_std", "teacher_which", "teacher_table", "fill_table"),
+    *("data_dir", "on_disk", "device", "threads", "save_seconds", "attack_chunk", "tensorboard"),
 }
 """Settings that may be others when a run is resumed: where things lie, and how they are kept. Of teachers and data the
 hashes count."""
@@ -154,7 +154,7 @@ class Job:
         """What a resumed run must find as it was: hashes of teachers and data, and the settings that decide results."""
         config = self.settings.as_config()
         said = {**config, **config["params"]}
-        found = {f"setting {name}": value for name, value in said.items() if name not in (*MOVABLE, "params")}
+        found = {f"setting {name}": value for name, value in said.items() if name not in (*NOT_IN_RESULTS, "params")}
         found |= {f"teacher {letter}": weights_hash(self.step.nets[letter]) for letter in self.method.teachers}
         if self.splits is not None:
             found["training images"] = self.splits.train.fingerprint()
@@ -389,6 +389,10 @@ def _check_teachers(settings: Settings, method: Method) -> None:
         raise Refused(name, expected="one without a teacher", got="one that reads T", mend=mend)
     if said and not method.needs_teacher:
         raise Refused(name, expected="one that reads a teacher", got="one without", mend="use mmard train")
+    for setting in ("teacher_weights", "teacher_mean", "teacher_std"):
+        if beside := [letter for letter in getattr(settings, setting) if letter not in said]:
+            expected = f"the letter of a teacher that is named, {' or '.join(said) or 'of which there is none'}"
+            raise Refused(f"setting {setting}", expected=expected, got=", ".join(beside))
     if {*said} != {*method.teachers}:
         missing = [letter for letter in method.teachers if letter not in said]
         mend = f"say --teacher {missing[0]}=RUN as well" if missing else "leave out what no formula reads"
@@ -488,14 +492,7 @@ def teacher_of(settings: Settings, images: ImageSet) -> TeacherBeside | None:
         return None
     for name in named:
         refuse_untrusted(name, "the run's teacher")
-    found = load_teacher(
-        named,
-        num_classes=images.num_classes,
-        image_shape=images.image_shape,
-        which=settings.teacher_which,
-        weights=settings.teacher_weights.get("T"),
-        mix=settings.teacher_mix,
-    )
+    found = teacher_by_letter(settings, "T", images)
     return TeacherBeside(found.module.eval(), found.source)
 
 

@@ -101,32 +101,124 @@ def load_network(
         Refused: if nothing is there, or it was trained for other classes or images, or the weights do not fit.
     """
     spec, weights = str(spec), None if weights is None else str(weights)
-    path = Path(spec)
-    if weights is None and (mean is not None or std is not None):
+    path, use = Path(spec), _Use(f"{who} {spec}", who, num_classes, image_shape)
+    bare = {"mean": mean, "std": std}
+    if weights is None and bare != {"mean": None, "std": None}:
         mend = "what a run, a file or a function brings has its normalisation inside"
-        raise Refused(f"{who} {spec}", expected="weights of somebody else beside mean and std", got="none", mend=mend)
+        raise Refused(use.where, expected="weights of somebody else beside mean and std", got="none", mend=mend)
     if is_teacher(spec):
-        return _known(spec, weights, num_classes, image_shape, who)
+        if bare != {"mean": None, "std": None}:
+            mend = f"leave them out, or name the network: mmard teachers {spec}"
+            raise Refused(use.where, expected="no mean and std, since its own are known", got="some", mend=mend)
+        return _known(spec, weights, use)
     if path.suffix == ".onnx" and weights is None:
-        return _onnx(path, num_classes, image_shape, who)
-    is_file = path.suffix in FILES
-    if not path.is_dir() and not is_file:
+        return _onnx(path, use)
+    if not path.is_dir() and path.suffix not in FILES:
         refuse_nowhere(spec, who)
-        return _named(spec, weights, num_classes, image_shape, who, mean, std)
+        return _named(spec, weights, use, bare)
     if weights is not None:
         expected = "the name of a network beside weights"
-        raise Refused(f"{who} {spec}", expected=expected, got="a run or a file that has its own", mend="leave one out")
-    if is_file:
+        raise Refused(use.where, expected=expected, got="a run or a file that has its own", mend="leave one out")
+    if path.suffix in FILES:
         tensors, facts = open_weights(path)
         source = path.name
         if "network" not in facts:
             got = "a file that does not say its network"
-            mend = f"name the network and give this file with {_flag(who)}"
-            raise Refused(f"{who} {spec}", expected="weights that mmard wrote", got=got, mend=mend)
+            mend = f"name the network and give this file with {use.flag}"
+            raise Refused(use.where, expected="weights that mmard wrote", got=got, mend=mend)
     else:
         tensors, facts = Run.open(path).load_weights(which)
         source = f"{path.name} ({which}, epoch {facts.get('epoch', '?')})"
-    return Network(_rebuilt(tensors, facts, num_classes, image_shape, f"{who} {spec}").eval(), facts, source)
+    return Network(_rebuilt(tensors, facts, use), facts, source)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What a network is loaded for: classes and images, None where nothing says them, and how messages call it."""
+
+    where: str
+    who: str
+    num_classes: int | None
+    image_shape: tuple[int, ...] | None
+
+    @property
+    def flag(self) -> str:
+        """Which option gives the weights of such a network."""
+        return {"teacher": "--teacher-weights", "source": "--from-weights"}.get(self.who, "--weights")
+
+    def refuse_other(self, classes: int | None, shape: tuple[int, ...] | None) -> None:
+        """Refuse a network for other classes or images than the data has; None where one side says nothing."""
+        other = "is it for other data?"
+        if None not in (classes, self.num_classes) and classes != self.num_classes:
+            expected = f"{self.num_classes} classes, as the data has"
+            raise Refused(self.where, expected=expected, got=f"a network for {classes}", mend=other)
+        if shape is not None and self.image_shape is not None and shape != tuple(self.image_shape):
+            expected = f"images {tuple(self.image_shape)}, as the data has"
+            raise Refused(self.where, expected=expected, got=f"a network for {shape}", mend=other)
+
+
+def _rebuilt(tensors: dict[str, Tensor], facts: dict[str, Any], use: _Use) -> nn.Module:
+    """The network that a run or a file of ours says it is, in eval mode."""
+    name, classes, shape = facts["network"], int(facts["num_classes"]), tuple(facts["image_shape"])
+    if is_given(name):
+        mend = "hand the object over in Python, or train it as package.module:function"
+        raise Refused(use.where, expected="a network that can be built by name", got=name, mend=mend)
+    refuse_untrusted(name, use.where)
+    use.refuse_other(classes, shape)
+    stand_in = {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]} if facts.get("normalised") else {}
+    module = build(name, num_classes=classes, image_shape=shape, seed=0, **stand_in)
+    load_into(module, tensors, use.where)
+    return module.eval()
+
+
+def _known(spec: str, weights: str | None, use: _Use) -> Network:
+    """A teacher of the table of RobustBench's."""
+    use.refuse_other(None, SHAPE)
+    teacher, module = open_teacher(spec, weights, use.num_classes)
+    facts = {
+        "network": teacher.network,
+        "normalised": isinstance(module, Normalised),
+        "num_classes": teacher.num_classes,
+        "image_shape": list(SHAPE),
+        "claim": teacher.claim,
+    }
+    return Network(module.eval(), facts, f"{teacher.spec} with {Path(str(weights)).name}")
+
+
+def _onnx(path: Path, use: _Use) -> Network:
+    if use.who == "teacher":
+        mend = "give the run or the weights that it was exported from"
+        raise Refused(use.where, expected="a network with a gradient", got="an ONNX file", mend=mend)
+    module = OnnxNetwork(path)
+    classes, shape = module.facts.get("num_classes", use.num_classes), module.shape or use.image_shape
+    use.refuse_other(classes, shape)
+    if classes is None or shape is None:
+        expected = "data that it is for, since the file does not say"
+        raise Refused(use.where, expected=expected, got="none", mend="give --data")
+    c, h, w = shape
+    check_logits(module, (c, h, w), int(classes), use.where)
+    return Network(module.eval(), module.facts, path.name)
+
+
+def _named(spec: str, weights: str | None, use: _Use, standard: Mapping[str, Sequence[float] | None]) -> Network:
+    """A network by name with the weights of a file, which want their input standardised so."""
+    if use.num_classes is None or use.image_shape is None:
+        mend = "give --data, or num_classes and image_shape in Python"
+        raise Refused(use.where, expected="data to build it for", got="none", mend=mend)
+    module = build(spec, num_classes=use.num_classes, image_shape=use.image_shape, seed=0)
+    if weights is None and ":" not in spec:
+        mend = f"give a run folder, or {use.flag} FILE"
+        raise Refused(use.where, expected="a trained network", got="a name without weights", mend=mend)
+    if weights is None:
+        return Network(module.eval(), {}, spec)
+    tensors, _ = open_weights(weights)
+    channels, where = use.image_shape[0], f"{use.who} {weights}"
+    for what, values in standard.items():
+        if values is not None and len(values) != channels:
+            raise Refused(where, expected=f"{channels} numbers as {what}", got=" ".join(map(str, values)))
+    cast = casts(module, tensors)
+    module = load_foreign(module, tensors, channels, where, standard["mean"], standard["std"])
+    return Network(module.eval(), {}, f"{spec} with {Path(weights).name}" + (f" ({cast})" if cast else ""))
 
 
 def load_teacher(
@@ -136,6 +228,8 @@ def load_teacher(
     image_shape: tuple[int, ...] | None = None,
     which: str = "best",
     weights: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     mix: str = "probs",
 ) -> Network:
     """A teacher, or an ensemble of those that `specs` name; the rest as in `load_network`.
@@ -152,113 +246,31 @@ def load_teacher(
     how: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape, "which": which, "who": "teacher"}
     specs = (specs,) if isinstance(specs, str | Path) else specs
     if len(specs) == 1:
-        return load_network(specs[0], weights=None if weights is None else str(weights), **how)
+        return load_network(specs[0], weights=weights, mean=mean, std=std, **how)
     if weights is not None:
         mend = "save them as files that mmard wrote, or give run folders"
         raise Refused("--teacher-weights", expected="one teacher", got=f"{len(specs)} in an ensemble", mend=mend)
-    members = [load_network(spec, **how) for spec in specs]
+    members = [load_network(spec, mean=mean, std=std, **how) for spec in specs]
     source = f"mean {mix} of {', '.join(member.source for member in members)}"
     return Network(Ensemble([member.module for member in members], mix).eval(), {}, source)
 
 
-def _flag(who: str) -> str:
-    return {"teacher": "--teacher-weights", "source": "--from-weights"}.get(who, "--weights")
+def teacher_by_letter(settings: Settings, letter: str, images: ImageSet) -> Network:
+    """The teacher that settings name by this letter, for these images.
 
-
-def _rebuilt(
-    tensors: dict[str, Tensor],
-    facts: dict[str, Any],
-    num_classes: int | None,
-    image_shape: tuple[int, ...] | None,
-    where: str,
-) -> nn.Module:
-    name, classes, shape = facts["network"], int(facts["num_classes"]), tuple(facts["image_shape"])
-    if is_given(name):
-        mend = "hand the object over in Python, or train it as package.module:function"
-        raise Refused(where, expected="a network that can be built by name", got=name, mend=mend)
-    refuse_untrusted(name, where)
-    _same_data(classes, shape, num_classes, image_shape, where)
-    channels = shape[0]
-    stand_in = {"mean": [0.0] * channels, "std": [1.0] * channels} if facts.get("normalised") else {}
-    module = build(name, num_classes=classes, image_shape=shape, seed=0, **stand_in)
-    load_into(module, tensors, where)
-    return module.eval()
-
-
-def _same_data(
-    classes: int | None,
-    shape: tuple[int, ...] | None,
-    num_classes: int | None,
-    image_shape: tuple[int, ...] | None,
-    where: str,
-) -> None:
-    """Refuse a network for other classes or images than the data has; None where one side says nothing."""
-    other = "is it for other data?"
-    if None not in (classes, num_classes) and classes != num_classes:
-        expected = f"{num_classes} classes, as the data has"
-        raise Refused(where, expected=expected, got=f"a network for {classes}", mend=other)
-    if shape is not None and image_shape is not None and shape != tuple(image_shape):
-        expected = f"images {tuple(image_shape)}, as the data has"
-        raise Refused(where, expected=expected, got=f"a network for {shape}", mend=other)
-
-
-def _known(
-    spec: str, weights: str | None, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str
-) -> Network:
-    _same_data(None, SHAPE, num_classes, image_shape, f"{who} {spec}")
-    teacher, module = open_teacher(spec, weights, num_classes)
-    facts = {
-        "network": teacher.network,
-        "normalised": isinstance(module, Normalised),
-        "num_classes": teacher.num_classes,
-        "image_shape": list(SHAPE),
-        "claim": teacher.claim,
-    }
-    return Network(module.eval(), facts, f"{teacher.spec} with {Path(str(weights)).name}")
-
-
-def _onnx(path: Path, num_classes: int | None, image_shape: tuple[int, ...] | None, who: str) -> Network:
-    where = f"{who} {path}"
-    if who == "teacher":
-        mend = "give the run or the weights that it was exported from"
-        raise Refused(where, expected="a network with a gradient", got="an ONNX file", mend=mend)
-    module = OnnxNetwork(path)
-    classes, shape = module.facts.get("num_classes", num_classes), module.shape or image_shape
-    _same_data(classes, shape, num_classes, image_shape, where)
-    if classes is None or shape is None:
-        expected = "data that it is for, since the file does not say"
-        raise Refused(where, expected=expected, got="none", mend="give --data")
-    c, h, w = shape
-    check_logits(module, (c, h, w), int(classes), where)
-    return Network(module.eval(), module.facts, path.name)
-
-
-def _named(
-    spec: str,
-    weights: str | None,
-    num_classes: int | None,
-    image_shape: tuple[int, ...] | None,
-    who: str,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> Network:
-    if num_classes is None or image_shape is None:
-        mend = "give --data, or num_classes and image_shape in Python"
-        raise Refused(f"{who} {spec}", expected="data to build it for", got="none", mend=mend)
-    module = build(spec, num_classes=num_classes, image_shape=image_shape, seed=0)
-    if weights is None and ":" not in spec:
-        mend = f"give a run folder, or {_flag(who)} FILE"
-        raise Refused(f"{who} {spec}", expected="a trained network", got="a name without weights", mend=mend)
-    if weights is None:
-        return Network(module.eval(), {}, spec)
-    tensors, _ = open_weights(weights)
-    for what, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != image_shape[0]:
-            got = " ".join(map(str, values))
-            raise Refused(f"{who} {weights}", expected=f"{image_shape[0]} numbers as {what}", got=got)
-    cast = casts(module, tensors)
-    module = load_foreign(module, tensors, image_shape[0], f"{who} {weights}", mean, std)
-    return Network(module.eval(), {}, f"{spec} with {Path(weights).name}" + (f" ({cast})" if cast else ""))
+    Raises:
+        Refused: if it cannot be had, or is for other data.
+    """
+    return load_teacher(
+        settings.teachers[letter],
+        num_classes=images.num_classes,
+        image_shape=images.image_shape,
+        which=settings.teacher_which,
+        weights=settings.teacher_weights.get(letter),
+        mean=settings.teacher_mean.get(letter),
+        std=settings.teacher_std.get(letter),
+        mix=settings.teacher_mix,
+    )
 
 
 @dataclass
@@ -308,14 +320,7 @@ def companions(
             name = found.sources[letter] = given_label(module)
         else:
             said = settings.teachers[letter]
-            loaded = load_teacher(
-                said,
-                num_classes=validation.num_classes,
-                image_shape=validation.image_shape,
-                which=settings.teacher_which,
-                weights=settings.teacher_weights.get(letter),
-                mix=settings.teacher_mix,
-            )
+            loaded = teacher_by_letter(settings, letter, validation)
             module, found.sources[letter], known = loaded.module, loaded.source, loaded.facts
             name = said[0] if len(said) == 1 else given_label(module)
         found.nets[letter] = module.to(device)

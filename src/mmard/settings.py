@@ -80,13 +80,15 @@ def _by_letter(said: object) -> object:
     return {letter: list(own) if isinstance(own, list | tuple) else [own] for letter, own in named.items()}
 
 
-def _files_by_letter(said: object) -> object:
-    return {} if said is None else {"T": said} if isinstance(said, str) else said
+def _one_by_letter(said: object) -> object:
+    return {} if said is None else {"T": said} if not isinstance(said, Mapping) else said
 
 
 _SHAPES: dict[str, Callable[[Any], Any]] = {
     "teachers": _by_letter,
-    "teacher_weights": _files_by_letter,
+    "teacher_weights": _one_by_letter,
+    "teacher_mean": _one_by_letter,
+    "teacher_std": _one_by_letter,
     "params": flattened,
 }
 
@@ -285,6 +287,15 @@ class Settings(BaseModel):
         metavar="FILE|T=FILE",
         many=True,
     )
+    teacher_mean: dict[str, Numbers] = taught(
+        {},
+        "What these weights want their input normalised with, where the file does not say it; T_nat=X,X,X for T_nat.",
+        metavar="X,X,X|T=X,X,X",
+        many=True,
+    )
+    teacher_std: dict[str, Numbers] = taught(
+        {}, "The same: deviation of each channel.", metavar="X,X,X|T=X,X,X", many=True
+    )
     teacher_mix: Literal["probs", "logits"] = taught(
         "probs", "What an ensemble of teachers averages: probabilities, or centred logits."
     )
@@ -471,10 +482,12 @@ def differences(held: Mapping[str, Any], expected: Mapping[str, Any], left_out: 
 
     Args:
         held: settings as a run's config file has them.
-        expected: those that it should have; what only the run has is no difference.
+        expected: those that it should have; what only the run has is no difference, and what it does not say, since
+            that was no setting yet, is what has become the default.
         left_out: names that do not count.
     """
-    mine, theirs = ({**said, **(said.get("params") or {})} for said in (held, expected))
+    whole = {**Settings().as_config(), **held}
+    mine, theirs = ({**said, **(said.get("params") or {})} for said in (whole, expected))
     names = [name for name in theirs if name not in (*left_out, "params") and mine.get(name) != theirs[name]]
     return [f"{name} {mine.get(name, 'unsaid')!s} for {theirs[name]!s}" for name in names]
 

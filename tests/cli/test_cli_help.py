@@ -8,9 +8,11 @@ import re
 import resource
 import subprocess
 import sys
+from importlib import metadata
 from typing import Any
 
 import pytest
+import torch
 from typed import SRC, Typed
 
 from mmard import catalogue
@@ -146,6 +148,26 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
     os.environ["COLUMNS"] = "80"
     wide = [line for line in Typed(capsys, "distill", "--help").out.splitlines() if len(line) > 80]
     assert all(line.startswith("  mmard ") for line in wide), "only what is copied may be longer than the terminal"
+
+
+def test_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (9999.0, 0.0, 0.0))
+    monkeypatch.setattr("mmard.cli.doctor.FULL", 2**80)
+    out = Typed(capsys, "doctor").out
+    for words in ("PyTorch", torch.__version__, "bfloat16", "load 9999.0", "GiB free in", "note: other processes"):
+        assert words in out, words
+    found = json.loads(Typed(capsys, "doctor", "--json").out)
+    assert found["cpu"]["threads"] == torch.get_num_threads()
+    assert found["cpu"]["capability"] in out
+    assert sum("little room" in note for note in found["notes"]) == 2
+    assert found["extras"]["onnx"].keys() == {"onnx", "onnxscript", "onnxruntime"}
+    assert "dev" not in found["extras"]
+    monkeypatch.setattr("mmard.cli.doctor.metadata.version", absent)
+    assert "matplotlib not installed" in Typed(capsys, "doctor").out
+
+
+def absent(package: str) -> str:
+    raise metadata.PackageNotFoundError(package)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

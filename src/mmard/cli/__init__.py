@@ -18,12 +18,12 @@ from mmard.errors import Refused
 from mmard.trust import trust_typed
 
 FILES = (
-    *("train", "evaluate", "show", "compare", "transfer", "export", "catalogue", "bench", "share"),
+    *("train", "evaluate", "show", "compare", "transfer", "export", "catalogue", "bench", "share", "doctor"),
     *("study", "study_read", "demo"),
 )
 ORDER = (
     *("demo", "train", "distill", "evaluate", "show", "compare", "transfer", "report", "methods", "attacks", "models"),
-    *("teachers", "bench", "export", "data", "fetch", "push", "pull"),
+    *("teachers", "bench", "doctor", "export", "data", "fetch", "push", "pull"),
 )
 """Commands as the front page has them, under their panels."""
 
