@@ -16,7 +16,8 @@ import torch
 from little_study import in_this_process, little
 
 from mmard.cli import answer
-from mmard.cli.screen import StudyBoard, console
+from mmard.cli.boards import StudyBoard
+from mmard.cli.screen import console
 from mmard.cli.study import Selection
 from mmard.data import load
 from mmard.errors import Refused

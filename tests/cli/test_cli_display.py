@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 from typed import SMALL, SRC, Typed
 
-from mmard.cli.screen import THEME, AttackBoard, Board, TrainingBoard
+from mmard.cli.boards import AttackBoard, Board, TrainingBoard, progress_shown
+from mmard.cli.screen import THEME
 from mmard.run import Run
 
 
@@ -92,6 +93,21 @@ def test_attacks_show_what_is_left_of_the_images() -> None:
     assert "pgd-0" not in text, "the latest eight are shown"
     assert re.search(r"pgd-3 .* 60/60 images, 7 right\s*$", text, re.MULTILINE), "what is done has no time left"
     assert re.search(r"pgd-8 .* 30/60 images, 12 right +\S.* left", text)
+
+
+def test_a_file_gets_a_line_on_attacks_now_and_then() -> None:
+    out = io.StringIO()
+    board = AttackBoard(Console(file=out, width=30), moves=False, every=3600.0)
+    board("pgd-20", 30, 60, 12)
+    assert out.getvalue() == "", "nothing is said before its time"
+    board.every = 0.0
+    board("pgd-20", 40, 60, 10)
+    board("pgd-20", 60, 60, 9)
+    first, last = out.getvalue().splitlines()
+    assert re.fullmatch(r"pgd-20: 40/60 images, 10 right, about \S.* left", first)
+    assert last == "pgd-20: 60/60 images, 9 right"
+    with progress_shown() as shown:
+        assert (shown.moves, shown.out.stderr) == (False, True), "standard error is no terminal here"
 
 
 def test_a_terminal_sees_rows_and_gets_its_cursor_back() -> None:

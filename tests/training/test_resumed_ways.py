@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from trainings import NEVER, Killed, Left, Observer, at, control_c, kill
 
 from mmard.attacks import PGD
-from mmard.cli.screen import THEME, TrainingBoard
+from mmard.cli.boards import TrainingBoard
+from mmard.cli.screen import THEME
 from mmard.data import Splits
 from mmard.data.augment import Augmentation
 from mmard.data.batches import SetBatches

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typer import Exit
 
+from mmard.cli.boards import progress_shown
 from mmard.cli.options import MOST_PROCESSES, argument, command, option
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, progress_shown, put
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, put
 from mmard.cli.show import scores_table, show_every_check, show_findings
 from mmard.cli.targets import Attacking, OneNetwork, images_of, network_of, run_of, settings_of
 from mmard.errors import Refused

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from mmard.cli.app import FrontPage, app
+from mmard.cli.boards import StudyBoard
 from mmard.cli.options import MOST_PROCESSES, Options, argument, command, hidden, option
-from mmard.cli.screen import INTERRUPTED, StudyBoard, busy, commands, complain, console, line, put, rich_table
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
 from mmard.words import duration, percent, plural
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmard.catalogue import refuse_unknown_names
+from mmard.cli.boards import TrainingBoard
 from mmard.cli.options import Options, Said, command, flag_of, option, with_file
-from mmard.cli.screen import INTERRUPTED, TrainingBoard, busy, commands, complain, console, line, put, rich_table
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
 from mmard.errors import Refused, require
 from mmard.run import Run
 from mmard.settings import Settings, command_of, handed_over, teachers_text
