@@ -10,8 +10,8 @@ from nets import ATTACK, BUDGET, build, conv, images, labels
 from torch import Tensor, nn
 
 from mmard.method import Method
+from mmard.ranks import Ranks, joined
 from mmard.seeds import generator
-from mmard.training.ranks import Ranks, joined
 from mmard.training.step import Step
 
 BATCH, STEPS = 7, 2

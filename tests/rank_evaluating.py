@@ -13,7 +13,7 @@ from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Loop, Measured, accuracies
 from mmard.evaluation.multiprocess import follow, lead, measure
-from mmard.training.ranks import Ranks, joined
+from mmard.ranks import Ranks, joined
 
 BUDGET, SPECS = Budget(0.05), ["pgd-3", "fab-t"]
 SAID = {"split": "test", "which": "best"}
@@ -30,7 +30,7 @@ class Meeting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self._waited:
             self._waited = True
-            self._ranks.wait()
+            self._ranks.barrier()
         return self.inner(x)
 
 

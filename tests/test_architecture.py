@@ -36,7 +36,7 @@ FLOORS = {
     ),
     1: ("models/", "data/"),
     2: ("batch.py", "method.py", "memory.py", "methods/", "attacks/"),
-    3: ("run.py", "settings.py", "engine/"),
+    3: ("run.py", "ranks.py", "settings.py", "engine/"),
     4: (
         "training/",
         "evaluation/",

@@ -15,6 +15,7 @@ import torch
 from little import net, same, state
 
 from mmard.errors import Refused
+from mmard.files import UNFINISHED
 from mmard.run import Run, commit, environment, now
 
 
@@ -151,18 +152,38 @@ def test_weights_that_were_never_saved_are_refused(run: Run, which: str) -> None
         run.load_weights(which)
 
 
-def test_halves_of_files_are_swept_and_nothing_else(run: Run) -> None:
-    run.append({"step": 0})
-    run.save_state({}, {})
-    mine = [run.path / name for name in (".notes.txt", ".state", "state.safetensors.bak")]
-    halves = [run.path / f".{name}.x1y2z3" for name in ("state.safetensors", "best.safetensors", "log.jsonl")]
-    for file in (*mine, *halves):
-        file.write_text("")
-    run.sweep()
-    assert all(file.exists() for file in mine)
-    assert not any(file.exists() for file in halves)
-    assert run.has_state
-    assert run.log() == [{"step": 0}]
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", "{", "expected JSON"),
+        ("config.json", "[]", "expected an object of settings"),
+        ("engine.json", "[1]", "expected an object for each network"),
+        ("engine.json", '{"S": 1}', "expected an object for each network"),
+        ("environment.json", "{}", "expected a list of environments"),
+        ("environment.json", "\xff", "expected JSON"),
+    ],
+)
+def test_damaged_files_are_refused_in_a_line(run: Run, name: str, content: str, words: str) -> None:
+    (run.path / name).write_bytes(content.encode("latin1"))
+    read = {"config.json": lambda: run.config, "engine.json": lambda: run.engine}.get(name, run.note_environment)
+    with pytest.raises(Refused, match=f"{name}.*{words}"):
+        read()
+
+
+def test_lines_of_the_log_that_are_no_events_are_left_out(run: Run) -> None:
+    run.log_file.write_bytes(
+        b'[1]\n{"kind": "step", "step": "three"}\n\xff\xfe\n7\n{"kind": "epoch", "step": 3}\n{"kind'
+    )
+    assert run.log() == [{"kind": "epoch", "step": 3}]
+    run.rewind_log(3, 0)
+    assert run.log_file.read_text() == '{"kind": "epoch", "step": 3}\n'
+
+
+def test_what_a_killed_start_left_blocks_no_other(tmp_path: Path) -> None:
+    (tmp_path / f".config.json.x{UNFINISHED}").write_text("")
+    (tmp_path / ".lock").write_text("")
+    run = Run.create(tmp_path, {"seed": 0})
+    assert sorted(file.name for file in run.path.iterdir()) == [".lock", "config.json", "environment.json"]
 
 
 def test_scores_are_records_with_masks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

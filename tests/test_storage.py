@@ -16,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmard.errors import Refused
-from mmard.files import append_line, load_tensors, read_json, save_tensors, write_json, write_whole
+from mmard.files import (
+    UNFINISHED,
+    _sweep,
+    append_line,
+    foreign_files,
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -83,6 +94,23 @@ def test_a_disk_that_is_full_in_truth(tmp_path: Path) -> None:
     assert facts == {"n": 1}
     assert read_json(tmp_path / "a.json") == [1]
     assert names(tmp_path) == ["a.json", "log", "w.safetensors"]
+
+
+def test_what_the_dead_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    """A killed process leaves temporary files in whatever folder it wrote to; one that lives keeps its own."""
+    dead = tmp_path / f".a.json.x1{UNFINISHED}"
+    dead.write_text("half")
+    assert foreign_files(tmp_path) == []
+    theirs = [tmp_path / name for name in (".notes", ".a.json.x1", "a.bak", f"b{UNFINISHED}")]
+    for file in theirs:
+        file.write_text("")
+
+    def write(_: Path) -> None:
+        _sweep.cache_clear()
+        write_text(tmp_path / "b.json", "2")
+
+    write_whole(tmp_path / "c.json", write)
+    assert names(tmp_path) == sorted([*(file.name for file in theirs), "b.json", "c.json"])
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,16 @@ from safetensors import SafetensorError, safe_open
 
 from mmard.errors import Refused
 
+try:
+    import fcntl
+except ImportError:  # Windows, which does not let go of a file that somebody writes
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+UNFINISHED = ".mmard-unfinished"
+"""How the names of temporary files end."""
 
 
 @contextmanager
@@ -40,37 +49,86 @@ def writing_into(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, then rename it to `path`. A failure leaves what was there before.
 
     Raises:
         Refused: if there is no space left or no permission to write.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with replacing(path) as temporary:
+            write(temporary)
     except OSError as error:
         raise _refusal(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _refusal(path, error) from error
+    except Exception as error:
         # safetensors wraps a full disk in an error of its own, which keeps the words of the system.
         if "No space left" in str(error) or "File too large" in str(error):
             raise _refusal(path, OSError(errno.ENOSPC, "No space left on device")) from error
         raise
 
 
-def temporaries(name: str) -> str:
-    """What the temporary files of a file of this name are called, as a pattern."""
-    return f".{name}.*"
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to fill inside, which becomes `path` at the end; on an error it is removed.
+
+    What killed processes left in the folder is removed at a process's first write into it: who still writes holds a
+    lock on its temporary file, and the system takes that back from the dead.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    _sweep(path.parent.absolute())
+    handle, temporary = _begun(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _begun(path: Path) -> tuple[int, Path]:
+    """A new temporary file beside `path`, held by its open handle."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", suffix=UNFINISHED, dir=path.parent)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks: then nobody sweeps there either
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # swept in the moment before it was held
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove temporary files whose writers are dead. What cannot be removed is left."""
+    for left in folder.glob(f".*{UNFINISHED}"):
+        with suppress(OSError), left.open("rb") as opened:
+            if fcntl is None:
+                opened.close()
+            else:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+
+
+def foreign_files(folder: Path) -> list[Path]:
+    """What a folder holds beside locks and temporary files of ours."""
+    return [each for each in folder.iterdir() if each.name != ".lock" and not each.name.endswith(UNFINISHED)]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def append_line(path: Path, line: str) -> None:
@@ -88,8 +146,7 @@ def append_line(path: Path, line: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file for people to read as well, whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -126,10 +183,6 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
             np.savez_compressed(opened, **dict[str, Any](arrays))
 
     write_whole(path, write)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _umask() -> int:

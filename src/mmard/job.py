@@ -45,13 +45,13 @@ from mmard.networks import (
     pick_device,
     teacher_by_letter,
 )
+from mmard.ranks import Ranks
 from mmard.run import Event, Run
 from mmard.settings import Settings, Value, given_label, is_given
 from mmard.training.checkpoint import Position
 from mmard.training.fit import TensorBoard, Validation, chosen, chosen_by, fit, writer_class
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables, tables_for
-from mmard.training.ranks import Ranks
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
 from mmard.trust import refuse_untrusted

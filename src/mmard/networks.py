@@ -25,11 +25,11 @@ from mmard.files import load_into
 from mmard.gate import ClaimedAccuracy, pass_gate
 from mmard.method import Method
 from mmard.models import Ensemble, Normalised, build, check_logits
+from mmard.ranks import Ranks
 from mmard.run import Run
 from mmard.seeds import derive
 from mmard.settings import Settings, given_label, is_given
 from mmard.teachers import SHAPE, is_teacher, open_teacher
-from mmard.training.ranks import Ranks
 from mmard.trust import refuse_untrusted
 
 

@@ -23,29 +23,31 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from mmard._version import __version__
-from mmard.errors import Refused
+from mmard.errors import Refused, require
 from mmard.files import (
     append_line,
+    foreign_files,
     load_tensors,
     read_json,
     save_tensors,
-    temporaries,
     write_array,
     write_arrays,
     write_json,
-    write_whole,
+    write_text,
+    writing_into,
 )
 from mmard.settings import of_run
 
@@ -127,8 +129,23 @@ def _cpu_name() -> str:
 # run ------------------------------------------------------------------------------------------------------------------
 
 
+P = ParamSpec("P")
+
+
+def only_where_it_writes(act: Callable[Concatenate[Run, P], None]) -> Callable[Concatenate[Run, P], None]:
+    """A method of `Run` that does nothing in a process for which another one writes."""
+
+    @wraps(act)
+    def perhaps(run: Run, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if run.writes:
+            act(run, *args, **kwargs)
+
+    return perhaps
+
+
 Event = dict[str, Any]
 """One line of the log: a "kind" and numbers. Displays and trackers see the same events as the file."""
+REMOVE = "remove it: the networks are then looked at anew, which is no longer the same run to the bit"
 LOGGED = frozenset(
     ("kind", "step", "epoch", "epoch_step", "seconds", "lr", "loss", "images", "reach", "clean", "robust", "best")
 )
@@ -145,10 +162,15 @@ def terms_of(event: Event) -> Event:
 
 
 class Run:
-    """A run folder that exists. Make one with `Run.create`, come back to it with `Run.open`."""
+    """A run folder that exists. Make one with `Run.create`, come back to it with `Run.open`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: of the folder.
+        writes: whether a training in this process writes into it; of several processes the first one does.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self.log_file = path / "log.jsonl"
         self.scores = path / "scores"
         self.autoattack = self.scores / "aa"
@@ -179,7 +201,7 @@ class Run:
         if (path / "config.json").exists():
             mend = f"resume it with --resume {path}, or choose another --out"
             raise Refused(str(path), expected="a new folder", got="one that holds a run", mend=mend)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or foreign_files(path)):
             got = "one with other files" if path.is_dir() else "a file"
             raise Refused(str(path), expected="a new or empty folder", got=got, mend="choose another --out")
 
@@ -209,18 +231,27 @@ class Run:
         """Put other settings in the place of those that made this run; who calls this says why in the log."""
         write_json(self.path / "config.json", dict(config))
 
+    @only_where_it_writes
     def note_environment(self) -> None:
         """Add this process to environment.json."""
         file = self.path / "environment.json"
         earlier = read_json(file) if file.exists() else []
+        require(isinstance(earlier, list), str(file), expected="a list of environments", got=type(earlier).__name__)
         write_json(file, [*earlier, environment()])
 
     @property
     def engine(self) -> dict[str, Any] | None:
         """What stood for each network in the attack, by letter; None for a run that has not said."""
         file = self.path / "engine.json"
-        return read_json(file) if file.exists() else None
+        if not file.exists():
+            return None
+        found = read_json(file)
+        holds = isinstance(found, dict) and all(isinstance(each, dict) for each in found.values())
+        require(holds, str(file), expected="an object for each network", got="something else", mend=REMOVE)
+        assert isinstance(found, dict)
+        return found
 
+    @only_where_it_writes
     def note_engine(self, record: Mapping[str, Any]) -> None:
         """Keep what stands for each network, so that the run goes on with the same."""
         write_json(self.path / "engine.json", dict(record))
@@ -231,21 +262,18 @@ class Run:
         Raises:
             Refused: if another process holds it.
         """
-        try:
-            # What acquire returns, not the lock itself: entering a lock would count it as taken twice.
-            return FileLock(self.path / ".lock").acquire(timeout=0)
-        except Timeout:
-            got = "one that another process is training"
-            raise Refused(str(self.path), expected="a run that nobody works on", got=got) from None
-
-    def sweep(self) -> None:
-        """Remove the halves of files that a killed process left. Only for who holds the lock."""
-        weights = ("last.safetensors", "best.safetensors", "last-*.safetensors", "best-*.safetensors")
-        for name in ("state.safetensors", *weights, self.log_file.name):
-            for half in self.path.glob(temporaries(name)):
-                half.unlink(missing_ok=True)
+        if not self.writes:
+            return nullcontext()
+        with writing_into(self.path):
+            try:
+                # What acquire returns, not the lock itself: entering a lock would count it as taken twice.
+                return FileLock(self.path / ".lock").acquire(timeout=0)
+            except Timeout:
+                got = "one that another process is training"
+                raise Refused(str(self.path), expected="a run that nobody works on", got=got) from None
 
     # log --------------------------------------------------------------------------------------------------------------
+    @only_where_it_writes
     def append(self, event: Event) -> None:
         """Add one line to the log."""
         append_line(self.log_file, json.dumps(event))
@@ -254,25 +282,31 @@ class Run:
         """The events so far, oldest first."""
         if not self.log_file.exists():
             return []
+        try:
+            lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise Refused(str(self.log_file), expected="a log", got=str(error.strerror or error)) from None
         events = []
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            try:
-                events.append(json.loads(line))
-            except json.JSONDecodeError:
-                # A process died while writing this line; whatever follows was written by a later one.
-                continue
+        for line in lines:
+            # A process may have died while writing this line; whatever follows was written by a later one.
+            with suppress(json.JSONDecodeError):
+                event = json.loads(line)
+                if isinstance(event, dict) and all(isinstance(event.get(k, 0), int) for k in ("step", "epoch")):
+                    events.append(event)
         return events
 
+    @only_where_it_writes
     def rewind_log(self, step: int, epoch: int) -> None:
         """Drop what was logged after so many steps and finished epochs, so that resuming does not tell it twice."""
         kept = [json.dumps(e) + "\n" for e in self.log() if (e.get("step", 0), e.get("epoch", 0)) <= (step, epoch)]
-        write_whole(self.log_file, lambda temporary: _write_lines(temporary, kept))
+        write_text(self.log_file, "".join(kept))
 
     # weights and state ------------------------------------------------------------------------------------------------
     def weights_file(self, which: str) -> Path:
         """Path of "last" or "best" weights."""
         return self.path / f"{which}.safetensors"
 
+    @only_where_it_writes
     def save_weights(self, which: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write "last" or "best" weights with what a reader must know to use them."""
         save_tensors(self.weights_file(which), tensors, facts)
@@ -294,6 +328,7 @@ class Run:
         """Whether training can resume from here rather than start."""
         return (self.path / "state.safetensors").is_file()
 
+    @only_where_it_writes
     def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write where training stands."""
         save_tensors(self.path / "state.safetensors", tensors, facts)
@@ -334,7 +369,3 @@ class Run:
             return {}
         with np.load(file, allow_pickle=False) as held:
             return dict(held)
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(lines), encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.bench.variants import KNOWN
-from mmard.files import write_json, write_whole
+from mmard.files import write_json, write_text
 from mmard.report.drawing import LETTER, LETTERS, canvas, need_plots, standing_alone
 from mmard.report.palette import mark, marker, series
 from mmard.run import now
@@ -39,15 +39,10 @@ def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     file = next(path for k in range(1, 10_000) if not (path := folder / f"{stem}-{k}.json").exists())
     files = [file]
     if record["kind"] == "bench" and find_spec("matplotlib") is not None and (record["methods"] or record["pairs"]):
-        drawn = chart(record)
         files.append(file.with_suffix(".svg"))
-        write_whole(files[-1], lambda temporary: _put(temporary, drawn))
+        write_text(files[-1], chart(record))
     write_json(file, record)
     return {**record, "files": [str(path) for path in files]}
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 # chart ----------------------------------------------------------------------------------------------------------------

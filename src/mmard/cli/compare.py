@@ -84,14 +84,10 @@ def show_comparison(options: Compare) -> None:
     if options.out is None:
         print(text, end="" if text.endswith("\n") else "\n")
         return
-    from mmard.files import write_whole
+    from mmard.files import write_text
 
-    write_whole(options.out, lambda temporary: _write(temporary, text))
+    write_text(options.out, text)
     line(console(), f"{options.out}: {len(made.rows)} rows, {len(made.cells)} figures as {form}")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _words(text: str) -> list[str]:

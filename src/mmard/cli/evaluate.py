@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from mmard.evaluation.findings import FindingsPlan
     from mmard.evaluation.transfer import Surrogate
     from mmard.networks import Network
+    from mmard.ranks import Ranks
     from mmard.run import Run
-    from mmard.training.ranks import Ranks
 
 
 class Evaluate(OneNetwork, Attacking):
@@ -80,7 +80,7 @@ def evaluate(request: Evaluate) -> None:
     settings = settings_of(request, run)
     with busy("starting"):
         from mmard.evaluation.multiprocess import AGAIN
-        from mmard.training.ranks import joined
+        from mmard.ranks import joined
 
     with joined(on_gpus=False, mend=AGAIN) as ranks:
         _evaluate(request, run, settings, ranks)

@@ -12,6 +12,7 @@ from mmard.cli.options import Options, argument, command, option
 from mmard.cli.screen import busy, commands, complain, console, line
 from mmard.cli.study import print_tables, studies
 from mmard.errors import Refused, require, unknown
+from mmard.files import write_text
 from mmard.words import plural
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def table(options: TableOptions) -> None:
     if out is None:
         print(text, end="" if text.endswith("\n") else "\n")
         return
-    _write(out, text)
+    write_text(out, text)
     line(console(), f"{out}: {plural(len(reading.grid.rows), 'row')} as {form}")
 
 
@@ -156,7 +157,7 @@ def plot(options: PlotOptions) -> None:
         plots = {first.with_stem(f"{first.stem}-{p.slug}") if p.slug else first: p for p in charts(reading)}
         drawn = {file: plot.draw() for file, plot in plots.items()}
     for file, svg in drawn.items():
-        _write(file, svg)
+        write_text(file, svg)
         line(console(), f"{file}: {plots[file].alt}")
 
 
@@ -222,13 +223,3 @@ def _record_files(path: Path) -> list[Path]:
     mend = "mmard study records all --out results/studies/S.jsonl writes one"
     require(bool(files), str(path), expected="a file of records, or a folder with some", got="none", mend=mend)
     return files
-
-
-def _write(path: Path, text: str) -> None:
-    from mmard.files import write_whole
-
-    write_whole(path, lambda temporary: _fill(temporary, text))
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

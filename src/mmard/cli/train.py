@@ -23,8 +23,8 @@ from mmard.words import as_fraction, duration, percent, plural
 if TYPE_CHECKING:
     from mmard.job import Job
     from mmard.plan import Plan
+    from mmard.ranks import Ranks
     from mmard.training.checkpoint import Position
-    from mmard.training.ranks import Ranks
 
 
 class RunOptions(Options):
@@ -106,23 +106,16 @@ def _train_or_distill(command: str, flags: Said, options: RunOptions) -> None:
         if ranks is None or ranks.first:
             run = Run.create(out, job.settings.as_config())
         if ranks is not None:
-            out = Path(ranks.told(str(out)))
-        _train(job, run if ranks is None or ranks.first else _silent(out), options.quiet)
+            out = Path(ranks.broadcast(str(out)))
+        _train(job, run if ranks is None or ranks.first else Run(out, writes=False), options.quiet)
 
 
 def _joined(device: str) -> AbstractContextManager[Ranks | None]:
     """This process among those that PyTorch's launcher started; None if it started only this one or none."""
     from mmard.networks import pick_device
-    from mmard.training.ranks import asked_for, joined
+    from mmard.ranks import joined, launched
 
-    return joined(on_gpus=asked_for() and pick_device(device).type == "cuda")
-
-
-def _silent(path: Path) -> Run:
-    """The run of the first process, as the others know it."""
-    from mmard.training.ranks import Silent
-
-    return Silent(path)
+    return joined(on_gpus=launched() and pick_device(device).type == "cuda")
 
 
 def _resume(command: str, flags: Said, path: Path, options: RunOptions) -> None:
@@ -147,7 +140,7 @@ def _lengthen(run: Run, epochs: int, dry_run: bool, ranks: Ranks | None) -> None
     if ranks is None or ranks.first:
         lengthen(run, epochs)
     if ranks is not None:
-        ranks.wait()
+        ranks.barrier()
 
 
 def opened(path: Path, command: str) -> Run:
@@ -187,7 +180,7 @@ def _go_on(run: Run, dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
         job.step.twins.keep(run.engine or {})
         _show_plan(job, said, done=position.epoch if position else 0)
         return
-    _train(job, run if ranks is None or ranks.first else _silent(run.path), quiet)
+    _train(job, Run(run.path, writes=ranks is None or ranks.first), quiet)
 
 
 def _free(path: Path) -> Path:

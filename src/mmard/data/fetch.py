@@ -8,8 +8,6 @@ by the hub's client.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any, Protocol
 
 from mmard.data.decoding import import_extra
 from mmard.errors import Refused, unknown
-from mmard.files import writing_into
+from mmard.files import write_json, writing_into
 
 _SHARD = re.compile(r"(train|test|valid|validation)-[^/]*\.parquet")
 
@@ -128,10 +126,7 @@ def differs(path: Path, record: Any) -> tuple[str, str] | None:
 
 def _record(folder: Path, repo_id: str, revision: str, files: list[Any]) -> None:
     listed = {each.rfilename: {"size": each.size, "sha256": _sha256(folder / each.rfilename)} for each in files}
-    text = json.dumps({"repo": repo_id, "revision": revision, "files": listed}, indent=2)
-    scratch = folder / f".fetched.json.{os.getpid()}"
-    scratch.write_text(text + "\n")
-    os.replace(scratch, folder / "fetched.json")
+    write_json(folder / "fetched.json", {"repo": repo_id, "revision": revision, "files": listed})
 
 
 def _sha256(path: Path) -> str:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmard.errors import Refused
+from mmard.files import replacing
 
 _CHUNK = 4096  # images looked at together where a set may be larger than memory
 
@@ -366,7 +365,6 @@ def onto_disk(part: Part, order: Rows, cache_dir: Path, name: str) -> Tensor:
 def _write(part: Part, order: Rows, path: Path) -> None:
     image = math.prod(part.shape)
     size = len(order) * image
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     mend = "name a folder with room for it by --cache-dir"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -376,7 +374,7 @@ def _write(part: Part, order: Rows, path: Path) -> None:
             raise Refused(f"on_disk {part.origin}", expected=f"{size / 1e6:,.0f} MB of disk", got=got, mend=mend)
         # Written image by image and not through a memory map, which holds its pages in memory, and on a disk that
         # fills up ends the process instead of raising.
-        with scratch.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), *part.shape)}
             np.lib.format.write_array_header_1_0(file, header)
             start = file.tell()
@@ -387,13 +385,9 @@ def _write(part: Part, order: Rows, path: Path) -> None:
                     file.write(np.ascontiguousarray(each).data)
 
             _fill(part, order, put)
-        os.replace(scratch, path)
     except OSError as error:
         got = f"{error.strerror or error} for {path.parent}"
         raise Refused(f"on_disk {part.origin}", expected="a folder to write to", got=got, mend=mend) from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
 
 
 def _key(part: Part, order: Rows) -> str:

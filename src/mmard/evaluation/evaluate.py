@@ -43,8 +43,8 @@ from mmard.evaluation.spellings import spelled
 from mmard.files import weights_hash
 from mmard.modes import evaluating, frozen
 from mmard.ops import correct
+from mmard.ranks import Ranks
 from mmard.settings import EVALUATION_BATCH
-from mmard.training.ranks import Ranks
 
 NETWORK = "the network"
 """What the network is called where `Twins` wants a letter."""

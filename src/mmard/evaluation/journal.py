@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mmard.errors import Refused
 from mmard.evaluation.score import Mask
 from mmard.files import read_json, write_array, write_json
-from mmard.training.ranks import Ranks
+from mmard.ranks import Ranks
 
 PENDING, FALLEN, SURVIVED = -1, 0, 1
 """Verdicts: not known yet, misread, read rightly."""

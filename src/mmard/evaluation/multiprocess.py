@@ -31,7 +31,7 @@ from mmard.errors import Refused, require
 from mmard.evaluation import evaluate
 from mmard.evaluation.evaluate import Measured, Progress, Protocol, Witness
 from mmard.files import weights_hash
-from mmard.training.ranks import Lost, Ranks
+from mmard.ranks import Lost, Ranks
 
 
 def measure(
@@ -220,12 +220,12 @@ def _met(ranks: Ranks, model: nn.Module, images: ImageSet, folder: Path | None) 
     ranks.refuse_unequal("images", images.fingerprint())
     passing = folder is None and ranks.first
     with TemporaryDirectory(ignore_cleanup_errors=True) if passing else nullcontext(folder) as mine:
-        place = Path(ranks.told(str(Path(mine or "").resolve())))
-        sign = place / ranks.told(f".met-{secrets.token_hex(8)}")
+        place = Path(ranks.broadcast(str(Path(mine or "").resolve())))
+        sign = place / ranks.broadcast(f".met-{secrets.token_hex(8)}")
         if ranks.first:
             place.mkdir(parents=True, exist_ok=True)
             sign.touch()
-        ranks.wait()
+        ranks.barrier()
         (missed,) = ranks.largest(not sign.exists())
         if ranks.first:
             sign.unlink()

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from mmard._version import __version__
 from mmard.errors import Refused, require
-from mmard.files import write_whole
+from mmard.files import write_text
 from mmard.report import accuracy, findings, provenance, training
 from mmard.report.drawing import need_plots
 from mmard.report.palette import DARK, LIGHT, declarations, swatch
@@ -191,7 +191,7 @@ def write_report(
     drawn: list[tuple[str, int, int]] = []
     while watch is not None and not all(run.finished for run in about.runs):
         if (now := _stamps(about, file)) != drawn:
-            _write(file, page(about, Live(watch)))
+            write_text(file, page(about, Live(watch)))
             drawn = now
         if told is not None:
             told(file, about)
@@ -199,10 +199,10 @@ def write_report(
             time.sleep(watch)
         except KeyboardInterrupt:
             # The last page must not claim to be live.
-            _write(file, page(subject(paths)))
+            write_text(file, page(subject(paths)))
             raise
         about = subject(paths)
-    _write(file, page(about))
+    write_text(file, page(about))
     if told is not None:
         told(file, about)
     return file
@@ -213,14 +213,6 @@ def _stamps(about: Subject, page_file: Path) -> list[tuple[str, int, int]]:
     files = [file for run in about.runs for file in sorted(run.run.path.rglob("[!.]*")) if file.is_file()]
     stats = [(file, file.stat()) for file in files if file.resolve() != page_file.resolve() and file.exists()]
     return [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats]
-
-
-def _write(file: Path, text: str) -> None:
-    write_whole(file, lambda temporary: _fill(temporary, text))
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _refuse_others(file: Path) -> None:

@@ -38,7 +38,16 @@ import numpy as np
 from mmard.data.decoding import import_extra
 from mmard.data.fetch import differs
 from mmard.errors import Refused, require
-from mmard.files import load_tensors, read_json, save_tensors, write_json, write_whole, writing_into
+from mmard.files import (
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_bytes,
+    write_json,
+    write_text,
+    write_whole,
+    writing_into,
+)
 from mmard.networks import load_network
 from mmard.run import Run, now
 from mmard.settings import Settings
@@ -85,14 +94,11 @@ def write_shared(run: Run, to: Path, name: str, licence: str | None = None) -> l
         if file.suffix == ".json":
             write_json(target, without_folders(read_json(file)))
         else:
-            content = file.read_bytes()
-            write_whole(target, lambda temporary, content=content: _write(temporary, content))  # type: ignore[misc]
+            write_bytes(target, file.read_bytes())
     epochs = [without_folders(event) for event in run.log() if event.get("kind") == "epoch"]
     if epochs:
-        text = "".join(json.dumps(event) + "\n" for event in epochs)
-        write_whole(to / "epochs.jsonl", lambda temporary: _write(temporary, text.encode()))
-    shown = card(Run(to), name, licence)
-    write_whole(to / "README.md", lambda temporary: _write(temporary, shown.encode()))
+        write_text(to / "epochs.jsonl", "".join(json.dumps(event) + "\n" for event in epochs))
+    write_text(to / "README.md", card(Run(to), name, licence))
     names = sorted(str(file.relative_to(to).as_posix()) for file in to.rglob("*") if file.is_file())
     assert all(SHARED.fullmatch(each) for each in names), names
     return names
@@ -146,10 +152,6 @@ def _beside(run: Run) -> list[Path]:
     for folder in (run.scores, run.findings_folder):
         named += [file for kind in ("json", "npy", "npz") for file in sorted(folder.glob(f"*.{kind}"))]
     return [file for file in named if file.is_file()]
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -33,7 +33,7 @@ from mmard.errors import Refused
 from mmard.evaluation.evaluate import Measured, Protocol
 from mmard.evaluation.examine import Recorder, examine
 from mmard.evaluation.findings import FindingsPlan, TeacherBeside
-from mmard.files import FACTS, read_json, temporaries, weights_hash, write_json
+from mmard.files import FACTS, read_json, weights_hash, write_json
 from mmard.job import prepare, teacher_of
 from mmard.models import parameter_count
 from mmard.networks import load_network, pick_device
@@ -201,10 +201,6 @@ def _trained(cell: Cell, settings: Settings, splits: Splits, site: Site, progres
         refuse_other(run, settings)
         if is_trained(site, cell.name):
             return run
-    elif folder.is_dir():
-        # What a process leaves that is killed before there is a run.
-        for half in folder.glob(temporaries("config.json")):
-            half.unlink(missing_ok=True)
     # Data that is handed over is not augmented by its name any more.
     named = DATA[settings.data].augmentation if settings.augment == "auto" else settings.augment
     job = prepare(settings.model_copy(update={"augment": named}), data=splits)

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmard.data import DATA
 from mmard.errors import Refused
-from mmard.files import write_whole
+from mmard.files import write_text
 from mmard.settings import current_names
 from mmard.study.claims import Verdict, judge, load_claims
 from mmard.study.drawing import drawn_from, stamp
@@ -397,15 +397,11 @@ def write_page(page: ResultsPage, out: Path, pictures: Path) -> None:
     """Write the page and its pictures; pictures of the same kind that it has no more are removed."""
     pictures.mkdir(parents=True, exist_ok=True)
     for name, svg in page.pictures.items():
-        write_whole(pictures / name, lambda temporary, svg=svg: _fill(temporary, svg))  # type: ignore[misc]
+        write_text(pictures / name, svg)
     for file in pictures.glob("*.svg"):
         if file.name not in page.pictures and drawn_from(file.read_text(encoding="utf-8")) is not None:
             file.unlink()
-    write_whole(out, lambda temporary: _fill(temporary, page.text))
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(out, page.text)
 
 
 def stale(page: ResultsPage, out: Path, pictures: Path) -> list[str]:

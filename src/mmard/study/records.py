@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.errors import Refused, unknown
-from mmard.files import read_json, write_whole
+from mmard.files import read_json, write_text
 from mmard.settings import Settings
 from mmard.study.cell import FORMAT, RECORD, OnProgress, Site, make
 from mmard.study.grid import Cell, added
@@ -64,11 +64,7 @@ def write(path: str | Path, records: Mapping[str, Record]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n" for each in _sorted(records).values()]
-    write_whole(path, lambda temporary: _write_text(temporary, "".join(lines)))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def _checked(record: Any, where: str) -> Record:

@@ -22,11 +22,11 @@ from mmard.engine.twin import Record, Twins
 from mmard.errors import Refused, needs_extra
 from mmard.method import Method
 from mmard.modes import kept_random_state
+from mmard.ranks import Ranks, raising_lost, refuse_other_number
 from mmard.run import LOGGED, Event, Run
 from mmard.training.checkpoint import Position, pack, refuse_changed, refuse_without_state, unpack
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
-from mmard.training.ranks import Ranks, refuse_other_number, told_if_lost
 from mmard.training.recipe import Average, Recipe, optimizer_of
 from mmard.training.step import Outcome, Step, descend
 
@@ -280,9 +280,8 @@ class _Training:
     def resume(self) -> None:
         for letter in self.step.method.forwards:
             self.step.nets[letter].train()
-        self.run.sweep()
         if self.ranks is not None:
-            self.ranks.wait()  # until the first process has swept, and before it writes
+            self.ranks.barrier()  # until the first process has swept, and before it writes
         refuse_without_state(self.run)
         if not self.run.has_state:
             if self.run.log_file.exists():
@@ -348,7 +347,7 @@ class _Training:
         torch.manual_seed(seeds.derive(self.step.seed, "step", at.step, *([self.ranks.rank] if self.ranks else [])))
         look = self._check if not self.on_gpu or at.step % GPU_CHECK_EVERY == 0 else None
         self.optimizer.zero_grad(set_to_none=True)
-        with told_if_lost(self.ranks):
+        with raising_lost(self.ranks):
             outcome = descend(self.step, x, y, progress, known, self.accumulate, look)
         self.step.share_gradients()
         if recipe.grad_clip > 0:
@@ -461,12 +460,12 @@ def chosen(twins: Twins, x: Tensor, run: Run | None = None, ranks: Ranks | None 
     kept = None if run is None else run.engine
     begun = kept is not None
     if ranks is not None and not ranks.first:
-        kept = ranks.told(None)
+        kept = ranks.broadcast(None)
     if kept is not None:
         twins.keep(kept)
     record = twins.ready(x)
     if ranks is not None and ranks.first:
-        ranks.told(record)
+        ranks.broadcast(record)
     if run is not None and not begun:
         run.note_engine(record)
     return record

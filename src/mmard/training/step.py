@@ -41,7 +41,7 @@ from mmard.engine.twin import PLAIN, Engine, Twins
 from mmard.errors import Refused, require
 from mmard.method import Method
 from mmard.modes import evaluating, frozen, gradients, kept_random_state, kept_state, quiet_statistics
-from mmard.training.ranks import Ranks
+from mmard.ranks import Ranks
 
 # ahead ----------------------------------------------------------------------------------------------------------------
 # Weights that stand elsewhere while a loss is descended: what `Method.around` asks for.
@@ -99,12 +99,12 @@ class Everywhere(Net):
     def __call__(self, point: Point) -> Tensor:
         """Logits (n, classes)."""
         if point not in self._seen:
-            self._seen[point] = self.ranks.gathered(self.here(point), self.n)
+            self._seen[point] = self.ranks.gather(self.here(point), self.n)
         return self._seen[point]
 
     def slope(self, point: Point, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """As in `Net`, for all rows; every process computes it for all, since `pick` may look at any row."""
-        return self.here.slope(Point(point.name, self.ranks.gathered(point.value, self.n)), pick)
+        return self.here.slope(Point(point.name, self.ranks.gather(point.value, self.n)), pick)
 
 
 class Forwards(nn.Module):
@@ -431,8 +431,8 @@ class Step:
             return batch
         n, ranks = self.ranks.total(len(batch.y)), self.ranks
         nets = {letter: Everywhere(net, ranks, n) for letter, net in batch.nets.items()}
-        trace = [ranks.gathered(logits, n) for logits in batch.trace]
-        return replace(batch, y=ranks.gathered(batch.y, n), nets=nets, trace=trace)
+        trace = [ranks.gather(logits, n) for logits in batch.trace]
+        return replace(batch, y=ranks.gather(batch.y, n), nets=nets, trace=trace)
 
     def _with_forwards(self, batch: Batch, run: Mapping[str, nn.Module]) -> Batch:
         """Run the declared forwards, in order, and seal the trained networks behind them."""

@@ -1,4 +1,6 @@
-"""One training on several processes, which together compute what one process would compute on the same batch.
+"""Processes that PyTorch's launcher started: their rows of a batch, and what they exchange.
+
+One training on several processes computes what one process would compute on the same batch.
 
 Attacks and forwards are what costs, so they are shared out: each process has its rows of the global batch. Predictions
 are small, so they are gathered, and every process evaluates the outer formula on the whole batch. A formula that
@@ -14,8 +16,8 @@ Started by PyTorch's own launcher, on one machine or many:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -25,40 +27,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmard.errors import Refused, require
-from mmard.run import Event, Run
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for one that is alive and silent; one that died is noticed at once."""
 RESUME = "see why it died; the run is saved as of its last save, go on with --resume"
-
-
-class Silent(Run):
-    """A run folder as the processes see it that write nothing: the first one writes for all."""
-
-    def lock(self) -> AbstractContextManager[object]:
-        """No lock; the first process has it."""
-        return nullcontext()
-
-    def note_environment(self) -> None:
-        """Nothing."""
-
-    def note_engine(self, record: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def sweep(self) -> None:
-        """Nothing."""
-
-    def append(self, event: Event) -> None:
-        """Nothing."""
-
-    def rewind_log(self, step: int, epoch: int) -> None:
-        """Nothing."""
-
-    def save_weights(self, which: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Nothing."""
 
 
 class Lost(Refused):
@@ -75,7 +47,7 @@ class Ranks:
         local: number of this process on its machine, which is the number of its GPU.
         group: carries the gathering of predictions, beside the one in which gradients are averaged, so that the order
             of either does not depend on the other.
-        words: carries flags and words between CPUs, also where tensors live on GPUs.
+        cpu_group: carries flags and words between CPUs, also where tensors live on GPUs.
         mend: what to do when another process is lost.
     """
 
@@ -83,7 +55,7 @@ class Ranks:
     size: int
     local: int
     group: Any
-    words: Any
+    cpu_group: Any
     mend: str = RESUME
 
     @property
@@ -110,7 +82,7 @@ class Ranks:
         begin = sum(shares[: self.rank])
         return slice(begin, begin + shares[self.rank])
 
-    def gathered(self, local: Tensor, n: int) -> Tensor:
+    def gather(self, local: Tensor, n: int) -> Tensor:
         """The rows of all processes, (n, ...), from this one's (its share of n, ...).
 
         A gradient that comes back is the sum of what the processes send, each of which has the whole loss: after the
@@ -126,14 +98,14 @@ class Ranks:
     def sums(self, mine: Tensor) -> Tensor:
         """The sum over processes of each number of a tensor on the CPU."""
         total = mine.clone()
-        with told_if_lost(self):
-            dist.all_reduce(total, group=self.words)
+        with raising_lost(self):
+            dist.all_reduce(total, group=self.cpu_group)
         return total
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Put the mean over processes into the tensors, in place."""
         tensors = list(tensors)
-        with torch.no_grad(), told_if_lost(self):
+        with torch.no_grad(), raising_lost(self):
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat, group=self.group)
             for tensor, mean in zip(tensors, flat.div_(self.size).split([t.numel() for t in tensors]), strict=True):
@@ -142,18 +114,18 @@ class Ranks:
     def largest(self, *mine: float) -> list[float]:
         """The largest of each number over processes; of flags, whether it is up in any."""
         numbers = torch.tensor(mine, dtype=torch.float64)
-        with told_if_lost(self):
-            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.words)
+        with raising_lost(self):
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.cpu_group)
         return numbers.tolist()
 
-    def told(self, what: Any) -> Any:
+    def broadcast(self, what: Any) -> Any:
         """What the first process says, in every process."""
         box = [what]
-        with told_if_lost(self):
-            dist.broadcast_object_list(box, src=0, group=self.words)
+        with raising_lost(self):
+            dist.broadcast_object_list(box, src=0, group=self.cpu_group)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every process is here."""
         self.largest(0.0)
 
@@ -164,8 +136,8 @@ class Ranks:
             Refused: naming what the first process has and what this one has.
         """
         found: list[str] = [""] * self.size
-        with told_if_lost(self):
-            dist.all_gather_object(found, fact, group=self.words)
+        with raising_lost(self):
+            dist.all_gather_object(found, fact, group=self.cpu_group)
         if len(set(found)) > 1:
             other = next(rank for rank, text in enumerate(found) if text != found[0])
             raise Refused(
@@ -203,20 +175,20 @@ class _Gathered(torch.autograd.Function):
         padded = local.new_zeros(max(shares), *local.shape[1:])
         padded[: len(local)] = local
         pieces = [torch.empty_like(padded) for _ in shares]
-        with told_if_lost(ranks):
+        with raising_lost(ranks):
             dist.all_gather(pieces, padded, group=ranks.group)
         return torch.cat([piece[:rows] for piece, rows in zip(pieces, shares, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         total = gradients[0].contiguous().clone()
-        with told_if_lost(ctx.ranks):
+        with raising_lost(ctx.ranks):
             dist.all_reduce(total, group=ctx.ranks.group)
         return total[ctx.ranks.rows(ctx.n)], None, None
 
 
 @contextmanager
-def told_if_lost(ranks: Ranks | None) -> Iterator[None]:
+def raising_lost(ranks: Ranks | None) -> Iterator[None]:
     """Say what happened when another process has gone, instead of what the transport says of it.
 
     Raises:
@@ -237,7 +209,7 @@ def told_if_lost(ranks: Ranks | None) -> Iterator[None]:
         ) from error
 
 
-def asked_for() -> bool:
+def launched() -> bool:
     """Whether PyTorch's launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
@@ -250,7 +222,7 @@ def joined(on_gpus: bool, mend: str = RESUME) -> Iterator[Ranks | None]:
         on_gpus: whether tensors on GPUs are exchanged, by NCCL; between CPUs it is gloo.
         mend: what to do when another process is lost.
     """
-    if not asked_for():
+    if not launched():
         yield None
         return
     here = not dist.is_initialized()
@@ -259,10 +231,10 @@ def joined(on_gpus: bool, mend: str = RESUME) -> Iterator[Ranks | None]:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
     group = dist.new_group(timeout=PATIENCE)
-    words = dist.new_group(backend="gloo", timeout=PATIENCE) if on_gpus else group
+    cpu_group = dist.new_group(backend="gloo", timeout=PATIENCE) if on_gpus else group
     try:
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        yield Ranks(dist.get_rank(), dist.get_world_size(), local, group, words, mend)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local, group, cpu_group, mend)
     finally:
         if here:
             dist.destroy_process_group()
