@@ -27,7 +27,7 @@ pip = PIP_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet --disable-pip-
 pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo venv dev test test-slow test-gpu lint fix docs clean
+.PHONY: help demo venv dev test test-slow test-gpu campaign lint fix docs clean
 .DELETE_ON_ERROR:
 
 help:  ## these lines
@@ -48,6 +48,9 @@ test-slow: $(DEV)  ## the tests marked slow
 
 test-gpu: $(DEV)  ## the tests marked gpu, which need a CUDA device
 	@$(pytest) -n 0 -m gpu $(ARGS)
+
+campaign: $(DEV)  ## kills, damaged files, odd lines, odd surroundings and enemies: half an hour, seeded
+	@cd tests && PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 ../$(BIN)/python -m campaign $(ARGS)
 
 lint: $(DEV)  ## ruff and mypy, changing nothing
 	@$(BIN)/ruff check .
