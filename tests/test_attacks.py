@@ -12,7 +12,7 @@ from laws import over
 from nets import conv, generator, images, labels, linear, state
 from torch import Tensor, nn
 
-from mmard.attacks import FAMILY, PGD, Untargeted, UntargetedPGD, fgsm, read_attack
+from mmard.attacks import FAMILY, PGD, Untargeted, UntargetedPGD, fgsm, read_attack, read_attacks
 from mmard.attacks.pgd import LOSSES as NAMED
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
@@ -488,3 +488,29 @@ def test_an_attack_that_cannot_be_is_refused(settings: dict[str, object], words:
 def test_eight_as_a_radius_is_refused_with_the_mend() -> None:
     with pytest.raises(Refused, match="8/255"):
         fgsm(Budget(8))
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "says"),
+    [
+        (
+            "square-5",
+            10,
+            "attack 'square-5': expected plain 'square', got 'square-5'; its numbers are fixed; say square",
+        ),
+        ("aa-rand-3", 10, "expected plain 'aa-rand'"),
+        ("apgd-ce-50", 10, "expected plain 'apgd-ce'"),
+        ("pgd20", 10, "did you mean 'pgd-20'?"),
+        ("cw_30", 10, "did you mean 'cw-30'?"),
+        ("pgd20x3", 10, "did you mean 'pgd-20x3'?"),
+        ("pgd", 10, "expected the number of steps, e.g. pgd-20"),
+        (
+            "apgd-t",
+            2,
+            "expected four classes or more, got 2, on which its loss is not defined; take apgd-ce, fab-t, square",
+        ),
+    ],
+)
+def test_a_spelling_that_is_none_is_told_the_one_that_is_meant(spec: str, classes: int, says: str) -> None:
+    with pytest.raises(Refused, match=re.escape(says)):
+        read_attacks([spec], Budget(8 / 255), classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmard.errors import Refused, needs_extra, unknown
+from mmard.errors import LONGEST, Refused, needs_extra, unknown
 
 
 def test_a_refusal_says_where_expected_got_and_the_mend_in_one_line() -> None:
@@ -54,3 +54,9 @@ def test_a_missing_package_is_answered_with_the_command_that_brings_it() -> None
 )
 def test_every_refusal_is_one_line(error: Refused) -> None:
     assert "\n" not in str(error)
+
+
+def test_a_refusal_repeats_no_more_than_a_person_reads() -> None:
+    said = str(Refused("x" * 5000, expected="a name", got="y" * 5000))
+    assert len(said) < 3 * LONGEST
+    assert str(Refused("a", expected="b", got="c" * LONGEST)) == f"a: expected b, got {'c' * LONGEST}"

@@ -164,7 +164,7 @@ def test_json_is_for_people(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "größe": 1\n}\n'
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b'{"a": 1} b'])
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b'{"a": 1} b', b"[" * 100_000, b"9" * 5000])
 def test_what_is_no_json_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(Refused, match=r"a\.json: expected JSON.*another kind of file"):

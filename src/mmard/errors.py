@@ -10,6 +10,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
+LONGEST = 300
+"""Characters of what was met that a refusal repeats."""
+
 
 class Refused(ValueError):
     """Input that cannot be used. The message says where, what was expected, what was met, and how to mend it.
@@ -19,8 +22,14 @@ class Refused(ValueError):
     """
 
     def __init__(self, where: str, *, expected: str, got: str, mend: str = "") -> None:
-        self.where, self.expected, self.got, self.mend = where, expected, got, mend
-        super().__init__(f"{where}: expected {expected}, got {got}" + (f"; {mend}" if mend else ""))
+        self.where, self.expected, self.got, self.mend = _cut(where), expected, _cut(got), mend
+        super().__init__(f"{self.where}: expected {expected}, got {self.got}" + (f"; {mend}" if mend else ""))
+
+
+def _cut(text: str) -> str:
+    """A text with the middle left out if it is longer than a person reads."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def require(holds: bool, where: str, *, expected: str, got: object, mend: str = "") -> None:

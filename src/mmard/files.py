@@ -149,6 +149,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        Refused: for what is no JSON, numbers of thousands of digits, and nesting beyond reason.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(where, expected="JSON", got=str(error), mend="is it another kind of file?") from None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -156,12 +168,13 @@ def read_json(path: Path) -> Any:
         Refused: if the file is missing, cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
         raise Refused(str(path), expected="a JSON file", got=got) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise Refused(str(path), expected="JSON", got=str(error), mend="is it another kind of file?") from None
+    return parse_json(text, str(path))
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
@@ -229,7 +242,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
             return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(header.get(FACTS, "{}"))  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise Refused(str(path), expected="a whole safetensors file", got=str(error), mend="is it truncated?") from None
 
 

@@ -289,7 +289,7 @@ class Run:
         events = []
         for line in lines:
             # A process may have died while writing this line; whatever follows was written by a later one.
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict) and all(isinstance(event.get(k, 0), int) for k in ("step", "epoch")):
                     events.append(event)

@@ -167,7 +167,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         raise Refused(str(path), expected="a file of settings", got=str(error.strerror or error)) from None
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(str(path), expected=f"{path.suffix[1:].upper()}", got=str(error)) from None
     if not isinstance(found, dict):
         raise Refused(str(path), expected="settings by name", got=type(found).__name__)

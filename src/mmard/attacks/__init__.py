@@ -94,12 +94,18 @@ def read_attack(spec: str, budget: Budget, *, beside: Sequence[str] = ()) -> Unt
     """
     text = spec.strip().lower()
     parts = _SPELLING.fullmatch(text)
+    whole = max((name for name in beside if text.startswith(f"{name}-")), key=len, default=None)
+    if whole is not None:
+        mend = f"its numbers are fixed; say {whole}"
+        raise Refused(f"attack {spec!r}", expected=f"plain {whole!r}", got=repr(spec), mend=mend)
     if parts is None:
+        joined = re.fullmatch(r"(pgd|cw)[ _]?(\d+\S*)", text)
+        mend = f"did you mean '{joined[1]}-{joined[2]}'?" if joined else unknown("attack", text, beside).mend
         raise Refused(
             f"attack {spec!r}",
             expected=", ".join(("a spelling such as fgsm, pgd-20, cw-30, pgd-100x10, pgd-20@0.003", *beside)),
             got=repr(spec),
-            mend=unknown("attack", text, beside).mend,
+            mend=mend,
         )
     kind = parts["kind"]
     if kind not in FAMILY:

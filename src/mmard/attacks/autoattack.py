@@ -129,6 +129,10 @@ def named(spec: str, budget: Budget, num_classes: int) -> Attack | AutoAttack:
         raise unknown("backend", backend, [PACKAGE])
     found = rand(budget, num_classes) if text == "aa-rand" else standard(budget, num_classes)
     if text not in ("aa", "aa-rand"):
+        if text not in found.attacks:
+            got = f"{num_classes}, on which its loss is not defined"
+            mend = f"take {', '.join(found.attacks)}, or aa, which leaves it out"
+            raise Refused(f"attack {spec!r}", expected="four classes or more", got=got, mend=mend)
         found = found.only(text)
     if at:
         found = by_authors(found)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmard.balls import Budget
 from mmard.data.fetch import REPOSITORIES
-from mmard.files import load_tensors, tensors_hash
+from mmard.files import load_tensors, read_json, tensors_hash
 from mmard.report.subject import setting as shown
 from mmard.run import Run
 from mmard.settings import is_given
@@ -207,7 +207,7 @@ def _training(run: Run, config: Record, facts: Record) -> str:
         if value not in (None, "", {}):
             text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else shown(key, value)
             rows.append((key, text))
-    environments = json.loads((run.path / "environment.json").read_text()) if _has_environment(run) else []
+    environments = read_json(run.path / "environment.json") if _has_environment(run) else []
     where = ""
     if environments:
         first = environments[0]

@@ -40,6 +40,7 @@ from mmard.data.fetch import differs
 from mmard.errors import Refused, require
 from mmard.files import (
     load_tensors,
+    parse_json,
     read_json,
     save_tensors,
     write_bytes,
@@ -363,7 +364,8 @@ def _refuse_no_record(file: Path, where: str) -> None:
             )
         elif file.suffix == ".jsonl":
             for line in file.read_text(encoding="utf-8").splitlines():
-                require(isinstance(json.loads(line), dict), where, expected="an object in each line", got=line[:40])
+                held = parse_json(line, where)
+                require(isinstance(held, dict), where, expected="an object in each line", got=type(held).__name__)
         elif file.suffix == ".npy":
             np.load(file, mmap_mode="r", allow_pickle=False)
         elif file.suffix == ".npz":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.errors import Refused, unknown
-from mmard.files import read_json, write_text
+from mmard.files import parse_json, read_json, write_text
 from mmard.settings import Settings
 from mmard.study.cell import FORMAT, RECORD, OnProgress, Site, make
 from mmard.study.grid import Cell, added
@@ -45,16 +45,13 @@ def read(path: str | Path) -> dict[str, Record]:
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        mend = "mmard study records writes one"
-        raise Refused(str(path), expected="a file of records", got=str(error.strerror or error), mend=mend) from None
+    except (OSError, UnicodeDecodeError) as error:
+        mend, got = "mmard study records writes one", str(getattr(error, "strerror", None) or error)
+        raise Refused(str(path), expected="a file of records", got=got, mend=mend) from None
     found = {}
     for number, text in enumerate(lines, 1):
         where = f"{path}, line {number}"
-        try:
-            record = _checked(json.loads(text), where)
-        except json.JSONDecodeError as error:
-            raise Refused(where, expected="a record as JSON", got=str(error)) from None
+        record = _checked(parse_json(text, where), where)
         found[record["cell"]] = record
     return found
 
