@@ -188,7 +188,7 @@ def test_only_replicas_of_old_scripts_attack_in_train_mode(preset: str) -> None:
     known = {
         "unified": set(),
         "replica": {"ard", "iad_i", "iad_ii"},
-        "official": {"ard", "iad_i", "iad_ii", "akd2", "n_fgsm"},
+        "official": {"ard", "iad_i", "iad_ii", "akd2", "n_fgsm", "pgd_at"},
     }
     assert in_train_mode == known[preset]
 

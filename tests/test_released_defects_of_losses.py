@@ -292,6 +292,21 @@ def test_gradient_matching_in_the_attack() -> None:
 
 # --- arithmetic ---
 
+
+@defect(
+    "MTARD, B-MTARD, ABSLD, CIARD",
+    "1e-5 is added inside the logarithm of the teachers' probabilities, and enters what the losses are balanced by",
+    "the divergence of equal predictions is zero",
+)
+@pytest.mark.parametrize(
+    ("name", "view"), [("mtard", "x_adv"), ("b_mtard", "x_adv"), ("ciard", "x_adv"), ("absld", "x")]
+)
+def test_a_divergence_of_equal_predictions_is_zero(name: str, view: str) -> None:
+    views, y = logits(), labels(5)
+    views["S.x_adv"] = views[f"T.{view}"].detach().clone().requires_grad_()
+    assert terms(name, views, y)["adv"].abs().max() < 1e-12
+
+
 EXTREME = {"dgad": {"dgad.mu": 0.0}}
 
 

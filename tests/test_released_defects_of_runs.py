@@ -34,7 +34,13 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
     (
         "ARD, IAD, AKD2, Fair-ARD, N-FGSM, PGD-AT of Rice et al., AT-AWP",
         "the attack runs in train mode, so that every iterate moves BatchNorm's statistics",
-        "eval mode, but for the presets that replay the code",
+        "eval mode, but where a preset or `attack_mode` replays the code",
+        "test_common_steps.py::test_statistics_move_by_the_declared_forwards_in_their_order_and_by_nothing_else",
+    ),
+    (
+        "CIARD",
+        "S(x) is run in train mode before the attack, which so climbs on statistics that the step has moved",
+        "attacks come before the forwards of a step",
         "test_common_steps.py::test_statistics_move_by_the_declared_forwards_in_their_order_and_by_nothing_else",
     ),
     (

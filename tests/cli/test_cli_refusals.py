@@ -117,8 +117,8 @@ MINE = (
         ((*TRAIN, "--norm", "l3"), "setting norm: .*got 'l3'"),
         ((*TRAIN, "--batch-size", "129"), "batch_size: expected 1 to 128, the images in .*, got 129"),
         (
-            (*TRAIN, "--param", "pgd_at.foo=1"),
-            "parameter 'pgd_at.foo': expected none, since pgd_at has no parameter, got",
+            (*TRAIN, "--method", "natural", "--param", "natural.foo=1"),
+            "parameter 'natural.foo': expected none, since natural has no parameter, got",
         ),
         ((*TRAIN, "--method", "trades", "--param", "trades.foo=1"), "'trades.foo': expected one of trades.beta, got"),
         ((*TRAIN, "--param", "foo"), "--param: expected NAME=VALUE"),

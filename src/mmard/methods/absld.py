@@ -19,6 +19,7 @@ Differences from the authors' code (zhaoshiji123/ABSLD, 7407c3a):
   4. theirs takes log(softmax), which can be minus infinity; ours log_softmax.
   5. theirs lets the rate fall once for each group of the optimiser; ours once.
   6. the temperatures are lost there when a run is resumed; ours ride in the checkpoint.
+  7. theirs adds 1e-5 inside the logarithm of T(x), a constant for the student; ours uses log_softmax.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ Differences from the authors' code (zhaoshiji123/MTARD-extension, 93506d6):
   1. theirs averages over batch and classes, which is 0.1 of ours: `scale` = 0.1 restores it.
   2. theirs imports files that it does not hold, the attack among them; ours takes MTARD's.
   3. temperatures and weights are lost there when a run is resumed; ours ride in the checkpoint.
+  4. theirs adds 1e-5 inside the logarithms of the teachers' probabilities, which enters L and through it the weights,
+     as in MTARD; ours uses log_softmax.
 """
 
 from __future__ import annotations

@@ -24,6 +24,10 @@ Differences from the authors' code (eminentgu/CIARD, 93a9a2d):
      magnitude, it may differ by a factor of 10 where a loss is near a power of 10.
   6. theirs computes MTARD's weights of the first two terms and does not use them; `balanced` = True does.
   7. weights, temperatures and the teacher's optimiser ride in our checkpoint.
+  8. theirs runs S(x) in train mode before it attacks, so that x' is climbed on statistics that x has moved already;
+     ours attacks first, on the statistics of the step before.
+  9. theirs adds 1e-5 inside the logarithms of the teachers' probabilities, constants for the student that enter the
+     losses which s compares; ours uses log_softmax.
 """
 
 from __future__ import annotations

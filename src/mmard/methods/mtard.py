@@ -14,6 +14,8 @@ Differences from the authors' code (zhaoshiji123/MTARD, 6480a1b):
   1. theirs averages over batch and classes (times 10 on CIFAR-100), which is 0.1 of ours: `scale` = 0.1 restores it.
   2. L0 and the weights are lost there when a run is resumed; ours ride in the checkpoint.
   3. their CIFAR-100 teacher normalises by the statistics of CIFAR-10; here a teacher owns its normalisation.
+  4. theirs adds 1e-5 inside the logarithm of the teachers' probabilities, which is constant for the student but enters
+     L, and through r the weights; ours uses log_softmax.
 As there, L0 is that of a single batch under random weights, and so depends on the seed.
 """
 

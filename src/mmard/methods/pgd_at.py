@@ -7,7 +7,8 @@ ICLR 2018, arXiv:1706.06083.
     loss = CE(S(x'), y)
 
 Differences from the code of Rice et al. (locuslab/robust_overfitting, c47a25c), the usual PyTorch form:
-  1. theirs attacks in train mode, so every iterate moves BatchNorm's running statistics; ours attacks in eval mode.
+  1. theirs attacks in train mode, so every iterate moves BatchNorm's running statistics; ours in eval mode unless
+     `attack_mode` says otherwise.
   2. theirs runs the clean batch through the network in train mode for the log alone; ours does not.
 """
 
@@ -20,8 +21,12 @@ from mmard.method import Method
 from mmard.ops import ce
 
 
-def pgd_at() -> Method:
-    """Adversarial training. It has no parameters."""
+def pgd_at(attack_mode: str = "eval") -> Method:
+    """Adversarial training.
+
+    Args:
+        attack_mode: "eval", or "train" to attack as the released code does.
+    """
 
     def inner(b: Batch) -> Tensor:
         return ce(b.S(b.adv), b.y)
@@ -38,4 +43,5 @@ def pgd_at() -> Method:
         forwards={"S": ("x_adv",)},
         nets=("S",),
         start="uniform",
+        attack_mode=attack_mode,
     )
