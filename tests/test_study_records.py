@@ -57,7 +57,7 @@ def test_run_folders_that_are_finished_are_collected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "line 1: expected a record as JSON"),
+        ("{", "line 1: expected JSON"),
         ("[1]", "line 1: expected the record of a cell, got list"),
         ('{"cell": "a", "format": 2}', "line 1: expected format 1, got 2; it was written by another version"),
     ],

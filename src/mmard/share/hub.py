@@ -365,7 +365,7 @@ def _refuse_no_record(file: Path, where: str) -> None:
         elif file.suffix == ".jsonl":
             for line in file.read_text(encoding="utf-8").splitlines():
                 held = parse_json(line, where)
-                require(isinstance(held, dict), where, expected="an object in each line", got=type(held).__name__)
+                require(isinstance(held, dict), where, expected="an object in each line", got=line[:40])
         elif file.suffix == ".npy":
             np.load(file, mmap_mode="r", allow_pickle=False)
         elif file.suffix == ".npz":
