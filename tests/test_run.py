@@ -16,7 +16,7 @@ from little import net, same, state
 
 from mmard.errors import Refused
 from mmard.files import UNFINISHED
-from mmard.run import Run, commit, environment, now
+from mmard.run import LIMITS, Run, commit, environment, kernels, now
 
 
 @pytest.fixture
@@ -97,6 +97,23 @@ def test_the_environment_says_where_a_number_was_made() -> None:
     assert here["cores"] == os.cpu_count()
     assert here["commit"] is None or len(here["commit"].removesuffix("+dirty")) == 40
     assert set(here) >= {"mmard", "python", "versions", "platform", "cpu", "gpus", "written"}
+    chosen_by = here["kernels"]
+    assert chosen_by["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert chosen_by["build"].startswith(f"PyTorch {torch.version.git_version}")
+    assert chosen_by["limits"] == {name: os.environ[name] for name in LIMITS if name in os.environ}
+
+
+def test_what_keeps_kernels_from_instructions_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert environment()["kernels"]["limits"]["ONEDNN_MAX_CPU_ISA"] == "SSE41"
+
+
+def test_the_processor_is_read_as_linux_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor\t: 0\nvendor_id\t: Acme\ncpu family\t: 6\nmodel\t\t: 85\nstepping\t: 7\n"
+    text += "model name\t: Acme One\nflags\t\t: fpu sse4_1 avx2 avx512f rdrand\n\nprocessor\t: 1\nflags\t: none\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    here = kernels()
+    assert (here["processor"], here["instructions"]) == ("Acme 6 85 7", "avx2 avx512f sse4_1")
     assert now() == now()[:19] + "+00:00"
 
 

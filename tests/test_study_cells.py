@@ -30,13 +30,11 @@ from mmard.study.cell import (
     is_trained,
     make,
     position_of,
-    scrubbed,
     splits_of,
-    unpacked,
-    without_paths,
 )
 from mmard.study.grid import Cell
-from mmard.study.records import cell_of, mismatches
+from mmard.study.records import mismatches, scrubbed, unpacked, without_paths
+from mmard.study.rerun import cell_of
 from mmard.training.fit import Interrupted
 
 

@@ -88,7 +88,14 @@ def test_a_study_as_it_is_typed_from_end_to_end(
     lines = (tmp_path / "r.jsonl").read_text().replace('"best_epoch": ', '"best_epoch": 1')
     (tmp_path / "r.jsonl").write_text(lines)
     assert typed("rerun", student, "--records", "r.jsonl", "--runs", "again") == 1
-    assert "1 difference." in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "different: fewer than 3 seeds are recorded, so that their spread is not known; 1 difference." in text
+    lines = re.sub(r'"threads": 1, "kernels"', '"threads": 1, "no"', lines)
+    (tmp_path / "r.jsonl").write_text(lines)
+    assert typed("rerun", student, "--records", "r.jsonl", "--runs", "again", "--json") == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["same"], said["verdict"], said["spread"]) == (False, "different", [])
+    assert said["machine"]["capability"] == [None, torch.backends.cpu.get_cpu_capability()]
 
 
 @pytest.mark.parametrize(

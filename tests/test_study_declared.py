@@ -12,11 +12,12 @@ from laws import over
 import mmard
 from mmard.errors import Refused
 from mmard.methods import build, parameters
-from mmard.settings import Settings
+from mmard.settings import MACHINE, Settings
 from mmard.study.cell import Site, settings_here
-from mmard.study.grid import MACHINE, Sweep, cell_name, grid_of, load_scale, load_study, names, together
+from mmard.study.grid import Sweep, cell_name, grid_of, load_scale, load_study, names, together
 from mmard.study.reading import Reading, row_name
-from mmard.study.records import cell_of, read
+from mmard.study.records import read
+from mmard.study.rerun import cell_of
 
 PACKAGE = Path(mmard.__file__).parent
 SHIPPED = [(study, scale) for scale in names("scales") for study in load_scale(scale).order]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from little_study import little
 
 from mmard.errors import Refused
 from mmard.study import boundary
-from mmard.study.cell import Site, make, packed, unpacked
-from mmard.study.records import cell_of, collect, merged, mismatches, read, repeat, write
+from mmard.study.cell import Site, make
+from mmard.study.records import checked, collect, merged, mismatches, packed, read, unpacked, write
+from mmard.study.rerun import Repeated, cell_of, over_seeds, repeat, spread_of
 
 GRID = invented_cells.little("boundary", boundary=True)
 RECORDS = invented_cells.records(GRID)
@@ -60,12 +63,64 @@ def test_run_folders_that_are_finished_are_collected(tmp_path: Path) -> None:
         ("{", "line 1: expected JSON"),
         ("[1]", "line 1: expected the record of a cell, got list"),
         ('{"cell": "a", "format": 2}', "line 1: expected format 1, got 2; it was written by another version"),
+        ('{"cell": "a", "format": 1}', "line 1, scale: expected field required, got nothing"),
+        ("[" * 100_000, "line 1: expected a record as JSON"),
     ],
 )
 def test_a_line_that_is_no_record_is_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "r.jsonl").write_text(text + "\n")
     with pytest.raises(Refused, match=says):
         read(tmp_path / "r.jsonl")
+
+
+def spoilt(where: str, value: Any) -> dict[str, Any]:
+    """A record in which one value is another; without a value, it is gone."""
+    record = copy.deepcopy(RECORDS[STUDENT])
+    *path, last = where.split("/")
+    inner = record
+    for key in path:
+        inner = inner[key]
+    inner.pop(last) if value is None else inner.update({last: value})
+    return record
+
+
+def test_a_record_that_lacks_something_or_contradicts_itself_is_refused_in_one_line(tmp_path: Path) -> None:
+    checked(RECORDS[STUDENT], "here")
+    last = "figures/last/robust"
+    cases: list[tuple[str, Any]] = [
+        *[(key, None) for key in ("figures", "settings", "teachers", "seconds", "environment", "boundary", "attacks")],
+        ("cell", "../../x"),
+        ("teachers", {"T": "../elsewhere"}),
+        ("figures", {"newest": {}}),
+        ("figures", {"last": []}),
+        ("seed", "0"),
+        ("settings", 3),
+        ("seconds/train", "long"),
+        ("environment/threads", 0),
+        (f"{last}/accuracy", float("nan")),
+        (f"{last}/accuracy", 0.123456),
+        (f"{last}/correct", 10_000),
+        (f"{last}/n", 0),
+        (f"{last}/right", "!"),
+        (f"{last}/right", "AAAA"),
+        (f"{last}/right", packed(np.ones(invented_cells.IMAGES, bool))),
+    ]
+    for where, value in cases:
+        (tmp_path / "r.jsonl").write_text(json.dumps(spoilt(where, value)) + "\n")
+        with pytest.raises(Refused, match=f"line 1, {where.split('/')[0]}") as refused:
+            read(tmp_path / "r.jsonl")
+        assert "\n" not in str(refused.value), where
+        assert len(str(refused.value).removeprefix(str(tmp_path))) < 200, where
+
+
+def test_a_folder_with_the_record_of_another_cell_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cell.json").write_text(json.dumps(RECORDS[STUDENT]))
+    with pytest.raises(Refused, match="expected the record of other"):
+        Site(tmp_path).record("other")
+    (tmp_path / "other" / "cell.json").write_text("{")
+    with pytest.raises(Refused, match="expected JSON"):
+        Site(tmp_path).record("other")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -153,3 +208,58 @@ def test_a_recorded_cell_is_made_again_from_its_record_alone(tmp_path: Path, mon
     with pytest.raises(Refused, match=teacher):
         repeat(student, {student: held[student]}, Site(tmp_path / "third"))
     assert replace(cells[student], boundary=True) == cell_of(held[student])
+
+
+# another CPU ----------------------------------------------------------------------------------------------------------
+SEEDS = [RECORDS[name] for name in GRID.rows[0].cells]
+
+
+def again(accuracy: float, **values: Any) -> Repeated:
+    """The first seed's cell as another machine made it, with this robust accuracy of the last weights."""
+    record = changed(SEEDS[0], weights={"last": "0", "best": "1"}, **values)
+    figure = record["figures"]["last"]["robust"]
+    figure |= {"accuracy": accuracy, "correct": round(accuracy * figure["n"])}
+    differ = mismatches(SEEDS[0], record)
+    return Repeated(SEEDS[0], record, differ, {}, spread_of(record, SEEDS) if differ else [])
+
+
+def test_the_cells_of_other_seeds_are_found() -> None:
+    for row in GRID.rows:
+        for name in row.cells:
+            assert [each["cell"] for each in over_seeds(name, RECORDS).values()] == list(row.cells)
+    teacher = SEEDS[0]["teachers"]["T"]
+    assert list(over_seeds(teacher, RECORDS)) == [RECORDS[teacher]["seed"]]
+
+
+def test_bits_that_differ_are_held_beside_the_spread_of_seeds() -> None:
+    """Three seeds of robust accuracies a: a further one is within mean -/+ t sd sqrt(4/3), t at 0.05 / 4, 2 degrees."""
+    values = [record["figures"]["last"]["robust"]["accuracy"] for record in SEEDS]
+    # Student's t with 2 degrees of freedom in closed form: P(|T| > t) = 1 - t / sqrt(2 + t^2).
+    t = math.sqrt(2 / (1 / (1 - 0.05 / 4) ** 2 - 1))
+    reach = t * statistics.stdev(values) * math.sqrt(4 / 3)
+    middle = statistics.fmean(values)
+    assert Repeated(SEEDS[0], SEEDS[0], []).verdict == "bit-equal"
+    for sign in (-1, 1):
+        assert again(middle + 0.99 * sign * reach).verdict == "within the spread of seeds"
+        assert again(middle + 1.01 * sign * reach).verdict == "different"
+    other = again(middle, data="f" * 64)
+    assert other.verdict == "different", "no rounding makes other images"
+    assert [each.where for each in other.unexplained] == ["data"]
+    assert again(middle, attacks=["pgd-10"]).verdict == "different"
+    known = again(middle)
+    assert replace(known, spread=[]).verdict == "different", "of two seeds no spread is known"
+    assert spread_of(known.again, SEEDS[:2]) == []
+
+
+def test_what_was_another_of_the_machine_is_said() -> None:
+    kernels = {"capability": "AVX2", "instructions": "avx avx2"}
+    record = later(SEEDS[0])
+    record["environment"] |= {"kernels": kernels, "threads": 2}
+    assert Repeated(SEEDS[0], record, []).facts == {
+        "threads": (1, 2),
+        "capability": (None, "AVX2"),
+        "instructions": (None, "avx avx2"),
+    }
+    both = [{**each, "environment": {**each["environment"], "kernels": kernels}} for each in (SEEDS[0], record)]
+    both[1]["environment"]["kernels"] = {**kernels, "capability": "AVX512"}
+    assert Repeated(both[0], both[1], []).facts == {"threads": (1, 2), "capability": ("AVX2", "AVX512")}

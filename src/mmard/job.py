@@ -47,7 +47,7 @@ from mmard.networks import (
 )
 from mmard.ranks import Ranks
 from mmard.run import Event, Run
-from mmard.settings import Settings, Value, given_label, is_given
+from mmard.settings import MACHINE, Settings, Value, given_label, is_given
 from mmard.training.checkpoint import Position
 from mmard.training.fit import TensorBoard, Validation, chosen, chosen_by, fit, writer_class
 from mmard.training.known import NONE as NO_TABLES
@@ -125,8 +125,8 @@ def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
 
 
 NOT_IN_RESULTS = {
-    *("teachers", "teacher_weights", "teacher_mean", "teacher_std", "teacher_which", "teacher_table", "fill_table"),
-    *("data_dir", "on_disk", "device", "threads", "save_seconds", "attack_chunk", "tensorboard"),
+    *MACHINE,
+    *("teachers", "teacher_weights", "teacher_mean", "teacher_std", "teacher_which", "fill_table"),
 }
 """Settings that may be others when a run is resumed: where things lie, and how they are kept. Of teachers and data the
 hashes count."""

@@ -59,10 +59,24 @@ if TYPE_CHECKING:
 
 
 PACKAGES = ("torch", "numpy", "safetensors", "pydantic")
+INSTRUCTIONS = frozenset(
+    (
+        *("sse4_1", "avx", "avx2", "avx_vnni", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
+        *("avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+        *("asimd", "asimdhp", "bf16", "i8mm", "sve", "sve2", "sme"),
+    )
+)
+"""Instruction sets, as Linux calls them, by which the libraries under PyTorch choose their kernels."""
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Environment variables that keep these libraries from instruction sets which the processor has."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit, hardware, thread count and command line of this process, as JSON holds them."""
+    """Versions, commit, hardware, thread count and command line of this process, as JSON holds them.
+
+    "kernels" is what decides, beside versions and threads, in which order a CPU adds: the same training ends in the
+    same bits only where all of it is the same.
+    """
     import torch
 
     program = Path(sys.argv[0]).name
@@ -72,9 +86,10 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": _cpu().get("model name") or platform.processor() or "unknown",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "kernels": kernels(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "command": shlex.join(["mmard" if program == "__main__.py" else program, *sys.argv[1:]]),  # python -m mmard
         "written": now(),
@@ -116,14 +131,32 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def kernels() -> dict[str, Any]:
+    """What the kernels of a CPU are chosen by: the processor, its instruction sets, limits on them, and the build."""
+    import torch
+
+    cpu, build = _cpu(), torch.__config__.show().splitlines()
+    flags = (cpu.get("flags") or cpu.get("Features") or "").split()
+    parts = [cpu[key] for key in ("vendor_id", "cpu family", "model", "stepping") if key in cpu]
+    libraries = [line.strip(" -") for line in build if "Math Kernel Library" in line or "MKL-DNN" in line]
+    return {
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "processor": " ".join(parts),
+        "instructions": " ".join(sorted(INSTRUCTIONS.intersection(flags))),
+        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
+        "onednn": torch.backends.mkldnn.is_available(),
+        "build": "; ".join([f"PyTorch {torch.version.git_version}", *libraries]),
+    }
+
+
+def _cpu() -> dict[str, str]:
+    """What Linux says of the first processor; nothing elsewhere."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:
-        pass
-    return platform.processor() or "unknown"
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 # run ------------------------------------------------------------------------------------------------------------------

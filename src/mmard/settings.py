@@ -475,6 +475,9 @@ TAUGHT = frozenset(
     if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("taught")
 )
 """Settings that only a training with teachers has a use for."""
+MACHINE = {"data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "attack_chunk", "teacher_table"}
+"""Settings of where and how a run is made. They do not belong to what is studied: two runs that differ in them alone
+are one cell of a study."""
 
 
 def differences(held: Mapping[str, Any], expected: Mapping[str, Any], left_out: Collection[str] = ()) -> list[str]:

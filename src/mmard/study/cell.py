@@ -9,21 +9,16 @@ again from it.
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import get_num_threads
 
@@ -38,12 +33,11 @@ from mmard.job import prepare, teacher_of
 from mmard.models import parameter_count
 from mmard.networks import load_network, pick_device
 from mmard.run import Run, environment, now
-from mmard.settings import Settings, differences
+from mmard.settings import MACHINE, Settings, differences
 from mmard.study.boundary import boundary_statistics
-from mmard.study.grid import MACHINE, Cell
+from mmard.study.grid import Cell
+from mmard.study.records import FORMAT, RECORD, checked, packed, scrubbed, without_paths
 
-FORMAT = 1
-RECORD = "cell.json"
 ASIDE = ".study"
 """Folder among the runs for locks, failures and jobs."""
 DATA_SETTINGS = ("val_share", "split_seed", "limit_train", "on_disk", "image_size")
@@ -77,7 +71,7 @@ class Site:
     def record(self, name: str) -> dict[str, Any] | None:
         """Of a finished cell; None for another."""
         file = self.folder(name) / RECORD
-        return read_json(file) if file.is_file() else None
+        return checked(read_json(file), str(file), name) if file.is_file() else None
 
     def lock(self, name: str) -> AbstractContextManager[object]:
         """For one process to work on a cell, wherever else the same study runs.
@@ -117,7 +111,7 @@ def settings_here(cell: Cell, site: Site) -> Settings:
 
 def is_complete(cell: Cell, record: Mapping[str, Any] | None) -> bool:
     """Whether a record has all that the cell asks for; one that was made for another study may lack something."""
-    if record is None or record["format"] != FORMAT:
+    if record is None:
         return False
     attacked = all({*cell.attacks, "robust"} <= set(own) for own in record["figures"].values())
     attacked &= (record["test_images"], record.get("test_from", 0)) == (cell.images, cell.first)
@@ -150,7 +144,6 @@ def refuse_other(run: Run, settings: Settings) -> None:
         raise Refused(str(run.path), expected="the run of this cell", got=got, mend="choose another --runs")
 
 
-# made -----------------------------------------------------------------------------------------------------------------
 def make(cell: Cell, site: Site, progress: OnProgress = lambda stage, share: None) -> dict[str, Any]:
     """Train a cell from where its folder stands, attack its weights, and write its record. For who holds its lock.
 
@@ -211,7 +204,6 @@ def _trained(cell: Cell, settings: Settings, splits: Splits, site: Site, progres
     return run
 
 
-# its record -----------------------------------------------------------------------------------------------------------
 def recorded(
     cell: Cell,
     settings: Settings,
@@ -346,56 +338,3 @@ def _environment(run: Run) -> dict[str, Any]:
     sittings = read_json(run.path / "environment.json")
     here = {**note_environment(), "threads": get_num_threads(), "written": now()}
     return {**here, "command": scrubbed(here["command"]), "commits": sorted({str(each["commit"]) for each in sittings})}
-
-
-# verdicts as text, and texts without paths ----------------------------------------------------------------------------
-def packed(mask: NDArray[np.bool_]) -> str:
-    """Verdicts (n,) as text.
-
-    >>> packed(np.array([True, False, True])), unpacked(packed(np.array([True, False, True])), 3)
-    ('oA==', array([ True, False,  True]))
-    """
-    return b64encode(np.packbits(mask).tobytes()).decode()
-
-
-def unpacked(text: str, n: int) -> NDArray[np.bool_]:
-    """Verdicts (n,) out of a figure's "right"."""
-    return np.unpackbits(np.frombuffer(b64decode(text), np.uint8), count=n).astype(bool)
-
-
-def scrubbed(command: str) -> str:
-    """A command line in which every absolute path is its last name alone.
-
-    >>> scrubbed("mmard study run all --runs /home/me/runs/S --data-dir=/data/cifar10 --jobs 2")
-    'mmard study run all --runs S --data-dir=cifar10 --jobs 2'
-    """
-    words = []
-    for word in shlex.split(command):
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        bare = Path(value).name if value.startswith((os.sep, "~")) else value
-        words.append(option + equals + bare)
-    if words and words[0] == "__main__.py":
-        words[0] = "mmard"
-    return shlex.join(words)
-
-
-def without_paths(value: Any, folders: Iterable[str | Path | None]) -> Any:
-    """A JSON value in which no string names one of these folders, the home folder or the working folder.
-
-    >>> without_paths({"got": ["file /data/x/y.bin"]}, ["/data/x"])
-    {'got': ['file x/y.bin']}
-    """
-    named = {str(Path(folder)) for folder in (*folders, Path.cwd(), Path.home()) if folder is not None}
-    absolute = {str(Path(each).resolve()) for each in named} | named
-    return _replaced(value, sorted((each for each in absolute if len(Path(each).parts) > 1), key=len, reverse=True))
-
-
-def _replaced(value: Any, folders: list[str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _replaced(each, folders) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replaced(each, folders) for each in value]
-    if isinstance(value, str):
-        for folder in folders:
-            value = value.replace(folder, Path(folder).name)
-    return value

@@ -27,13 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmard.errors import Refused, require, unknown
 from mmard.job import complete
 from mmard.methods import build, parameters
-from mmard.settings import TAUGHT, Settings, Value, as_published
+from mmard.settings import MACHINE, TAUGHT, Settings, Value, as_published
 
 MAIN = "main"
 """The teacher of a study that names none."""
 ALL = "all"
-MACHINE = {"data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "attack_chunk", "teacher_table"}
-"""Settings that do not belong to what is studied; two cells that differ in them alone are one."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 """A part of the names of files and folders, so that none of them lies elsewhere."""

@@ -18,8 +18,8 @@ import numpy as np
 
 from mmard.evaluation.score import Mask, wilson
 from mmard.settings import Value
-from mmard.study.cell import unpacked
 from mmard.study.grid import Cell, Grid, Row
+from mmard.study.records import unpacked
 from mmard.tables.statistics import Difference, deviation, difference, mean_interval
 
 Record = Mapping[str, Any]

@@ -1,38 +1,181 @@
-"""Records of cells: collected from run folders, kept in one file, and a cell made again from its record alone.
+"""Records of cells: what one must hold, verdicts as text, texts without paths, and files of records.
 
-The file has one line of JSON for each cell, sorted by name, so that a version control shows what a cell changed:
+A file has one line of JSON for each cell, sorted by name, so that a version control shows what a cell changed:
 
+    checked(value, where)      a record, or a refusal that says what it lacks
     collect(runs)              records of the finished cells below a folder
     read(file), write(file)    records by cell, from a file and into it, whole or not at all
     merged(old, new)           both, and what is new and what has changed
-    repeat(cell, records, ...) trained and measured again, its teachers first, and every difference
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mmard.errors import Refused, unknown
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmard.errors import Refused, require
 from mmard.files import parse_json, read_json, write_text
-from mmard.settings import Settings
-from mmard.study.cell import FORMAT, RECORD, OnProgress, Site, make
-from mmard.study.grid import Cell, added
+from mmard.settings import refusal_of
+from mmard.study.grid import Name
 
-Record = dict[str, Any]
+FORMAT = 1
+RECORD = "cell.json"
 NOT_REPEATED = frozenset(("seconds", "environment", "device", "settings"))
 """What is another each time that a cell is made, at whatever depth of a record; and the settings, by which it is made
 and to which later versions add."""
 
+Record = dict[str, Any]
 
-# files ----------------------------------------------------------------------------------------------------------------
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class _Figure(_Form):
+    accuracy: float
+    label: str
+    n: int = Field(ge=1)
+    correct: int = Field(ge=0)
+    right: str = ""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> _Figure:
+        """The accuracy, the count and the verdicts of a figure say the same."""
+        counted = f"{self.correct} of {self.n} images"
+        require(abs(self.accuracy - self.correct / self.n) < 1e-9, "", expected=counted, got=self.accuracy)
+        if self.right:
+            right = int(unpacked(self.right, self.n).sum())
+            require(right == self.correct, "", expected=counted, got=f"{right} by its verdicts")
+        return self
+
+
+class _Environment(_Form):
+    written: str
+    threads: int = Field(ge=1)
+
+
+class _Record(_Form):
+    """What whoever reads a record relies on; docs/studies.md lists all keys."""
+
+    format: Literal[1]
+    cell: Name
+    scale: str
+    seed: int
+    role: str
+    teachers: dict[str, Name]
+    settings: dict[str, Any]
+    attacks: list[str]
+    test_images: int = Field(ge=0)
+    test_from: int = Field(0, ge=0)
+    figures: dict[Literal["last", "best"], dict[str, _Figure]]
+    suspicious: dict[str, list[str]] = {}
+    boundary: dict[str, Any] | None
+    weights: dict[str, str]
+    parameters: int
+    seconds: dict[str, float | None]
+    epochs: int
+    train_images: int
+    device: str
+    environment: _Environment
+
+
+def checked(record: Any, where: str, name: str = "") -> Record:
+    """A record that has what a record must have, of the cell of this name if one is given.
+
+    Raises:
+        Refused: in one line that names what is missing, of another kind, or contradicts itself.
+    """
+    if not isinstance(record, dict) or "cell" not in record:
+        raise Refused(where, expected="the record of a cell", got=type(record).__name__)
+    if record.get("format") != FORMAT:
+        mend = "it was written by another version of mmard"
+        raise Refused(where, expected=f"format {FORMAT}", got=repr(record.get("format")), mend=mend)
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        refusal = refusal_of(error, f"{where}, {'.'.join(map(str, first['loc']))}")
+        got = refusal.got if len(refusal.got) <= 60 else f"{refusal.got[:57]}..."
+        raise Refused(refusal.where, expected=refusal.expected, got=got) from None
+    require(name in ("", record["cell"]), where, expected=f"the record of {name}", got=record["cell"])
+    return record
+
+
+def packed(mask: NDArray[np.bool_]) -> str:
+    """Verdicts (n,) as text.
+
+    >>> packed(np.array([True, False, True])), unpacked(packed(np.array([True, False, True])), 3)
+    ('oA==', array([ True, False,  True]))
+    """
+    return b64encode(np.packbits(mask).tobytes()).decode()
+
+
+def unpacked(text: str, n: int) -> NDArray[np.bool_]:
+    """Verdicts (n,) out of a figure's "right".
+
+    Raises:
+        Refused: for a text that does not hold so many.
+    """
+    try:
+        bits = np.frombuffer(b64decode(text, validate=True), np.uint8)
+    except ValueError as error:
+        raise Refused("right", expected="verdicts in base64", got=str(error)) from None
+    require(len(bits) == -(-n // 8), "right", expected=f"verdicts on {n} images", got=f"{len(bits)} bytes")
+    return np.unpackbits(bits, count=n).astype(bool)
+
+
+def scrubbed(command: str) -> str:
+    """A command line in which every absolute path is its last name alone.
+
+    >>> scrubbed("mmard study run all --runs /home/me/runs/S --data-dir=/data/cifar10 --jobs 2")
+    'mmard study run all --runs S --data-dir=cifar10 --jobs 2'
+    """
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        bare = Path(value).name if value.startswith((os.sep, "~")) else value
+        words.append(option + equals + bare)
+    if words and words[0] == "__main__.py":
+        words[0] = "mmard"
+    return shlex.join(words)
+
+
+def without_paths(value: Any, folders: Iterable[str | Path | None]) -> Any:
+    """A JSON value in which no string names one of these folders, the home folder or the working folder.
+
+    >>> without_paths({"got": ["file /data/x/y.bin"]}, ["/data/x"])
+    {'got': ['file x/y.bin']}
+    """
+    named = {str(Path(folder)) for folder in (*folders, Path.cwd(), Path.home()) if folder is not None}
+    absolute = {str(Path(each).resolve()) for each in named} | named
+    longest = sorted((each for each in absolute if len(Path(each).parts) > 1), key=len, reverse=True)
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: replaced(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [replaced(each) for each in value]
+        for folder in longest if isinstance(value, str) else ():
+            value = value.replace(folder, Path(folder).name)
+        return value
+
+    return replaced(value)
+
+
 def collect(runs: str | Path, cells: Iterable[str] | None = None) -> dict[str, Record]:
     """Records of the finished cells below a folder, or of those of them that are asked for."""
     files = Path(runs).glob(f"*/{RECORD}") if cells is None else (Path(runs) / name / RECORD for name in cells)
-    found = [_checked(read_json(file), str(file)) for file in files if file.is_file()]
+    found = [checked(read_json(file), str(file)) for file in files if file.is_file()]
     return _sorted({record["cell"]: record for record in found})
 
 
@@ -51,7 +194,7 @@ def read(path: str | Path) -> dict[str, Record]:
     found = {}
     for number, text in enumerate(lines, 1):
         where = f"{path}, line {number}"
-        record = _checked(parse_json(text, where), where)
+        record = checked(parse_json(text, where), where)
         found[record["cell"]] = record
     return found
 
@@ -62,15 +205,6 @@ def write(path: str | Path, records: Mapping[str, Record]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n" for each in _sorted(records).values()]
     write_text(path, "".join(lines))
-
-
-def _checked(record: Any, where: str) -> Record:
-    if not isinstance(record, dict) or "cell" not in record:
-        raise Refused(where, expected="the record of a cell", got=type(record).__name__)
-    if record.get("format") != FORMAT:
-        mend = "it was written by another version of mmard"
-        raise Refused(where, expected=f"format {FORMAT}", got=repr(record.get("format")), mend=mend)
-    return record
 
 
 def _sorted(records: Mapping[str, Record]) -> dict[str, Record]:
@@ -115,7 +249,6 @@ def _filled(record: Record) -> int:
     return sum(value is not None for value in record.values())
 
 
-# again ----------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Mismatch:
     """A part of two records that is not the same.
@@ -140,92 +273,3 @@ def mismatches(recorded: Any, again: Any, where: str = "") -> list[Mismatch]:
         keys = [key for key in {**recorded, **again} if key not in NOT_REPEATED]
         return [d for key in keys for d in mismatches(recorded.get(key), again.get(key), f"{where}.{key}".strip("."))]
     return [] if recorded == again else [Mismatch(where, recorded, again)]
-
-
-def cell_of(record: Record) -> Cell:
-    """The cell that a record is of.
-
-    Raises:
-        Refused: if this version does not know one of its settings.
-    """
-    said = {**added(), **record["settings"]}
-    named = {part for key in ("method", "inner", "outer") for part in (said[key] or "").split("+")}
-    younger = {key: said.pop(key) for key in added() if "." in key}
-    said["params"] = {**{key: v for key, v in younger.items() if key.split(".")[0] in named}, **said["params"]}
-    return Cell(
-        record["cell"],
-        Settings.resolve(said),
-        dict(record["teachers"]),
-        record["role"],
-        record["scale"],
-        tuple(record["attacks"]),
-        record["test_images"],
-        # A cell whose boundary was not asked for has none to compare.
-        record["boundary"] is not None,
-        record.get("test_from", 0),
-    )
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """A cell that was made again.
-
-    Attributes:
-        recorded, again: the two records.
-        mismatches: what is not the same.
-        teachers: the same of its teachers, by cell; where those differ, the cell cannot be the same.
-    """
-
-    recorded: Record
-    again: Record
-    mismatches: list[Mismatch]
-    teachers: dict[str, list[Mismatch]] = field(default_factory=dict)
-
-    @property
-    def same(self) -> bool:
-        """Whether every figure and all weights are the same to the bit."""
-        return not self.mismatches
-
-
-def repeat(
-    name: str, records: Mapping[str, Record], site: Site, progress: OnProgress = lambda stage, share: None
-) -> Repeated:
-    """Train and measure a recorded cell again; its teachers first, unless they are there already.
-
-    Args:
-        name: of the cell.
-        records: that hold it and its teachers.
-        site: a folder where the cell was not made yet. Cells take as many threads as they took then.
-        progress: called with how far the cell is.
-
-    Raises:
-        Refused: for a cell without a record, or a folder that holds the very run that the record is of.
-    """
-    for needed in (name, *_teachers(name, records)):
-        if needed not in records:
-            raise unknown("cell", needed, records)
-    made: dict[str, Record] = {}
-    for each in (*reversed(_teachers(name, records)), name):
-        recorded = records[each]
-        held = site.record(each)
-        if each == name and held is not None and held["environment"] == recorded["environment"]:
-            mend = "choose another --runs"
-            raise Refused(str(site.runs), expected="a folder where this cell was not made", got=each, mend=mend)
-        with site.lock(each):
-            here = replace(site, threads=recorded["environment"]["threads"])
-            made[each] = make(cell_of(recorded), here, progress)
-    compared = {each: mismatches(records[each], again) for each, again in made.items()}
-    return Repeated(records[name], made[name], compared.pop(name), compared)
-
-
-def _teachers(name: str, records: Mapping[str, Record]) -> list[str]:
-    """Cells that a cell needs, the nearest first."""
-    found: list[str] = []
-    asked = [name]
-    while asked:
-        for teacher in records.get(asked.pop(0), {}).get("teachers", {}).values():
-            if teacher in found:
-                found.remove(teacher)
-            found.append(teacher)
-            asked.append(teacher)
-    return found

@@ -155,13 +155,13 @@ class Difference:
         low, high = 0.0, 1.0
         for _ in range(60):
             p = (low + high) / 2
-            far = math.hypot(_t_at(p, degrees) * seeds, statistics.NormalDist().inv_cdf(1 - p / 2) * images)
+            far = math.hypot(t_at(p, degrees) * seeds, statistics.NormalDist().inv_cdf(1 - p / 2) * images)
             low, high = (p, high) if far > away else (low, p)
         return (low + high) / 2
 
 
-def _t_at(p: float, degrees: int) -> float:
-    """Where `t_tail` is p."""
+def t_at(p: float, degrees: int) -> float:
+    """Where `t_tail` is p: half-width of the interval at level 1 - p, in standard errors."""
     low, high = 0.0, 1e9
     for _ in range(120):
         t = (low + high) / 2
