@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import over
+from little_study import SCALE, STUDY
 
 import mmard
 from mmard.errors import Refused
 from mmard.methods import build, parameters
 from mmard.settings import MACHINE, Settings
 from mmard.study.cell import Site, settings_here
-from mmard.study.grid import Sweep, cell_name, grid_of, load_scale, load_study, names, together
+from mmard.study.grid import Sweep, cell_name, choose, grid_of, load_scale, load_study, names, together
 from mmard.study.reading import Reading, row_name
 from mmard.study.records import read
 from mmard.study.rerun import cell_of
@@ -215,3 +216,33 @@ def test_a_given_teacher_is_no_cell_and_its_file_lies_beside_the_data(tmp_path: 
     settings = settings_here(cell, Site(tmp_path / "runs", data_dir=str(tmp_path)))
     assert settings.teachers == {"T": (scale.teachers["main"]["given"],)}
     assert settings.teacher_weights == {"T": str(tmp_path / scale.teachers["main"]["weights"])}
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "says"),
+    [
+        ("two", 'name = "../../x"', "two.toml: name: expected string should match pattern"),
+        ("two", "reads = 3", "two.toml: reads: expected 'plug-and-play'"),
+        ("two", 'hosts = ["pgd_at"', "two.toml: expected TOML"),
+        ("two", '[[sweeps]]\naxis = "a"\nparam = "beta"', r"two.toml: sweeps.0.param"),
+        ("two", 'students = ["nope"]', "network 'nope'"),
+        ("little", 'name = "../x"', "little.toml: name"),
+        ("little", "seeds = []", "little.toml: seeds"),
+        ("little", 'seeds = "all"', "little.toml: seeds"),
+        ("little", "attack_images = -1", "little.toml: attack_images: expected at least 0, got -1"),
+        ("little", 'attacks = ["pgd-nope"]', "pgd-nope"),
+        ("little", 'attacks = ["fab-t"]', "attacks of scale little: expected one that hands out its examples"),
+        ("little", "student", "little.toml: expected TOML"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused_in_one_line(tmp_path: Path, kind: str, line: str, says: str) -> None:
+    key = line.split(" = ")[0].split("\n")[-1]
+    texts = {"two": STUDY, "little": SCALE}
+    kept = [each for each in texts[kind].splitlines() if not each.startswith(f"{key} =")]
+    texts[kind] = "\n".join(kept + [line] if line.startswith("[[") else [line, *kept])
+    for name, text in texts.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(Refused, match=says) as refused:
+        choose([tmp_path / "two.toml"], tmp_path / "little.toml")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value).replace(str(tmp_path), "")) < 500

@@ -24,14 +24,21 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mmard.attacks import UntargetedPGD
+from mmard.balls import Budget
 from mmard.errors import Refused, require, unknown
+from mmard.evaluation.evaluate import Protocol
 from mmard.job import complete
 from mmard.methods import build, parameters
-from mmard.settings import MACHINE, TAUGHT, Settings, Value, as_published
+from mmard.models import MODELS
+from mmard.names import read_network
+from mmard.settings import MACHINE, TAUGHT, Settings, Value, as_published, refusal_of
 
 MAIN = "main"
 """The teacher of a study that names none."""
 ALL = "all"
+CLASSES = 10
+"""Of data that nobody has read yet."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 """A part of the names of files and folders, so that none of them lies elsewhere."""
@@ -58,7 +65,7 @@ class Sweep(_Declared):
     """
 
     axis: str
-    param: str
+    param: str = Field(pattern=r"^[^.]+[.][^.]+$", description="By its full name, e.g. mmard.beta.")
     values: tuple[Value, ...] = ()
     factor: float = 0.0
     share: bool = False
@@ -120,10 +127,10 @@ class Scale(_Declared):
     says: str
     data_says: str
     caution: str = Field(default="", description="What is wrong with it, or what it cannot show.")
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = Field(min_length=1)
     student: str
     attacks: tuple[str, ...]
-    attack_images: int = Field(default=0, description="Attack so many test images; 0 for all.")
+    attack_images: int = Field(default=0, ge=0, description="Attack so many test images; 0 for all.")
     attack_from: int = Field(default=0, ge=0, description="Leave out the first so many test images.")
     which: Literal["best", "last"] = Field(default="best", description="Weights that tables and verdicts speak of.")
     every: dict[str, Any]
@@ -178,19 +185,16 @@ Kind = TypeVar("Kind", Study, Scale)
 
 
 def _load(kind: str, made: type[Kind], name: str | Path) -> Kind:
-    path = Path(name)
-    if path.suffix == ".toml":
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise Refused(str(path), expected="a file that declares one", got=str(error.strerror or error)) from None
-    else:
+    path: Any = Path(name)
+    if path.suffix != ".toml":
         if str(name) not in names(kind):
             raise unknown(kind, str(name), names(kind))
-        text = (resources.files("mmard") / "study" / "declared" / kind / f"{name}.toml").read_text(encoding="utf-8")
+        path = resources.files("mmard") / "study" / "declared" / kind / f"{name}.toml"
     try:
-        return _checked(made, tomllib.loads(text), str(name))
-    except tomllib.TOMLDecodeError as error:
+        return _checked(made, tomllib.loads(path.read_text(encoding="utf-8")), str(name))
+    except OSError as error:
+        raise Refused(str(path), expected="a file that declares one", got=str(error.strerror or error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(str(name), expected="TOML", got=str(error)) from None
 
 
@@ -198,9 +202,7 @@ def _checked(made: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
     try:
         return made.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise Refused(f"{where}: {at}", expected=first["msg"], got=repr(first["input"])) from None
+        raise refusal_of(error, f"{where}: {'.'.join(map(str, error.errors()[0]['loc']))}") from None
 
 
 # the grid -------------------------------------------------------------------------------------------------------------
@@ -294,6 +296,7 @@ def grid_of(study: Study, scale: Scale, seeds: tuple[int, ...] = ()) -> Grid:
     for host in (host for each in study.compared for host in (each.host, each.than)):
         if host not in study.hosts:
             raise unknown(f"host compared in study {study.name}", host, study.hosts)
+    _refuse_attacks(study, scale)
     for teacher in study.teachers:
         if teacher not in scale.teachers:
             raise unknown(f"teacher of study {study.name} at scale {scale.name}", teacher, scale.teachers)
@@ -314,6 +317,15 @@ def grid_of(study: Study, scale: Scale, seeds: tuple[int, ...] = ()) -> Grid:
                         names.append(cell.name)
                     rows.append(Row(host, label, student, teacher, tuple(names), axis, value))
     return Grid(study, scale, tuple(rows), cells)
+
+
+def _refuse_attacks(study: Study, scale: Scale) -> None:
+    """Refuse attacks that would fail when all is trained."""
+    settings = Settings.resolve({key: value for key, value in scale.every.items() if key not in TAUGHT})
+    attacks = Protocol.read(scale.attacks, Budget(settings.eps, settings.norm), CLASSES).attacks
+    kept = not study.boundary or any(isinstance(each, UntargetedPGD) for each in attacks)
+    expected = f"one that hands out its examples, e.g. pgd-20, for study {study.name}, which looks at boundaries"
+    require(kept, f"attacks of scale {scale.name}", expected=expected, got=", ".join(scale.attacks))
 
 
 def together(grids: list[Grid]) -> dict[str, Cell]:
@@ -375,7 +387,10 @@ def _student(
         return _cell(Settings.resolve({**own, "network": network}), network, {}, scale, "", False)
     given = {letter: scale.teachers[role].get("given") for letter, role in roles.items()}
     made = {letter: _teacher(role, scale, cells) for letter, role in roles.items() if given[letter] is None}
-    files = {letter: scale.teachers[role]["weights"] for letter, role in roles.items() if given[letter] is not None}
+    files = {letter: scale.teachers[role].get("weights") for letter, role in roles.items() if given[letter] is not None}
+    for letter, file in files.items():
+        where = f"scale {scale.name}: teachers.{roles[letter]}"
+        require(isinstance(file, str), where, expected="a file of weights beside `given`", got=repr(file))
     each = {letter: made.get(letter) or given[letter] for letter in roles}
     settings = Settings.resolve({**said, "network": network, "teachers": each, "teacher_weights": files})
     return _cell(settings, network, made, scale, "", boundary)
@@ -389,6 +404,8 @@ def _cell(
     role: str,
     boundary: bool,
 ) -> Cell:
+    if ":" not in network:
+        read_network(network, MODELS)
     settings = complete(settings)
     name = cell_name(settings, network, teachers, role)
     return Cell(

@@ -5,7 +5,7 @@
 
 A CPU of another kind, another build of PyTorch or another number of threads adds in another order. Training magnifies
 that rounding until the weights are others, as those of another seed are. So where bits differ, accuracies are held
-beside those of the same cell over all recorded seeds: `Spread` has the rule.
+beside those of the same cell over all recorded seeds: `SeedSpread` has the rule.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def cell_of(record: Record) -> Cell:
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """An accuracy made again, beside those of the same cell over the seeds that are recorded.
 
     A further seed lies in [low, high] with probability 1 - 0.05 / (how many accuracies are judged), so that all of them
@@ -99,7 +99,7 @@ class Repeated:
     again: Record
     mismatches: list[Mismatch]
     teachers: dict[str, list[Mismatch]] = field(default_factory=dict)
-    spread: list[Spread] = field(default_factory=list)
+    spread: list[SeedSpread] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
@@ -209,7 +209,7 @@ def over_seeds(name: str, records: Mapping[str, Record]) -> dict[int, Record]:
     return {record["seed"]: record for record in alike if but_for_seed(record) == but_for_seed(mine)}
 
 
-def spread_of(again: Record, seeds: Sequence[Record]) -> list[Spread]:
+def spread_of(again: Record, seeds: Sequence[Record]) -> list[SeedSpread]:
     """Clean and robust accuracy of both weights, made again, beside those over seeds; none for fewer than `FEWEST`."""
     if len(seeds) < FEWEST:
         return []
@@ -219,5 +219,5 @@ def spread_of(again: Record, seeds: Sequence[Record]) -> list[Spread]:
         values = [record["figures"][which][name]["accuracy"] for record in seeds]
         mean, n = statistics.fmean(values), len(values)
         reach = t_at(LEVEL / len(judged), n - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / n) + ROUNDING
-        found.append(Spread(which, name, again["figures"][which][name]["accuracy"], mean - reach, mean + reach, n))
+        found.append(SeedSpread(which, name, again["figures"][which][name]["accuracy"], mean - reach, mean + reach, n))
     return found
