@@ -239,7 +239,7 @@ def test_a_declaration_that_cannot_be_is_refused_in_one_line(tmp_path: Path, kin
     key = line.split(" = ")[0].split("\n")[-1]
     texts = {"two": STUDY, "little": SCALE}
     kept = [each for each in texts[kind].splitlines() if not each.startswith(f"{key} =")]
-    texts[kind] = "\n".join(kept + [line] if line.startswith("[[") else [line, *kept])
+    texts[kind] = "\n".join([*kept, line] if line.startswith("[[") else [line, *kept])
     for name, text in texts.items():
         (tmp_path / f"{name}.toml").write_text(text)
     with pytest.raises(Refused, match=says) as refused:

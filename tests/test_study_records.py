@@ -64,7 +64,7 @@ def test_run_folders_that_are_finished_are_collected(tmp_path: Path) -> None:
         ("[1]", "line 1: expected the record of a cell, got list"),
         ('{"cell": "a", "format": 2}', "line 1: expected format 1, got 2; it was written by another version"),
         ('{"cell": "a", "format": 1}', "line 1, scale: expected field required, got nothing"),
-        ("[" * 100_000, "line 1: expected a record as JSON"),
+        ("[" * 100_000, "line 1: expected JSON"),
     ],
 )
 def test_a_line_that_is_no_record_is_refused(tmp_path: Path, text: str, says: str) -> None:
