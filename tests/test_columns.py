@@ -14,7 +14,7 @@ from mmard.attacks.autoattack import SPECS, is_named
 from mmard.balls import Budget
 from mmard.cli import commands
 from mmard.errors import Refused
-from mmard.evaluation.spellings import GROUPS, SPELLINGS, spelled
+from mmard.evaluation.spellings import GROUPS, SPELLINGS, attack_settings, attack_title, spelled
 
 BUDGET = Budget(8 / 255)
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
@@ -32,6 +32,13 @@ def test_every_spelling_can_be_read_and_says_all_in_its_label() -> None:
         assert "restart" in label or "no start" in label or "no random start" in label, label
         assert any(loss in label for loss in ("CE", "DLR", "margin")), label
     assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("spec", [spec for spec, _ in SPELLINGS if "@py" not in spec and not spec.startswith("aa")])
+def test_a_title_without_pytorch_is_that_of_the_attack(spec: str) -> None:
+    (attack,) = read_attacks([spec], Budget(8 / 255), 10)
+    assert attack_title(spec) == attack.title
+    assert all(each in attack.label for each in attack_settings(spec, 8 / 255))
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from records import PGD, N, folder, record
 
 from mmard.errors import Refused
+from mmard.evaluation.score import wilson
 from mmard.files import read_json, tensors_hash, write_json
 from mmard.run import Run
 from mmard.tables.comparison import Accuracy, Comparison, comparison
@@ -146,8 +148,47 @@ def test_two_protocols_never_share_a_column(tmp_path: Path, change: dict[str, An
 def test_the_titles_of_one_attack_say_what_differs(tmp_path: Path) -> None:
     run = folder(tmp_path / "a", "trades")
     record(run, 40)
-    record(run, 30, label="PGD-20 (CE, step 0.003, uniform start, 1 restart)")
+    record(run, 30, "pgd-20@0.003", label="PGD-20 (CE, step 0.003, uniform start, 1 restart)")
     assert sorted(titles(comparison([run]))) == ["PGD-20, step 0.003", "PGD-20, step 2/255"]
+
+
+def test_labels_are_shown_and_never_read(tmp_path: Path) -> None:
+    """Brackets and commas of a label cut no title; what two spellings alike do not tell, their labels do."""
+    run = folder(tmp_path / "a", "trades")
+    record(run, 40, "aa", label="AutoAttack (standard)")
+    record(run, 45, "aa.fab-t", label="right after FAB-T (margin, 100 steps), in AutoAttack (standard)")
+    record(run, 50, "mine", label="My attack (a, b)")
+    record(run, 41, label="first, of mine")
+    record(run, 42, label="second, of mine")
+    assert sorted(titles(comparison([run], parts=True))) == [
+        "AutoAttack (standard)", "My attack (a, b)", "after FAB-T", "first, of mine", "second, of mine",
+    ]  # fmt: skip
+
+
+def test_classes_have_columns_where_records_hold_them(tmp_path: Path) -> None:
+    """The worst class of each seed, and the mean over classes where these are unequal; both of the same verdicts."""
+    runs = [folder(tmp_path / str(seed), "trades", seed) for seed in range(2)]
+    for run, right in zip(runs, ([10, 30], [16, 24]), strict=True):
+        record(run, 80, "clean")
+        record(run, 40)
+        head = json.loads(next(run.scores.glob("*pgd*.json")).read_text())
+        found = {"kind": "classes", "classes": ["a", "b"], "count": [20, 80], "clean": [10, 70], "attacked": right}
+        run.save_finding("best-classes", head | found, {})
+    made = comparison(runs)
+    assert titles(made) == [
+        "clean", "clean: balanced", "clean: worst class", "PGD-20", "PGD-20: balanced", "PGD-20: worst class",
+    ]  # fmt: skip
+    assert cell(made, "trades", "PGD-20: worst class").mean == pytest.approx((30 / 80 + 24 / 80) / 2)
+    assert cell(made, "trades", "PGD-20: balanced").mean == pytest.approx((0.5 + 0.375 + 0.8 + 0.3) / 4)
+    assert cell(made, "trades", "PGD-20").mean == pytest.approx(0.4)
+    one = comparison(runs[:1])
+    assert cell(one, "trades", "clean: worst class").interval == pytest.approx(wilson(10, 20))
+    low, high = cell(one, "trades", "clean: balanced").interval
+    assert (low + high) / 2 == pytest.approx((0.5 + 0.875) / 2)
+    assert high - low == pytest.approx(2 * 1.959964 * (0.25 / 20 + 0.875 * 0.125 / 80) ** 0.5 / 2)
+    # Counts that do not add up to the verdicts are of others.
+    record(runs[0], 41)
+    assert "PGD-20: worst class" not in titles(comparison(runs[:1]))
 
 
 def test_a_strict_comparison_of_one_protocol_is_the_same_table(tmp_path: Path) -> None:

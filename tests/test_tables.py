@@ -100,7 +100,7 @@ def test_text_is_text_wherever_it_stands(kind: str) -> None:
     # Markdown: a row is a row of two cells, and neither links nor HTML are left.
     row = forms["markdown"].splitlines()[2]
     assert len(re.split(r"(?<!\\)\|", row)) == 4
-    assert not re.search(r"(?<!\\)[<>\[\]`*~]", forms["markdown"])
+    assert not re.search(r"(?<!\\)[<>\[\]`*~]", forms["markdown"].replace("<br>", "", 1))  # one second line, ours
     # HTML: only our own elements, and the text as it was.
     seen: set[str] = set()
     data: list[str] = []

@@ -5,11 +5,13 @@ Nothing here needs PyTorch, so that a help page opens at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmard.errors import Refused
+from mmard.words import as_fraction, radius
 
 if TYPE_CHECKING:
     from mmard.balls import Budget
@@ -29,6 +31,50 @@ SPELLINGS = (
     ("aa@pyautoattack", "any of the six above by the authors' code, which pip install 'mmard[autoattack]' brings"),
 )
 """Spellings of attacks, each standing for its kind, and what they are."""
+
+TITLES = {
+    "clean": "clean",
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "cw": "CW-PGD",
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}
+"""What a column of an attack is headed by."""
+WORST, TRANSFERRED = "worst_of_", "transfer-"
+"""How a spelling begins whose figure is of several attacks together, and of one that was made on another network."""
+_STEPS = re.compile(r"(?P<kind>pgd|cw)-(?P<steps>\d+)(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
+
+
+def attack_title(spec: str) -> str:
+    """The title of an attack by its short spelling; "" where the spelling does not say it.
+
+    >>> [attack_title(spec) for spec in ("pgd-100x10", "aa.fab-t", "worst_of_pgd-20,cw-30", "transfer-fgsm", "mine")]
+    ['PGD-100', 'after FAB-T', 'worst of pgd-20, cw-30', 'FGSM', '']
+    """
+    if spec.startswith(WORST):
+        return "worst of " + spec.removeprefix(WORST).replace(",", ", ")
+    whole, dot, part = spec.removeprefix(TRANSFERRED).partition(".")
+    if dot and part in TITLES:
+        return f"after {TITLES[part]}"
+    steps = _STEPS.fullmatch(spec.removeprefix(TRANSFERRED))
+    return TITLES.get(whole, "") if steps is None else f"{TITLES[steps['kind']]}-{steps['steps']}"
+
+
+def attack_settings(spec: str, eps: float | None) -> list[str]:
+    """What a short spelling says beside the title, by which two attacks of one title are told apart.
+
+    >>> attack_settings("pgd-20", 8 / 255), attack_settings("pgd-100x10@0.003", 8 / 255), attack_settings("aa", 0.1)
+    (['step 2/255', '1 restart'], ['step 0.003', '10 restarts'], [])
+    """
+    steps = _STEPS.fullmatch(spec.removeprefix(TRANSFERRED))
+    if steps is None or eps is None:
+        return []
+    step, restarts = radius(steps["step"]) if steps["step"] else eps / 4, int(steps["restarts"] or 1)
+    return [f"step {as_fraction(step)}", f"{restarts} restart" + "s" * (restarts > 1)]
 
 
 @dataclass(frozen=True)

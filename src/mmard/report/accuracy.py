@@ -39,7 +39,7 @@ from mmard.report.subject import (
     setting,
 )
 from mmard.tables.comparison import Accuracy, Comparison, comparison
-from mmard.tables.figures import Column, Record, Sample
+from mmard.tables.figures import ACCURACY, Column, Record, Sample
 from mmard.tables.paper import caption, spread
 
 RESULTS_LEAD = (
@@ -124,7 +124,8 @@ def _pictures(
     if clean is not None and severe is not None and len(rows) > 1:
         pictures.append(_trade_off(made, clean, severe, rows, index, f"trade-{number}", short))
     # The first images have the most figures; of others the pair that decides is enough.
-    wanted = [c for c in sample.columns if number == 0 or c in (clean, severe)][:MOST_PLOTS]
+    accuracies = [c for c in sample.columns if made.columns[c].measure == ACCURACY]
+    wanted = [c for c in accuracies if number == 0 or c in (clean, severe)][:MOST_PLOTS]
     for place, c in enumerate(wanted):
         measured = [r for r in rows if (r, c) in made.cells]
         if len(measured) > 1:
@@ -134,7 +135,7 @@ def _pictures(
 
 def _severest(made: Comparison, sample: Sample) -> int | None:
     """The column to judge by: AutoAttack, else the worst case, else the attack that left least; that most rows have."""
-    robust = [c for c in sample.columns if made.columns[c].norm is not None]
+    robust = [c for c in sample.columns if made.columns[c].norm is not None and made.columns[c].measure == ACCURACY]
 
     def rank(c: int) -> tuple[int, int, float]:
         own = [cell.mean for (_, at), cell in made.cells.items() if at == c]

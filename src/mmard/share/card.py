@@ -17,7 +17,7 @@ from mmard.report.subject import setting as shown
 from mmard.run import Run
 from mmard.settings import is_given
 from mmard.tables.figures import Figure, figures_of, severity
-from mmard.tables.table import markdown_table, markdown_text
+from mmard.tables.table import Table, markdown_text
 from mmard.teachers import find, is_teacher
 from mmard.words import printable
 
@@ -162,7 +162,7 @@ def _table(figures: Sequence[Figure], stale: int) -> str:
     heads = ("attack", "within", "accuracy %", "95 % interval", "images", "weights")
     notes = "Intervals are Wilson's, over the choice of images alone; another seed of training moves a figure as well."
     left = f"\n\n{stale} figures on other weights than these are left out." if stale else ""
-    return "## Figures\n\n" + markdown_table(heads, rows, words=len(heads)) + f"\n\n{notes}{left}"
+    return "## Figures\n\n" + Table(heads, rows, words=len(heads)).markdown() + f"\n\n{notes}{left}"
 
 
 def _checks(checks: Sequence[Record]) -> str:
@@ -219,7 +219,7 @@ def _training(run: Run, config: Record, facts: Record) -> str:
     epoch = f"Weights: epoch {facts['epoch']}.\n\n" if "epoch" in facts else ""
     return (
         f"## Training\n\n{epoch}"
-        + markdown_table(("setting", "value"), rows, words=2)
+        + Table(("setting", "value"), rows, words=2).markdown()
         + "\n\nAll settings are in config.json."
         + where
     )

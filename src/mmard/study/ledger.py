@@ -25,7 +25,7 @@ from mmard.study.figures import NOTHING, foot, number, study_table
 from mmard.study.grid import Scale, grid_of, load_scale, load_study, names
 from mmard.study.reading import CLEAN, ROBUST, Reading, Record, missing_rows
 from mmard.study.tables import charts, tables
-from mmard.tables.table import Table, markdown, markdown_table, markdown_text
+from mmard.tables.table import Entry, Table, markdown, markdown_text
 from mmard.words import as_fraction, duration, plural
 
 # provenance -----------------------------------------------------------------------------------------------------------
@@ -268,7 +268,8 @@ def _in_short(
 def _claims(every: Mapping[str, Mapping[str, Reading]]) -> str:
     source, claims = load_claims()
     heads = ["", "claim", *(f"scale {name}" for name in every)]
-    rows, reasons = [], []
+    rows: list[list[str | Entry]] = []
+    reasons = []
     for claim in claims:
         judged = {name: judge(claim, readings) for name, readings in every.items()}
         rows.append([claim.number, claim.says, *(_verdict(each) for each in judged.values())])
@@ -278,17 +279,15 @@ def _claims(every: Mapping[str, Mapping[str, Reading]]) -> str:
         [
             "## The paper's claims",
             f"{source}; the words are ours.",
-            markdown_table(heads, rows, 2),
+            Table(heads, rows, words=2).markdown(),
             RULE,
             _folded("What stands behind each verdict", "\n".join(reasons)),
         ]
     )
 
 
-def _verdict(judged: Verdict) -> str:
-    if not judged.verdict:
-        return "not measured"
-    return f"**{judged.verdict}**" + (f"<br>{markdown_text(judged.figure)}" if judged.figure else "")
+def _verdict(judged: Verdict) -> Entry:
+    return Entry(judged.verdict or "not measured", below=judged.figure, strong=bool(judged.verdict))
 
 
 def _scale(
@@ -369,11 +368,7 @@ def _published() -> str:
     rows.sort(key=lambda row: row[3], reverse=True)
     places = "\n".join(f"- {name}: {markdown_text(says)}" for name, says in found["places"].items())
     intro = f"{markdown_text(found['title'])}. {CLAIMED}"
-    return f"## What others have published\n\n{intro}\n\n{_words_table(heads, rows)}\n\n{places}"
-
-
-def _words_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return markdown_table(heads, [list(row) for row in rows], len(heads))
+    return f"## What others have published\n\n{intro}\n\n{Table(heads, rows, words=len(heads)).markdown()}\n\n{places}"
 
 
 def _not_run(scales: Sequence[Scale], every: Mapping[str, Mapping[str, Reading]]) -> str:

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mmard.errors import Refused, unknown
-from mmard.evaluation.score import wilson
 from mmard.run import Run
 from mmard.settings import TAUGHT, Settings, teachers_text
-from mmard.tables.figures import Column, Figure, Sample, columns_of, figures_of
+from mmard.tables.figures import ACCURACY, Column, Figure, Sample, columns_of, figures_of
 from mmard.tables.statistics import Difference, deviation, difference, mean_interval
 from mmard.words import as_fraction
 
@@ -373,7 +372,7 @@ def _once(cells: dict[tuple[int, int], list[Figure]]) -> tuple[dict[tuple[int, i
     for where, figures in cells.items():
         latest = {figure.seed: figure for figure in figures}
         for figure in figures:
-            if figure.correct != latest[figure.seed].correct:
+            if figure.measure == ACCURACY and figure.correct != latest[figure.seed].correct:
                 text = f"{figure.attack} measured again on {figure.n:,} images with another result"
                 refused.append(f"{figure.run}: {text}; the earlier one is left out")
         values = [figure.accuracy for figure in latest.values()]
@@ -382,7 +381,7 @@ def _once(cells: dict[tuple[int, int], list[Figure]]) -> tuple[dict[tuple[int, i
             mean=statistics.fmean(values),
             deviation=deviation(values),
             # Seeds that agree to the image say nothing of their spread; what is known is that over images.
-            interval=mean_interval(values) or wilson(one.correct, one.n),
+            interval=mean_interval(values) or one.interval,
             figures=tuple(latest.values()),
             suspicious=tuple(dict.fromkeys(mark for figure in latest.values() for mark in figure.suspicious)),
         )
@@ -446,7 +445,7 @@ def _notes(
         absent: dict[str, list[str]] = {}
         for c, column in enumerate(columns):
             cell = cells.get((r, c))
-            if cell is not None and cell.seeds != row.configuration.seeds:
+            if cell is not None and column.measure == ACCURACY and cell.seeds != row.configuration.seeds:
                 gone = ", ".join(str(seed) for seed in row.configuration.seeds if seed not in cell.seeds)
                 absent.setdefault(gone, []).append(f"{column.title} (n = {column.n:,})")
         notes += [f"{row.name}: no figure of seed {gone} under {'; '.join(titles)}" for gone, titles in absent.items()]

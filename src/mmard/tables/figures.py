@@ -10,6 +10,7 @@ What reads a run folder goes through here: a run that was measured early and tra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ import numpy as np
 
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused, require
-from mmard.evaluation.score import Mask
+from mmard.evaluation.score import Z_95, Mask, wilson
+from mmard.evaluation.spellings import attack_settings, attack_title
 from mmard.files import load_tensors, read_json, tensors_hash
 from mmard.run import Run
 
@@ -176,9 +178,13 @@ def _hash(file: Path, _changed: int, _size: int) -> str:
 
 
 # figures --------------------------------------------------------------------------------------------------------------
+ACCURACY, BALANCED, WORST_CLASS = "accuracy", "balanced", "worst class"
+"""What a figure says of verdicts: the share of images, its mean over classes, or that of the class with the least."""
+
+
 @dataclass(frozen=True)
 class Figure:
-    """One record.
+    """One record, or what the finding of its classes says of the same verdicts.
 
     Attributes:
         run: the folder.
@@ -186,6 +192,8 @@ class Figure:
         record: all of it, as its file has it.
         file: that file.
         suspicious: slugs of the suspicion checks that these weights raised.
+        measure: `ACCURACY`, `BALANCED` or `WORST_CLASS`.
+        by_class: (images read rightly, images) of each class that has images; needed by the last two.
     """
 
     run: Path
@@ -193,6 +201,8 @@ class Figure:
     record: Mapping[str, Any]
     file: Path
     suspicious: tuple[str, ...] = ()
+    measure: str = ACCURACY
+    by_class: tuple[tuple[int, int], ...] = ()
 
     @property
     def attack(self) -> str:
@@ -221,8 +231,22 @@ class Figure:
 
     @property
     def accuracy(self) -> float:
-        """Share of images that were read rightly."""
-        return self.correct / self.n
+        """Share of images that were read rightly, or that of classes, as `measure` says."""
+        shares = [right / n for right, n in self.by_class]
+        if self.measure == BALANCED:
+            return sum(shares) / len(shares)
+        return min(shares) if self.measure == WORST_CLASS else self.correct / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % over the choice of images: by Wilson, of the mean over classes by the variances of their shares."""
+        if self.measure == WORST_CLASS:
+            return wilson(*min(self.by_class, key=lambda each: each[0] / each[1]))
+        if self.measure == BALANCED:
+            variances = [right * (n - right) / n**3 for right, n in self.by_class]
+            half = Z_95 * math.sqrt(sum(variances)) / len(variances)
+            return max(0.0, self.accuracy - half), min(1.0, self.accuracy + half)
+        return wilson(self.correct, self.n)
 
     @property
     def written(self) -> str:
@@ -231,7 +255,9 @@ class Figure:
 
     @cached_property
     def mask(self) -> Mask | None:
-        """Verdicts (n,), or None if the file is gone."""
+        """Verdicts (n,), or None if the file is gone, and of classes."""
+        if self.measure != ACCURACY:
+            return None
         file = self.file.with_suffix(".npy")
         return _mask(file) if file.is_file() else None
 
@@ -241,7 +267,8 @@ def figures_of(run: Run, seed: int) -> tuple[list[Figure], list[str]]:
 
     "best" weights change while a run goes on: figures on what was best before belong to another network.
     """
-    suspicious = _suspicious(run)
+    findings = findings_of(run)
+    suspicious = _suspicious(findings)
     files = sorted(run.scores.glob("*.json"))
     made = list(zip(files, (_score(file) for file in files), strict=True))
     kept, stale = present(run, [record for _, record in made])
@@ -250,6 +277,7 @@ def figures_of(run: Run, seed: int) -> tuple[list[Figure], list[str]]:
         for file, record in made
         if any(record is each for each in kept)
     ]
+    figures += [each for figure in figures for each in _of_classes(figure, findings)]
     return figures, [f"{run.path}: {outgrown(stale, 'figure')}, left out"] if stale else []
 
 
@@ -258,10 +286,25 @@ def outgrown(stale: int, what: str) -> str:
     return f"{stale} {what}{'s' * (stale != 1)} of weights that the run has outgrown"
 
 
-def _suspicious(run: Run) -> dict[str, tuple[str, ...]]:
+def _of_classes(figure: Figure, findings: Sequence[Record]) -> list[Figure]:
+    """What the finding of classes on the same verdicts says: the worst class; the mean where classes are unequal."""
+    keys = ["weights", "data", "n", "which", "split"]
+    keys += [] if figure.attack == "clean" else ["attack", "label", "norm", "eps", "seed", "batch_size"]
+    right = "clean" if figure.attack == "clean" else "attacked"
+    for found in findings:
+        if found["kind"] == "classes" and all(found.get(key) == figure.record[key] for key in keys):
+            counts = tuple((k, n) for k, n in zip(found[right], found["count"], strict=True) if n)
+            if sum(k for k, _ in counts) == figure.correct:
+                unequal = len({n for _, n in counts}) > 1
+                measures = (BALANCED, WORST_CLASS) if unequal else (WORST_CLASS,)
+                return [replace(figure, measure=measure, by_class=counts) for measure in measures]
+    return []
+
+
+def _suspicious(findings: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     """The suspicion checks that were raised, by hash of the weights."""
     raised: dict[str, tuple[str, ...]] = {}
-    for record in findings_of(run):
+    for record in findings:
         if record["kind"] == "checks":
             slugs = [f["check"] for f in record["findings"] if f["verdict"] == "suspicious"]
             weights = str(record["weights"])
@@ -292,8 +335,8 @@ def severity(attack: str) -> int:
     return next((rank for rank, begin in enumerate(SEVERITY) if attack.startswith(begin)), len(SEVERITY))
 
 
-Protocol = tuple[str, int, str, str, str, str | None, float | None, tuple[str, str] | None]
-"""Split, n, data, attack, label, norm, eps, made on."""
+Protocol = tuple[str, int, str, str, str, str | None, float | None, tuple[str, str] | None, str]
+"""Split, n, data, attack, label, norm, eps, made on, measure."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +352,7 @@ class Column:
         seeds, batch_sizes: of the attacks; several only where runs differ in them.
         made_on: where a transferred attack was made: (source, hash of the weights); None for any other.
         part: the spelling of the ensemble whose verdicts so far this column has; "" for a figure in its own right.
+        measure: what its figures say of the verdicts, e.g. `ACCURACY`.
     """
 
     attack: str
@@ -324,6 +368,7 @@ class Column:
     batch_sizes: tuple[int, ...]
     made_on: tuple[str, str] | None
     part: str = ""
+    measure: str = ACCURACY
 
     @property
     def budget(self) -> str:
@@ -339,7 +384,8 @@ class Column:
 
     @property
     def _protocol(self) -> Protocol:
-        return (self.split, self.n, self.data, self.attack, self.label, self.norm, self.eps, self.made_on)
+        where = (self.split, self.n, self.data)
+        return (*where, self.attack, self.label, self.norm, self.eps, self.made_on, self.measure)
 
 
 @dataclass(frozen=True)
@@ -372,7 +418,7 @@ def columns_of(
         _refuse_several(made)
     sizes: dict[tuple[str, int, str], int] = {}
     for figure in figures:
-        if parts or not _part(figure.attack, figures):
+        if figure.measure == ACCURACY and (parts or not _part(figure.attack, figures)):
             key = (figure.split, figure.n, str(figure.record["data"]))
             sizes[key] = sizes.get(key, 0) + 1
     ordered: list[Column] = []
@@ -391,7 +437,8 @@ def _protocol(figure: Figure) -> Protocol:
     weights = record.get("made_on_weights")
     made_on = (str(record["made_on"]), str(weights)) if weights else None
     attack, label = figure.attack, str(record["label"])
-    return (figure.split, figure.n, str(record["data"]), attack, label, record["norm"], record["eps"], made_on)
+    where = (figure.split, figure.n, str(record["data"]))
+    return (*where, attack, label, record["norm"], record["eps"], made_on, figure.measure)
 
 
 def _columns(figures: Sequence[Figure]) -> tuple[list[Column], list[str]]:
@@ -399,10 +446,10 @@ def _columns(figures: Sequence[Figure]) -> tuple[list[Column], list[str]]:
     for figure in figures:
         by_protocol.setdefault(_protocol(figure), []).append(figure)
     made, notes = [], []
-    for (split, n, data, attack, label, norm, eps, made_on), own in by_protocol.items():
+    for (split, n, data, attack, label, norm, eps, made_on, measure), own in by_protocol.items():
         images = str(own[0].record["images"])
         column = Column(attack, "", label, norm, eps, split, n, data, images, (), (), made_on)
-        column = replace(column, part=_part(attack, figures))
+        column = replace(column, part=_part(attack, figures), measure=measure)
         draws: dict[tuple[int, int], set[tuple[str, str]]] = {}
         for figure in own:
             draw = (int(figure.record["seed"]), int(figure.record["batch_size"]))
@@ -413,7 +460,7 @@ def _columns(figures: Sequence[Figure]) -> tuple[list[Column], list[str]]:
             seeds = tuple(sorted({seed for seed, _ in together}))
             sizes = tuple(sorted({size for _, size in together}))
             made.append(replace(column, seeds=seeds, batch_sizes=sizes))
-            if len(together) > 1 and attack not in NOT_RANDOM:
+            if len(together) > 1 and attack not in NOT_RANDOM and measure == ACCURACY:
                 differ = [f"seeds {_listed(seeds)}"] if len(seeds) > 1 else []
                 differ += [f"batch sizes {_listed(sizes)}"] if len(sizes) > 1 else []
                 notes.append(f"{attack} on {n:,} images: runs were attacked with different {' and '.join(differ)}")
@@ -428,7 +475,8 @@ def _part(attack: str, figures: Sequence[Figure]) -> str:
 def _refuse_several(columns: Sequence[Column]) -> None:
     by_attack: dict[str, list[Column]] = {}
     for column in columns:
-        by_attack.setdefault(column.attack, []).append(column)
+        if column.measure == ACCURACY:
+            by_attack.setdefault(column.attack, []).append(column)
     for attack, several in by_attack.items():
         if len(several) > 1:
             facts = [_facts(column) for column in several]
@@ -459,51 +507,37 @@ def _rank(column: Column) -> tuple[object, ...]:
         not column.part,
         column.attack,
         column.seeds,
+        (ACCURACY, BALANCED, WORST_CLASS).index(column.measure),
     )
 
 
 def _titled(columns: Sequence[Column]) -> list[Column]:
-    """With short titles; where two would be alike, with what tells them apart."""
-    plain = [_short(column) for column in columns]
+    """With short titles; where two would be alike, with what tells them apart, if need be the whole label."""
+    plain = [(_title(column), column.measure) for column in columns]
     several_budgets = len({column.budget for column in columns if column.budget}) > 1
-    titled = []
+    titles = []
     for title, column in zip(plain, columns, strict=True):
         like = [other for other, theirs in zip(columns, plain, strict=True) if theirs == title]
         shared = set.intersection(*(set(_details(other)) for other in like))
         more = [detail for detail in _details(column) if detail not in shared]
         if several_budgets and column.budget and column.budget not in more:
             more.insert(0, column.budget)
-        titled.append(replace(column, title=", ".join([title, *more])))
+        titles.append((", ".join([title[0], *more]), column.measure))
+    titled = []
+    for title, column in zip(titles, columns, strict=True):
+        name = column.label if titles.count(title) > 1 else title[0]
+        titled.append(replace(column, title=name if column.measure == ACCURACY else f"{name}: {column.measure}"))
     return titled
 
 
-def _short(column: Column) -> str:
-    if column.attack == "clean":
-        return "clean"
-    worst, is_worst, rest = column.attack.partition("worst_of_")
-    if is_worst and not worst:
-        return "worst of " + rest.replace(",", ", ")
-    name, _, source = _label(column)
-    return f"{name} made on {source.partition(' (')[0]}" if source else name
-
-
-def _label(column: Column) -> tuple[str, list[str], str]:
-    """A label taken apart: the attack's name, its settings, and what it was made on."""
-    attack, _, source = column.label.partition(" made on ")
-    if column.part:
-        name, *details = attack.removeprefix("right ").split(", ")
-    elif column.attack.startswith("aa"):
-        # Brackets and number of targets are part of the name: AutoAttack is the standard one alone.
-        name, details = attack, []
-    else:
-        name, *details = attack.removesuffix(")").replace(" (", ", ", 1).split(", ")
-    return name, details, source
+def _title(column: Column) -> str:
+    """As the spelling of the attack says; the label of an attack that has its own settings."""
+    name = attack_title(column.attack) or column.label
+    return f"{name} made on {column.made_on[0].partition(' (')[0]}" if column.made_on else name
 
 
 def _details(column: Column) -> list[str]:
-    details = _label(column)[1] if column.attack != "clean" else []
-    if column.budget:
-        details.append(column.budget)
+    details = [*attack_settings(column.attack, column.eps), *([column.budget] if column.budget else [])]
     if column.attack not in NOT_RANDOM:
         details += [f"attack seed {_listed(column.seeds)}", f"batch {_listed(column.batch_sizes)}"]
     if column.made_on:

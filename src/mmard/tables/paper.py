@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmard.evaluation.spellings import WORST
 from mmard.tables import table
 from mmard.tables.comparison import Accuracy, Comparison
-from mmard.tables.figures import Column, Sample
+from mmard.tables.figures import ACCURACY, BALANCED, WORST_CLASS, Column, Sample
 from mmard.tables.statistics import Difference, mean_interval
 from mmard.tables.table import MARK, Entry, Table, off_by
 
@@ -39,13 +40,16 @@ def caption(made: Comparison, sample: Sample) -> str:
     cells = [(r, cell) for (r, c), cell in made.cells.items() if c in sample.columns]
     budgets = list(dict.fromkeys(column.budget for column in columns if column.budget))
     at = f" at {budgets[0]}" if len(budgets) == 1 else ""
-    attacked = [column for column in columns if column.attack != "clean"]
+    attacked = [column for column in columns if column.attack != "clean" and column.measure == ACCURACY]
     draws = list(dict.fromkeys(_draw(column) for column in attacked))
     text = [f"Accuracy in %{at}, {sample.images} (split {sample.split}, n = {sample.n:,}, data {sample.data[:8]})."]
-    attacks = [_attack(column, not at, len(draws) > 1) for column in attacked if not column.title.startswith("worst")]
+    attacks = [_attack(column, not at, len(draws) > 1) for column in attacked if not column.attack.startswith(WORST)]
     if attacked:
         alike = f", each in {draws[0]}" if len(draws) == 1 else ""
         text.append(f"Attacks: {'; '.join(attacks) or 'as in the heads'}{alike}.")
+    measures = {column.measure for column in columns}
+    text += ["Balanced: mean over classes."] if BALANCED in measures else []
+    text += ["Worst class: that of the lowest accuracy, of each seed its own."] if WORST_CLASS in measures else []
     several = made.most_seeds(sample) > 1
     if several:
         counts = {len(cell.seeds) for _, cell in cells}
@@ -141,6 +145,8 @@ def table_json(made: Comparison) -> str:
     lines = []
     for r, c in sorted(made.cells):
         figures = [{"run": str(f.run), "seed": f.seed, "correct": f.correct} for f in made.cells[r, c].figures]
+        if made.columns[c].measure != ACCURACY:
+            figures = [{"run": str(f.run), "seed": f.seed, "share": f.accuracy} for f in made.cells[r, c].figures]
         lines.append({**_line(made, r, c), "figures": figures})
     whole = {
         "cells": lines,
@@ -175,9 +181,9 @@ def remarks(made: Comparison) -> list[str]:
     return [*rows_differ, *made.notes, *(f"left out: {each}" for each in made.refused)]
 
 
-# pieces -----------------------------------------------------------------------------------------------------------
 def _line(made: Comparison, r: int, c: int) -> dict[str, Any]:
     row, column, cell, gap = made.rows[r], made.columns[c], made.cells[r, c], made.differences.get((r, c))
+    several = any(each.measure != ACCURACY for each in made.columns)
     return {
         "row": row.name,
         "method": row.configuration.method,
@@ -185,6 +191,7 @@ def _line(made: Comparison, r: int, c: int) -> dict[str, Any]:
         "which": row.which,
         "seeds": list(cell.seeds),
         "attack": column.attack,
+        **({"measure": column.measure} if several else {}),
         "label": column.label,
         "norm": column.norm,
         "eps": column.eps,

@@ -52,7 +52,7 @@ class Entry:
         text: as it is read, plain: "52.7".
         value: what CSV and JSON hold, e.g. an unrounded share in [0, 1]; the text where it is None.
         spread: what the figure may be off by, set apart from it: "±0.5", or an interval "40.0-60.0".
-        below: a second line: in a terminal and in HTML under the figure, elsewhere behind it.
+        below: a second line, under the figure; in LaTeX behind it.
         strong: bold, as the best of a column or a difference beyond noise.
         emphasis: in a terminal and in HTML: of no weight, a warning, or good.
         marks: slugs of the suspicion checks that stand behind it, shown as `MARK`.
@@ -106,14 +106,17 @@ class Table:
 
     def markdown(self) -> str:
         """Without its caption; see `markdown`."""
+        heads = [markdown_text(entry(head).plain) for head in self.heads]
+        rule = [*["---"] * self.words, *["---:"] * (len(heads) - self.words)]
         rows = [[self._markdown(entry(each), c) for c, each in enumerate(row)] for row in self.rows]
-        return _markdown_lines([entry(head).plain for head in self.heads], rows, self.words)
+        return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *rows))
 
     def _markdown(self, one: Entry, column: int) -> str:
         text = markdown_text(one.text)
         if one.strong and text:
             text = text + markdown_text(self.star) if column < self.words else f"**{text}**"
-        return " ".join(filter(None, map(str, (text, *map(markdown_text, _behind(one)))))) + MARK * bool(one.marks)
+        first = " ".join(filter(None, (text, markdown_text(_paper_spread(one))))) + MARK * bool(one.marks)
+        return "<br>".join(filter(None, (first, markdown_text(one.below))))
 
     def latex(self, label: str = "", below: str = "") -> str:
         """A floating table with its caption, which needs the package booktabs.
@@ -296,16 +299,6 @@ def latex(tables: Iterable[Table], below: str = "", notes: Iterable[str] = (), n
     return "\n".join(["% Needs \\usepackage{booktabs}.", *made, *(f"% {printable(note)}" for note in notes)]) + "\n"
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A table whose first cells, `words` of each row, are plain text; the others are Markdown already."""
-    return _markdown_lines(heads, [[*map(markdown_text, row[:words]), *row[words:]] for row in rows], words)
-
-
-def _markdown_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
-    rule = [*["---"] * words, *["---:"] * (len(heads) - words)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (map(markdown_text, heads), rule, *rows))
-
-
 # escaping -------------------------------------------------------------------------------------------------------------
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -335,17 +328,16 @@ def escaped(text: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in printable(text))
 
 
-def _behind(one: Entry) -> list[str]:
+def _paper_spread(one: Entry) -> str:
     """What stands behind a figure as papers set it: a space after ±, an interval in brackets."""
-    spread = one.spread if not one.spread or "±" in one.spread else f"({one.spread})"
-    return [part.replace("±", "± ") for part in (spread, one.below) if part]
+    return one.spread.replace("±", "± ") if not one.spread or "±" in one.spread else f"({one.spread})"
 
 
 def _latex(one: Entry) -> str:
     # Between dollars a hyphen is a minus; between figures of an interval it is a dash.
     text = f"${one.text}$" if _NUMBER.fullmatch(one.text) and not one.strong else escaped(one.text)
     text = rf"\textbf{{{text}}}" if one.strong and text else text
-    behind = [re.sub(r"(?<=\d)-(?=\d)", "--", escaped(part)) for part in _behind(one)]
+    behind = [re.sub(r"(?<=\d)-(?=\d)", "--", escaped(part)) for part in (_paper_spread(one), one.below)]
     return " ".join(filter(None, (text, *behind))) + escaped(MARK) * bool(one.marks)
 
 
@@ -368,14 +360,3 @@ def _no_formula(text: str) -> str:
 
 def _shown(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def latex_table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: str, label: str, words: int = 1) -> str:
-    """A table of cells that are LaTeX already. Until studies make a `Table` as well."""
-    return (
-        Table(heads, [], text, words, label)
-        .latex()
-        .replace(
-            "    \\midrule\n", "\n".join(["    \\midrule", *("    " + " & ".join(row) + r" \\" for row in rows), ""])
-        )
-    )
