@@ -40,10 +40,10 @@ from mmard.models import check_logits
 from mmard.modes import gradients
 from mmard.networks import load_network
 from mmard.run import Event, Run
-from mmard.settings import EVALUATION_BATCH, GIVEN, Settings, given_label
+from mmard.settings import EVALUATION_BATCH, GIVEN, Settings, code_of, given_label
 from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
-from mmard.trust import trust_code
+from mmard.trust import trust_code, trust_typed
 from mmard.words import radius
 
 __all__ = ["Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"]
@@ -182,6 +182,7 @@ def training_step(
     """
     _whole(1, steps=steps)
     _whole(None, seed=seed)
+    trust_typed([method] if isinstance(method, str) else [])
     made = compose(method) if isinstance(method, str) else _method(method)
     ball = Budget.of(budget)
     step = None if step_size is None else radius(step_size)
@@ -240,8 +241,7 @@ def _go(
             settings = Settings.resolve(run.config)
     else:
         settings = Settings.resolve(said)
-        typed = [each for specs in settings.teachers.values() for each in specs]
-        trust_code(settings.network, settings.peer or "", *typed)
+        trust_code(*code_of(dict(settings)))
         settings.refuse_unless_of(command, command)
         out = out or default_out(settings, method if isinstance(method, str) else method.name)
         Run.refuse_taken(out)

@@ -185,7 +185,7 @@ _MADE: dict[str, Callable[[], list[Fact]]] = {
     "data": _data,
 }
 _SOURCES = {
-    "methods": ("methods/*.py", "method.py"),
+    "methods": ("methods/[!_]*.py",),
     "networks": ("models/*.py",),
     "families": ("models/__init__.py",),
     "data": ("data/__init__.py", "data/fetch.py"),

@@ -72,3 +72,9 @@ def needs_extra(package: str, extra: str, purpose: str) -> Refused:
         got="no such package in this environment",
         mend=f'install it with: pip install "mmard[{extra}]"',
     )
+
+
+def cause(error: Exception) -> str:
+    """What went wrong in somebody else's code, in one line."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

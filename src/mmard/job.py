@@ -47,14 +47,14 @@ from mmard.networks import (
 )
 from mmard.ranks import Ranks
 from mmard.run import Event, Run
-from mmard.settings import MACHINE, Settings, Value, given_label, is_given
+from mmard.settings import MACHINE, Settings, Value, code_of, given_label, is_given
 from mmard.training.checkpoint import Position
 from mmard.training.fit import TensorBoard, Validation, chosen, chosen_by, fit, writer_class
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables, tables_for
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
-from mmard.trust import refuse_untrusted
+from mmard.trust import code_in, is_trusted, refuse_untrusted
 from mmard.words import as_fraction
 
 Loaders = tuple[Labelled, Labelled]
@@ -234,8 +234,8 @@ def prepare(
     Raises:
         Refused: for anything that would make the training fail or mean nothing; nothing has been written by then.
     """
-    for name in (settings.network, settings.peer, *(each for specs in settings.teachers.values() for each in specs)):
-        refuse_untrusted(name or "", "settings")
+    for name in code_of(dict(settings)):
+        refuse_untrusted(name, "settings")
     device = pick_device(settings.device)
     if ranks is not None:
         device = own_device(device, ranks)
@@ -317,9 +317,12 @@ def method_of(settings: Settings, method: Method | None = None) -> Method:
 def method_parameters(settings: Settings, params: Mapping[str, Value] | None = None) -> dict[str, Value]:
     """Parameters of the methods and plug-ins that settings name, by full name: as in `params`, or their defaults.
 
-    A method that was given as an object has none: they are within it.
+    A method that was given as an object has none: they are within it. Of one whose code nobody has typed here they are
+    what the settings say.
     """
     specs = (settings.inner or settings.method, settings.outer or settings.method)
+    if not all(map(is_trusted, code_in(specs))):
+        return dict(settings.params)
     return {} if "method" in settings.given else every_parameter(specs, params)
 
 

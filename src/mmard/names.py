@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from mmard.errors import Refused, require, unknown
+from mmard.trust import is_code
 
 
 def read_method(spec: str, methods: Collection[str], plugins: Collection[str]) -> tuple[str, list[str]]:
-    """The method and the plug-ins that a name such as "rslad+mmard" holds.
+    """The method and the plug-ins that a name such as "rslad+mmard" holds; each may be code of somebody's own.
 
     >>> read_method("rslad + mmard", ["rslad"], ["mmard"])
     ('rslad', ['mmard'])
@@ -26,10 +27,10 @@ def read_method(spec: str, methods: Collection[str], plugins: Collection[str]) -
     if host in plugins:
         where, got = f"method {spec!r}", f"the plug-in {host!r}"
         raise Refused(where, expected="a method first", got=got, mend=f"write e.g. rslad+{host}")
-    if host not in methods:
+    if host not in methods and not is_code(host):
         raise unknown("method", host, methods)
     for plugin in found:
-        if plugin not in plugins:
+        if plugin not in plugins and not is_code(plugin):
             raise unknown("plug-in", plugin, plugins)
     twice = [name for name in found if found.count(name) > 1]
     require(not twice, f"method {spec!r}", expected="each plug-in once", got=f"{''.join(twice[:1])} twice")

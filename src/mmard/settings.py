@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmard.errors import Refused, unknown
+from mmard.trust import code_in
 from mmard.words import radius
 
 
@@ -117,6 +118,12 @@ def handed_over(config: Mapping[str, Any]) -> frozenset[str]:
     named = [(name, config.get(name)) for name in ("network", "data", "method")]
     named += [(letter, own) for letter, names in (config.get("teachers") or {}).items() for own in names]
     return frozenset(name for name, label in named if is_given(label))
+
+
+def code_of(config: Mapping[str, Any]) -> list[str]:
+    """Code of somebody's own that settings name: networks and methods as `package.module:function`."""
+    named = [config.get(name) or "" for name in ("network", "peer", "method", "inner", "outer")]
+    return code_in([*named, *(each for names in (config.get("teachers") or {}).values() for each in names)])
 
 
 def command_of(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ Nothing here imports PyTorch before a command runs that needs it, so that help a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,12 +19,12 @@ from mmard.errors import Refused
 from mmard.trust import trust_typed
 
 FILES = (
-    *("train", "evaluate", "show", "compare", "transfer", "export", "catalogue", "bench", "share", "doctor"),
+    *("train", "evaluate", "show", "compare", "transfer", "export", "catalogue", "bench", "share", "doctor", "new"),
     *("study", "study_read", "demo"),
 )
 ORDER = (
     *("demo", "train", "distill", "evaluate", "show", "compare", "transfer", "report", "methods", "attacks", "models"),
-    *("teachers", "bench", "doctor", "export", "data", "fetch", "push", "pull"),
+    *("teachers", "bench", "doctor", "new", "export", "data", "fetch", "push", "pull"),
 )
 """Commands as the front page has them, under their panels."""
 
@@ -49,7 +50,8 @@ def answer(arguments: Sequence[str]) -> int:
     0: done. 1: training diverged, or an error of ours, with its traceback. 2: refused, with one line that says where,
     expected, got and mend. 130: stopped by the user.
     """
-    trust_typed(arguments)
+    if trust_typed(arguments):
+        sys.path.append(os.getcwd())  # code of one's own may lie where one types its name
     app = commands()
     from mmard.cli.screen import complain
 

@@ -80,11 +80,11 @@ def in_detail(spec: str) -> Fact:
     Raises:
         Refused: for a name that is none.
     """
-    from mmard.methods import METHODS, PLUGINS, build, parameters
+    from mmard.methods import build, maker, parameters
     from mmard.passes import count_passes
 
     method = build(spec)
-    makers = {name: METHODS.get(name) or PLUGINS[name] for name in map(str.strip, spec.split("+"))}
+    makers = {name: maker(name) for name in map(str.strip, spec.split("+"))}
     says = {name: argument_sentences(make.__doc__ or "") for name, make in makers.items()}
     notes = {name: _differences(inspect.getmodule(make).__doc__ or "") for name, make in makers.items()}
     return {

@@ -276,7 +276,7 @@ def _still_named(found: Said, flags: Said) -> Said:
         return {part.strip() for spec in specs for part in spec.split("+")}
 
     replaced = named(found) - named({**found, **flags})
-    return {full: value for full, value in found.get("params", {}).items() if full.split(".")[0] not in replaced}
+    return {full: value for full, value in found.get("params", {}).items() if full.rpartition(".")[0] not in replaced}
 
 
 def _parameter(text: str) -> tuple[str, str]:

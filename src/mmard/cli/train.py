@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from mmard.cli.options import Options, Said, command, flag_of, option, with_file
 from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
 from mmard.errors import Refused, require
 from mmard.run import Run
-from mmard.settings import Settings, command_of, handed_over, teachers_text
+from mmard.settings import Settings, code_of, command_of, handed_over, teachers_text
 from mmard.words import as_fraction, duration, percent, plural
 
 if TYPE_CHECKING:
@@ -151,8 +152,7 @@ def opened(path: Path, command: str) -> Run:
     """
     run = Run.open(path)
     settings = Settings.resolve(run.config)
-    mend = f"go on with: mmard {settings.command} --resume {shlex.quote(str(path))}"
-    settings.refuse_unless_of(command, str(path), mend)
+    settings.refuse_unless_of(command, str(path), f"go on with: {resume_command(path, run.config)}")
     return run
 
 
@@ -205,7 +205,7 @@ def _show_plan(job: Job, said: Said, done: int = 0) -> None:
 def _train(job: Job, run: Run, quiet: bool) -> None:
     from mmard.training.fit import Diverged, Interrupted
 
-    again = f"mmard {job.settings.command} --resume {shlex.quote(str(run.path))}"
+    again = resume_command(run.path, run.config)
     ranks = job.step.ranks
     if ranks is not None and not ranks.first:
         _follow(job, run)
@@ -294,13 +294,19 @@ def position_of(run: Run) -> Position | None:
     return Position(**facts["position"])
 
 
+def resume_command(path: Path, config: Mapping[str, Any]) -> str:
+    """The command that goes on with a run, with the code of one's own that it names."""
+    trust = "".join(f" --trust-code {name}" for name in dict.fromkeys(code_of(config)))
+    return f"mmard{trust} {command_of(config)} --resume {shlex.quote(str(path))}"
+
+
 def next_commands(run: Run, finished: bool) -> list[str]:
     """What to type next about a run; what was made of Python objects can only be looked at from here."""
     path, config = shlex.quote(str(run.path)), run.config
     if handed_over(config) & {"network", "data", "method"}:
         return [f"mmard show {path}"]
     if not finished:
-        return [f"mmard {command_of(config)} --resume {path}", f"mmard show {path}"]
+        return [resume_command(run.path, config), f"mmard show {path}"]
     lines = [f"mmard evaluate {path} --attack pgd-20,cw-30", f"mmard show {path}"]
     if command_of(config) == "train" and _teaches(run):
         use = f"--data {config['data']} --eps {as_fraction(config['eps'])}"

@@ -23,12 +23,12 @@ from torch import nn
 from mmard.data.batches import Labelled, as_image_set
 from mmard.data.image_set import ImageSet
 from mmard.deploy.onnx import OnnxNetwork
-from mmard.errors import Refused, needs_extra
+from mmard.errors import Refused, cause, needs_extra
 from mmard.evaluation.evaluate import Measured, Progress, Protocol
 from mmard.evaluation.score import wilson
 from mmard.evaluation.transfer import Surrogate, transfer
 from mmard.files import FACTS, weights_hash, write_whole
-from mmard.models import cause, check_logits
+from mmard.models import check_logits
 from mmard.modes import evaluating, gradients
 from mmard.settings import EVALUATION_BATCH
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused, cause, unknown
 from mmard.method import Method, halves
 from mmard.methods.absld import absld as absld
 from mmard.methods.adaad import adaad as adaad
@@ -39,6 +40,7 @@ from mmard.methods.saad import saad as saad
 from mmard.methods.temperature import temperature as temperature
 from mmard.methods.trades import trades as trades
 from mmard.names import read_method
+from mmard.trust import import_code, is_code, refuse_untrusted
 
 METHODS: dict[str, Callable[..., Method]] = {
     "natural": natural,
@@ -76,12 +78,30 @@ PLUGINS: dict[str, Callable[..., Method]] = {
 Value = float | int | bool | str
 
 
+def maker(name: str) -> Callable[..., Method]:
+    """The function of a method or plug-in by name, or of `package.module:function` that a person has typed.
+
+    Raises:
+        Refused: for a name that is none, code that only a file names, or that cannot be imported or has a parameter
+            without a default.
+    """
+    make = METHODS.get(name) or PLUGINS.get(name)
+    if make is not None:
+        return make
+    if not is_code(name):
+        raise unknown("method", name, (*METHODS, *PLUGINS))
+    refuse_untrusted(name, f"method {name}")
+    make = import_code(name, "method")
+    for key, parameter in inspect.signature(make).parameters.items():
+        if key != "host" and type(parameter.default) not in (float, int, bool, str):
+            expected = "parameters whose defaults are numbers, texts, or true and false"
+            raise Refused(f"method {name}", expected=expected, got=f"{key} without one")
+    return make
+
+
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     """The parameters of a method or plug-in by name, with their defaults; a plug-in's host is not among them."""
-    make = METHODS.get(name) or PLUGINS.get(name)
-    if make is None:
-        raise unknown("method", name, (*METHODS, *PLUGINS))
-    return {k: p for k, p in inspect.signature(make).parameters.items() if k != "host"}
+    return {k: p for k, p in inspect.signature(maker(name)).parameters.items() if k != "host"}
 
 
 def every_parameter(specs: Iterable[str], params: Mapping[str, Value] | None = None) -> dict[str, Value]:
@@ -115,10 +135,29 @@ def build(spec: str, params: Mapping[str, Value] | None = None) -> Method:
     """
     host, plugins = read_method(spec, METHODS, PLUGINS)
     own = _sorted_out(params or {}, (host, *plugins))
-    method = METHODS[host](**own[host])
+    method = _made(host, **own[host])
     for plugin in plugins:
-        method = PLUGINS[plugin](method, **own[plugin])
+        method = _made(plugin, method, **own[plugin])
     return method
+
+
+def _made(name: str, *host: Method, **own: Any) -> Method:
+    """A method, or one grown by a plug-in; that of somebody's own code bears the name it was called by."""
+    make = maker(name)
+    if not is_code(name):
+        return make(*host, **own)
+    if ("host" in inspect.signature(make).parameters) != bool(host):
+        kinds = ("a method, which takes no host", "a plug-in, whose first parameter is host")
+        raise Refused(f"method {name}", expected=kinds[bool(host)], got=kinds[not host].split(",")[0])
+    try:
+        made = make(*host, **own)
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(f"method {name}", expected="a call that makes a method", got=cause(error)) from error
+    if not isinstance(made, Method):
+        raise Refused(f"method {name}", expected="a Method from the call", got=f"a {type(made).__name__}")
+    return replace(made, name="+".join([*(each.name for each in host), name]))
 
 
 def compose(
@@ -139,7 +178,7 @@ def compose(
     known = {part.strip() for name in names for part in name.split("+")}
     _sorted_out(params, tuple(known))
     made = [
-        build(name, {k: v for k, v in params.items() if k.split(".")[0] in {p.strip() for p in name.split("+")}})
+        build(name, {k: v for k, v in params.items() if k.rpartition(".")[0] in {p.strip() for p in name.split("+")}})
         for name in names
     ]
     return halves(*made)
@@ -154,7 +193,7 @@ def _sorted_out(params: Mapping[str, Value], members: tuple[str, ...]) -> dict[s
             raise Refused(f"parameter {full!r}", expected=f"none, since {name} has no parameter", got=repr(full))
         if full not in known:
             raise unknown("parameter", full, known)
-        name, key = full.split(".", 1)
+        name, _, key = full.rpartition(".")
         own[name][key] = _as_kind_of(known[full].default, value, full)
     return own
 

@@ -10,13 +10,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -26,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mmard import seeds
-from mmard.errors import Refused, require, unknown
+from mmard.errors import Refused, cause, require, unknown
 from mmard.models.cnn import cnn
 from mmard.models.mobilenet import mobilenet_v2
 from mmard.models.preact_resnet import preact_resnet18, preact_resnet18_nobn, preact_resnet18_raw
@@ -35,7 +33,7 @@ from mmard.models.wide_resnet import preact_resnet18_swish, wide_resnet, wide_re
 from mmard.modes import evaluating
 from mmard.names import Spelling, network_names, read_network
 from mmard.seeds import generator
-from mmard.trust import trust_code
+from mmard.trust import import_code, trust_code
 
 # probe ----------------------------------------------------------------------------------------------------------------
 # A few images through a network before any work begins, so that a wrong one is refused at once.
@@ -143,12 +141,6 @@ def _likely(logits: Tensor) -> str:
     return f"is this network for {CLASSES_OF[classes]}?" if classes in CLASSES_OF else ""
 
 
-def cause(error: Exception) -> str:
-    """What went wrong in somebody else's code, in one line."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 # foreign --------------------------------------------------------------------------------------------------------------
 # Networks from other people's code, named as `package.module:function`.
 
@@ -166,7 +158,10 @@ def foreign(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> C
     """
     who = f"network {name!r}"
     trust_code(name)  # whoever comes here has typed it, or it was let in
-    function = _find(name)
+    function = import_code(name, "network")
+    if isinstance(function, nn.Module):
+        got, mend = f"an object of type {type(function).__name__}", "wrap it in a function that returns a new network"
+        raise Refused(who, expected="a function or class that makes a network", got=got, mend=mend)
     offered: dict[str, Any] = {"num_classes": num_classes, "image_shape": image_shape}
     try:
         signature = inspect.signature(function)
@@ -198,42 +193,6 @@ def foreign(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> C
         return net
 
     return make
-
-
-def _find(name: str) -> Callable[..., Any]:
-    who = f"network {name!r}"
-    path, _, attribute = name.partition(":")
-    if not path or path.startswith(".") or not attribute.isidentifier():
-        raise Refused(who, expected="package.module:function", got=repr(name))
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        absent = error.name is not None and (path == error.name or path.startswith(error.name + "."))
-        raise Refused(
-            who,
-            expected=f"a module {path!r} that can be imported",
-            got=str(error),
-            mend="is its folder on PYTHONPATH?" if absent else f"{path} itself needs it: install it",
-        ) from error
-    except Exception as error:
-        raise Refused(who, expected=f"a module {path!r} that can be imported", got=cause(error)) from error
-    if not hasattr(module, attribute):
-        near = get_close_matches(attribute, dir(module), n=1)
-        raise Refused(
-            who,
-            expected=f"a function {attribute!r} in {path}",
-            got="no such name there",
-            mend=f"did you mean {path + ':' + near[0]!r}?" if near else "",
-        )
-    function: Callable[..., Any] = getattr(module, attribute)
-    if isinstance(function, nn.Module) or not callable(function):
-        raise Refused(
-            who,
-            expected="a function or class that makes a network",
-            got=f"an object of type {type(function).__name__}",
-            mend="wrap it in a function that returns a new network" if isinstance(function, nn.Module) else "",
-        )
-    return function
 
 
 # normalised -----------------------------------------------------------------------------------------------------------
