@@ -126,13 +126,13 @@ def test_events_come_back_in_order(run: Run) -> None:
 
 
 def test_a_torn_last_line_is_dropped_and_what_follows_it_is_read(run: Run) -> None:
-    run.append({"step": 1, "epoch": 0})
+    run.append({"kind": "step", "step": 1, "epoch": 0})
     with run.log_file.open("a") as log:
-        log.write('{"step": 2, "ep')
-    assert run.log() == [{"step": 1, "epoch": 0}]
+        log.write('{"kind": "step", "step": 2, "ep')
+    assert run.log() == [{"kind": "step", "step": 1, "epoch": 0}]
     run.rewind_log(1, 0)
-    run.append({"step": 2, "epoch": 0})
-    assert run.log() == [{"step": 1, "epoch": 0}, {"step": 2, "epoch": 0}]
+    run.append({"kind": "step", "step": 2, "epoch": 0})
+    assert run.log() == [{"kind": "step", "step": 1, "epoch": 0}, {"kind": "step", "step": 2, "epoch": 0}]
 
 
 def test_rewinding_drops_what_came_later(run: Run) -> None:
@@ -189,7 +189,7 @@ def test_damaged_files_are_refused_in_a_line(run: Run, name: str, content: str, 
 
 def test_lines_of_the_log_that_are_no_events_are_left_out(run: Run) -> None:
     run.log_file.write_bytes(
-        b'[1]\n{"kind": "step", "step": "three"}\n\xff\xfe\n7\n{"kind": "epoch", "step": 3}\n{"kind'
+        b'[1]\n{"step": 1}\n{"kind": 3}\n{"kind": "step", "step": "three"}\n\xff\xfe\n7\n{"kind": "epoch", "step": 3}\n{"kind'
     )
     assert run.log() == [{"kind": "epoch", "step": 3}]
     run.rewind_log(3, 0)

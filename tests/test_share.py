@@ -7,20 +7,24 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from started import Started
 from torch import Tensor
 
 import mmard
 from mmard.cli import answer
 from mmard.data.fetch import fetch
 from mmard.errors import Refused
-from mmard.files import load_tensors, save_tensors, write_json
+from mmard.files import UNFINISHED, load_tensors, save_tensors, write_json
 from mmard.networks import load_network
 from mmard.run import Run
 from mmard.share.hub import SHARED, pull, push, without_folders
@@ -276,6 +280,40 @@ def test_folders_that_cannot_be_written_are_named(home: Path, tmp_path: Path) ->
     ):
         with pytest.raises(Refused, match=r"file/\w+: expected a folder to write to, got [A-Z][a-z ]+; choose another"):
             call()
+
+
+@pytest.mark.parametrize("done", range(0, 9, 2))
+def test_a_push_or_pull_that_dies_leaves_nothing_in_the_way(home: Path, tmp_path: Path, done: int) -> None:
+    """After so many files it is killed; the next one sweeps what is left and makes the whole folder."""
+    push(home / "s", REPO, to=tmp_path / "shared")
+    for call in (
+        partial(push, home / "s", REPO, to=tmp_path / "new"),
+        partial(pull, str(tmp_path / "shared"), tmp_path / "new"),
+    ):
+        killed = Started(killed_after, done, call)
+        assert killed.communicate() == ("", "")
+        assert killed.returncode == -signal.SIGKILL
+        assert [each.name for each in tmp_path.iterdir() if UNFINISHED not in each.name] == ["shared"]
+        call()
+        names = {each.name for each in (tmp_path / "new").iterdir()} - {"pulled.json"}
+        assert names == {each.name for each in (tmp_path / "shared").iterdir()}
+        shutil.rmtree(tmp_path / "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["shared"]
+
+
+def killed_after(files: int, call: Callable[[], object]) -> None:
+    """Makes the call and dies at the write after so many."""
+    left = files
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_CREAT | os.O_WRONLY):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    call()
 
 
 class FakeDataHub:

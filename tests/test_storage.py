@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mmard.errors import Refused
 from mmard.files import (
     UNFINISHED,
-    _sweep,
+    _sweep_once,
     append_line,
     foreign_files,
     load_tensors,
@@ -106,7 +106,7 @@ def test_what_the_dead_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
         file.write_text("")
 
     def write(_: Path) -> None:
-        _sweep.cache_clear()
+        _sweep_once.cache_clear()
         write_text(tmp_path / "b.json", "2")
 
     write_whole(tmp_path / "c.json", write)

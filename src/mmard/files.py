@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -77,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: as the system says it.
     """
-    _sweep(path.parent.absolute())
+    _sweep_once(path.parent.absolute())
     handle, temporary = _begun(path)
     try:
         yield temporary
@@ -92,10 +93,36 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _begun(path: Path) -> tuple[int, Path]:
-    """A new temporary file beside `path`, held by its open handle."""
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill inside, which becomes `path`, new or empty, at the end; on an error it is removed.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent.absolute())
+    handle, temporary = _begun(path, folder=True)
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def _begun(path: Path, folder: bool = False) -> tuple[int, Path]:
+    """A new temporary file or folder beside `path`, held by its open handle."""
+    kind: dict[str, Any] = {"prefix": f".{path.name[:200]}.", "suffix": UNFINISHED, "dir": path.parent}
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", suffix=UNFINISHED, dir=path.parent)
+        if folder:
+            name = tempfile.mkdtemp(**kind)
+            handle = os.open(name, os.O_RDONLY)
+        else:
+            handle, name = tempfile.mkstemp(**kind)
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks: then nobody sweeps there either
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -104,16 +131,25 @@ def _begun(path: Path) -> tuple[int, Path]:
         os.close(handle)  # swept in the moment before it was held
 
 
-@cache
 def _sweep(folder: Path) -> None:
-    """Remove temporary files whose writers are dead. What cannot be removed is left."""
+    """Remove temporary files and folders whose writers are dead. What cannot be removed is left."""
     for left in folder.glob(f".*{UNFINISHED}"):
-        with suppress(OSError), left.open("rb") as opened:
-            if fcntl is None:
-                opened.close()
-            else:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink(missing_ok=True)
+        with suppress(OSError):
+            if fcntl is None:  # there, who still writes a file keeps it from being removed
+                left.unlink()
+                continue
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+
+
+_sweep_once = cache(_sweep)
 
 
 def foreign_files(folder: Path) -> list[Path]:

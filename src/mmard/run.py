@@ -324,7 +324,8 @@ class Run:
             # A process may have died while writing this line; whatever follows was written by a later one.
             with suppress(ValueError, RecursionError):
                 event = json.loads(line)
-                if isinstance(event, dict) and all(isinstance(event.get(k, 0), int) for k in ("step", "epoch")):
+                counted = isinstance(event, dict) and all(isinstance(event.get(k, 0), int) for k in ("step", "epoch"))
+                if counted and isinstance(event.get("kind"), str):
                     events.append(event)
         return events
 

@@ -22,14 +22,13 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import re
 import shutil
 import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +41,7 @@ from mmard.files import (
     load_tensors,
     parse_json,
     read_json,
+    replacing_folder,
     save_tensors,
     write_bytes,
     write_json,
@@ -215,11 +215,14 @@ def push(
     _check_repo(repo)
     opened = Run.open(run)
     if to is not None:
-        with writing_into(Path(to)):
-            return _written(opened, Path(to).expanduser(), repo, licence)
+        to = Path(to).expanduser()
+        Run.refuse_taken(to)
+        with writing_into(to), replacing_folder(to) as scratch:
+            made = _written(opened, scratch, repo, licence)
+        return replace(made, folder=to)
     hub = hub or import_extra("huggingface_hub", f"push {repo}", extra="hub").HfApi()
-    with tempfile.TemporaryDirectory() as scratch:
-        made = _written(opened, Path(scratch) / "shared", repo, licence)
+    with tempfile.TemporaryDirectory() as passing:
+        made = _written(opened, Path(passing) / "shared", repo, licence)
         try:
             hub.create_repo(repo, private=not public, exist_ok=True)
             message = f"Run {opened.path.resolve().name}, written by mmard"
@@ -255,24 +258,15 @@ def pull(
     to = Path(to).expanduser()
     Run.refuse_taken(to)
     tell = progress or (lambda line: None)
-    with writing_into(to):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
-        try:
-            if Path(repo).expanduser().is_dir():
-                facts = _copied(Path(repo).expanduser(), scratch)
-            else:
-                _check_repo(repo)
-                hub = hub or import_extra("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
-                facts = _downloaded(hub, repo, revision, scratch, tell)
-            _check_run(repo, scratch)
-            write_json(scratch / "pulled.json", {**facts, "pulled": now()})
-            if to.exists():
-                to.rmdir()  # an empty one was let pass
-            scratch.chmod(0o777 & ~_umask())
-            scratch.replace(to)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with writing_into(to), replacing_folder(to) as scratch:
+        if Path(repo).expanduser().is_dir():
+            facts = _copied(Path(repo).expanduser(), scratch)
+        else:
+            _check_repo(repo)
+            hub = hub or import_extra("huggingface_hub", f"pull {repo}", extra="hub").HfApi()
+            facts = _downloaded(hub, repo, revision, scratch, tell)
+        _check_run(repo, scratch)
+        write_json(scratch / "pulled.json", {**facts, "pulled": now()})
     return to
 
 
@@ -389,12 +383,6 @@ def _unreachable(where: str, error: Exception, mend: str) -> Refused:
     lines = str(error).strip().splitlines()
     got = type(error).__name__ + (f" ({lines[0][:200]})" if lines else "")
     return Refused(where, expected="an answer from the Hugging Face hub", got=got, mend=mend)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 DRIVE = "https://docs.google.com/uc"
