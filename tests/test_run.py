@@ -189,7 +189,8 @@ def test_damaged_files_are_refused_in_a_line(run: Run, name: str, content: str, 
 
 def test_lines_of_the_log_that_are_no_events_are_left_out(run: Run) -> None:
     run.log_file.write_bytes(
-        b'[1]\n{"step": 1}\n{"kind": 3}\n{"kind": "step", "step": "three"}\n\xff\xfe\n7\n{"kind": "epoch", "step": 3}\n{"kind'
+        b'[1]\n{"step": 1}\n{"kind": 3}\n{"kind": "step", "step": "three"}\n'
+        b'\xff\xfe\n7\n{"kind": "epoch", "step": 3}\n{"kind'
     )
     assert run.log() == [{"kind": "epoch", "step": 3}]
     run.rewind_log(3, 0)
