@@ -15,7 +15,7 @@ import torch
 
 from mmard.bench import measure
 from mmard.bench import measure as steps
-from mmard.bench.machine import Allowance, Peak, Spread, alternate, ceiling_of, ceilings, counted, ratios
+from mmard.bench.machine import Allowance, OutOfTime, Peak, Spread, alternate, ceiling_of, ceilings, counted, ratios
 from mmard.bench.measure import benchmark, hours
 from mmard.bench.records import default_folder
 from mmard.bench.variants import (
@@ -90,6 +90,25 @@ def test_spread_is_median_and_quartiles() -> None:
     assert Spread.of([4.0]) == Spread(4.0, 4.0, 4.0, 1)
     assert Spread.of([1.0, 2.0]) == Spread(1.5, 1.25, 1.75, 2)
     assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+def test_nothing_is_begun_after_the_end_and_a_round_that_is_not_whole_is_dropped() -> None:
+    clock = Hand()
+    runs = {"a": clock.work(1.0), "b": clock.work(2.0)}
+    found = alternate(runs, clock, repeats=9, allowance=Allowance(100, clock, end=4.5).part(1.0))
+    assert found == {"a": [1.0], "b": [2.0]}, "in the second round b ends at 5, and a is not begun"
+    clock.at = 0.0
+    with pytest.raises(OutOfTime):
+        alternate(runs, clock, repeats=9, allowance=Allowance(100, clock, end=0.5), least=3)
+    assert clock.at == 1.0, "the step at work is ended"
+
+
+def test_ratios_without_quartiles_and_ratios_of_noise_are_said() -> None:
+    assert str(Spread.of([1.3])) == "1.30"
+    assert str(Spread.of([1.3, 1.1])) == "1.20"
+    assert str(Spread.of([1.1, 1.2, 1.3])) == "1.20 [1.15, 1.25]"
+    assert str(Spread.of([0.9, 1.02, 1.3])) == "1.02 [0.96, 1.16], noise"
+    assert str(Spread.of([1.0] * 5)) == "1.00 [1.00, 1.00]", "the host in its own steps"
 
 
 # counting ---------------------------------------------------------------------------------------------------------
@@ -223,9 +242,26 @@ def test_memory_that_does_not_suffice_costs_one_row(monkeypatch: pytest.MonkeyPa
 def test_rows_that_time_does_not_suffice_for_are_told() -> None:
     clock = Hand()
     cases = [Case(spec, "cnn-1", "cnn-2", 4) for spec in ("ard", "kd")]
-    rows, notes = steps.timed(cases, TINY, Networks(TINY.image_shape, CPU), clock, Allowance(0, clock), {}, print)
+    networks = Networks(TINY.image_shape, CPU)
+    rows, notes = steps.timed(cases, TINY, networks, clock, Allowance(9, clock, end=-1), {}, print)
     assert rows == []
     assert notes == ["no time for ard, kd: give more --minutes, or narrow by --only"]
+
+
+def test_the_main_table_comes_first_and_what_time_did_not_suffice_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Hand()
+    monkeypatch.setattr(measure.time, "monotonic", clock)
+    seen = list[str]()
+
+    def hears(text: str) -> None:
+        seen.append(text)
+        clock.at += 100.0
+
+    found = benchmark("tiny", only=["natural"], minutes=5, device="cpu", progress=hears)
+    assert seen == ["ceilings", "natural, cnn-1", "the price of rslad+mmard, cnn-1 / cnn-2"]
+    assert [row["method"] for row in found["methods"]] == ["natural"]
+    for part in ("price", "attacks", "data"):
+        assert f"no time for {part}: give more --minutes, or narrow by --part" in found["notes"]
 
 
 # the record -------------------------------------------------------------------------------------------------------

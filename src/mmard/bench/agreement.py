@@ -23,7 +23,7 @@ from mmard.api import distill, train
 from mmard.attacks import Objective, TrainingAttack
 from mmard.balls import Budget
 from mmard.batch import Batch, Net, Point
-from mmard.bench.measure import Told
+from mmard.bench.measure import Progress
 from mmard.bench.records import FORMAT, write
 from mmard.bench.variants import AGREED, AGREED_ALONE, HOST
 from mmard.data import ImageSet
@@ -39,10 +39,6 @@ from mmard.networks import load_network, pick_device
 from mmard.run import Run, environment
 from mmard.settings import Settings, is_given
 from mmard.training.step import Outcome, Step
-
-# subjects -------------------------------------------------------------------------------------------------------------
-# The trained networks that an agreement is measured on: a run's student and teacher, or two made here in a minute.
-
 
 STUDENT, TEACHER = "wide_resnet-10-2", "wide_resnet-10-4"
 """Large enough that the engine packs their convolutions, as it does those of networks in earnest."""
@@ -106,9 +102,6 @@ def on_digits(device: torch.device) -> TrainedPair:
     return TrainedPair(nets, student.splits.test, Budget(EPS), steps, None, line)
 
 
-# agreement ------------------------------------------------------------------------------------------------------------
-
-
 EQUAL = 1e-6
 """x_adv counts as equal below this distance, in input units; a grey level is 4e-3."""
 
@@ -142,7 +135,7 @@ def agreement(
     data_dir: str | None = None,
     device: str = "auto",
     out: str | Path | None = None,
-    told: Told | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Take one step of each method plain and with the engine, in float64, float32 and bfloat16, and compare.
 
@@ -155,7 +148,7 @@ def agreement(
         data_dir: folder that holds the run's data, where it is no longer where it was.
         device: "cpu", "cuda", "cuda:1", or "auto".
         out: a folder for the record; nothing is written without one.
-        told: hears what is being done.
+        progress: hears what is being done.
 
     Returns:
         The record; docs/benchmarks.md says what it holds. "files" are those that were written.
@@ -163,7 +156,7 @@ def agreement(
     Raises:
         Refused: for an unknown run or method, or a method that reads a network which is not there.
     """
-    where, tell = pick_device(device), told or (lambda _: None)
+    where, tell = pick_device(device), progress or (lambda _: None)
     require(images > 1, "--images", expected="at least 2", got=images)
     made = {spec: build(spec) for spec in only}
     tell("a run's networks" if run is not None else "training two networks on digits")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import statistics
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,16 +48,21 @@ def clock_for(device: torch.device) -> tuple[Clock, str]:
     return time.perf_counter, f"wall-clock time, {threads} threads"
 
 
+class OutOfTime(Exception):
+    """The time that was promised is over."""
+
+
 class Allowance:
-    """So many seconds of wall-clock time, from now on.
+    """So many seconds of wall-clock time, from now on, and an end that all parts of it share.
 
     Args:
         seconds: of all.
         now: the clock.
+        end: on that clock, when whatever is at work is given up (`hold`).
     """
 
-    def __init__(self, seconds: float, now: Clock = time.monotonic) -> None:
-        self._now, self._until = now, now() + seconds
+    def __init__(self, seconds: float, now: Clock = time.monotonic, end: float = math.inf) -> None:
+        self._now, self._until, self._end = now, now() + seconds, end
 
     @property
     def left(self) -> float:
@@ -65,7 +71,16 @@ class Allowance:
 
     def part(self, share: float) -> Allowance:
         """An allowance of a share of what is left."""
-        return Allowance(max(self.left, 0.0) * share, self._now)
+        return Allowance(max(self.left, 0.0) * share, self._now, self._end)
+
+    def hold(self) -> None:
+        """Called between two steps.
+
+        Raises:
+            OutOfTime: after the end.
+        """
+        if self._now() > self._end:
+            raise OutOfTime
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,28 @@ class Spread:
     low: float
     high: float
     n: int
+
+    ROUNDS: ClassVar[int] = 3
+    """Numbers below which their quartiles mean nothing."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there are enough numbers for quartiles."""
+        return self.n >= self.ROUNDS
+
+    @property
+    def noise(self) -> bool:
+        """Of a ratio: whether its quartiles lie on both sides of 1."""
+        return self.known and self.low < 1 < self.high
+
+    def __str__(self) -> str:
+        """A ratio as a table shows it.
+
+        >>> print(Spread(1.8, 1.75, 1.82, 5), "|", Spread(1.02, 0.97, 1.06, 5), "|", Spread(1.8, 1.8, 1.8, 1))
+        1.80 [1.75, 1.82] | 1.02 [0.97, 1.06], noise | 1.80
+        """
+        quartiles = f" [{self.low:.2f}, {self.high:.2f}]" if self.known else ""
+        return f"{self.median:.2f}{quartiles}{', noise' if self.noise else ''}"
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -105,17 +142,28 @@ def alternate(
         repeats: rounds at most.
         allowance: a round is begun while it is expected to end in time.
         least: but so many are made at least.
+
+    Raises:
+        OutOfTime: where the allowance ends before one round is whole; a later round that is not is dropped.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     longest = 0.0
     for number in range(repeats):
         if number >= least and longest > allowance.left:
             break
-        before = allowance.left
-        for name in (list(variants), list(variants)[::-1])[number % 2]:
-            began = now()
-            variants[name]()
-            seconds[name].append(now() - began)
+        before, taken = allowance.left, dict[str, float]()
+        try:
+            for name in (list(variants), list(variants)[::-1])[number % 2]:
+                allowance.hold()
+                began = now()
+                variants[name]()
+                taken[name] = now() - began
+        except OutOfTime:
+            if number == 0:
+                raise
+            break
+        for name, each in taken.items():
+            seconds[name].append(each)
         longest = max(longest, before - allowance.left)
     return seconds
 
@@ -125,13 +173,6 @@ def ratios(reference: Sequence[float], other: Sequence[float]) -> list[float]:
     return [one / max(two, 1e-12) for one, two in zip(reference, other, strict=True)]
 
 
-# ceilings -------------------------------------------------------------------------------------------------------------
-# How fast this machine multiplies and copies: what shares are shares of.
-#
-# Multiplications are measured in a matrix product and in a large convolution, since libraries do not always serve both
-# alike. The best of some tries counts: a ceiling is what can be had.
-
-
 TRIES = 7
 CHANNELS, SIDE = 640, 8
 """Of the convolution, 3 x 3: the last stage of a WideResNet-34-10."""
@@ -139,7 +180,7 @@ CHANNELS, SIDE = 640, 8
 
 def ceilings(device: torch.device, now: Clock, side: int, floats: int, batch: int) -> dict[str, float]:
     """Operations a second of a matrix product ("fp32", "bf16" where hardware has it) and of a convolution ("conv_fp32",
-    "conv_bf16"), bytes a second of a "copy".
+    "conv_bf16"), which libraries do not always serve alike; bytes a second of a "copy". The best of some tries.
 
     A GPU has "tf32" as well, which is what its convolutions of float32 take unless told otherwise. A copy reads and
     writes, so each byte counts twice.
@@ -194,10 +235,6 @@ def _best(run: Callable[[], object], now: Clock) -> float:
         run()
         least = min(least, now() - began)
     return max(least, 1e-9)
-
-
-# counting -------------------------------------------------------------------------------------------------------------
-# Operations and bytes of what is computed, counted as PyTorch runs it, and the memory that it takes.
 
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

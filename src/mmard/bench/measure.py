@@ -21,6 +21,7 @@ from mmard.bench.machine import (
     WARM_UPS,
     Allowance,
     Clock,
+    OutOfTime,
     Peak,
     Spread,
     alternate,
@@ -66,12 +67,8 @@ from mmard.networks import pick_device
 from mmard.run import environment
 from mmard.seeds import generator
 
-# steps ----------------------------------------------------------------------------------------------------------------
-# Steps timed: each method plain and with the engine in turn, and MMARD's forms beside their host.
-
-
 Row = dict[str, Any]
-Told = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class NoRoom(Exception):
@@ -85,30 +82,27 @@ def timed(
     now: Clock,
     allowance: Allowance,
     found: Mapping[str, float],
-    told: Told,
-    latest: Allowance | None = None,
+    progress: Progress,
 ) -> tuple[list[Row], list[str]]:
     """A row for each case, and a line on each that was left out.
 
     Each case gets an even share of the time that is left, so none is repeated at another's cost. One that has been
-    begun is measured once at least.
+    begun is measured once, or given up when the allowance ends.
 
     Args:
         found: ceilings, as `ceilings` measures them.
-        told: hears what is being done.
-        latest: after which no case is begun; that of the cases if not given.
+        progress: hears what is being done.
     """
     rows, notes = [], []
-    latest = latest or allowance
     for number, case in enumerate(cases):
-        if latest.left <= 0:
-            late = [each.spec for each in cases[number:]]
-            notes.append(f"no time for {', '.join(late)}: give more --minutes, or narrow by --only")
-            break
-        told(f"{case.spec}, {case.networks}")
+        progress(f"{case.spec}, {case.networks}")
         try:
             own = allowance.part(1 / (len(cases) - number))
             rows.append(_step_row(case, size, networks, now, own, dict(found)))
+        except OutOfTime:
+            late = [each.spec for each in cases[number:]]
+            notes.append(f"no time for {', '.join(late)}: give more --minutes, or narrow by --only")
+            break
         except NoRoom:
             notes.append(f"{case.spec}, {case.networks}, batch {case.batch}: out of memory")
     return rows, notes
@@ -122,11 +116,13 @@ def _step_row(
     peaks: dict[str, int | None] = {}
     operations = moved = 0
     for name in variants_of(case, device):
+        allowance.hold()
         peak = Peak(device)
         made[name] = _within_memory(lambda name=name: variant(case, name, networks, size))  # type: ignore[misc]
         if name == "plain":
             operations, moved = _within_memory(lambda: counted(made["plain"]))
         for _ in range(WARM_UPS[device.type] - (name == "plain")):
+            allowance.hold()
             _within_memory(made[name].warm)
         peaks[name] = peak.bytes
     seconds = _within_memory(lambda: alternate(made, now, repeats=size.repeats, allowance=allowance))
@@ -166,7 +162,6 @@ def _within_memory(run: Callable[[], Any]) -> Any:
         raise NoRoom from None
 
 
-# the price of MMARD -----------------------------------------------------------------------------------------------
 def shipped(params: Mapping[str, Any]) -> bool:
     """Whether these parameters are the defaults."""
     return all(parameters(full.split(".")[0])[full.split(".")[1]].default == own for full, own in params.items())
@@ -178,10 +173,12 @@ def forms(guest: str = GUEST) -> dict[str, dict[str, float]]:
     return found if any(map(shipped, found.values())) else {"default": {}, **found}
 
 
-def price(size: Size, networks: Networks, now: Clock, allowance: Allowance, told: Told) -> tuple[Row, list[str]]:
+def price(
+    size: Size, networks: Networks, now: Clock, allowance: Allowance, progress: Progress
+) -> tuple[Row, list[str]]:
     """What the guest's forms cost in steps of the host, all of them with the fastest engine, in turn."""
     precision, device = precisions(networks.device)[-1], networks.device
-    told(f"the price of {GUEST}, {size.price.networks}")
+    progress(f"the price of {GUEST}, {size.price.networks}")
     cases: dict[str, tuple[Case, dict[str, float]]] = {size.price.spec: (size.price, {})}
     guest = Case(GUEST, size.price.student, size.price.teacher, size.price.batch)
     cases |= {text: (guest, own) for text, own in forms().items()}
@@ -191,6 +188,7 @@ def price(size: Size, networks: Networks, now: Clock, allowance: Allowance, told
         try:
             made[text] = _within_memory(lambda c=case, p=params: variant(c, precision, networks, size, p))  # type: ignore[misc]
             for _ in range(WARM_UPS[device.type]):
+                allowance.hold()
                 _within_memory(made[text].warm)
         except NoRoom:
             made.pop(text, None)
@@ -215,21 +213,16 @@ def price(size: Size, networks: Networks, now: Clock, allowance: Allowance, told
     return {"host": size.price.spec, **about, "rows": rows}, notes
 
 
-# around ---------------------------------------------------------------------------------------------------------------
-# What there is besides training steps: PGD, APGD, AutoAttack and batches, in images a second.
-#
-# Attacks are timed on images that stay as they are: labels are what the network says, and the ball is so small that
-# nothing in it is misread. So no image is let off early, and the figure is for images that withstand, which cost the
-# most. The attacked networks are random: what they compute does not decide how long it takes.
-
-
 BALL = Budget(1e-6)
+"""So small that nothing in it is misread: no image is let off early, and the figure is for images that withstand, which
+cost the most. Labels are what the attacked network says, which is random: what it computes does not decide how long it
+takes."""
 VIEWS = "crop-flip"
 
 
 def attacks(
-    size: Size, networks: Networks, now: Clock, allowance: Allowance, told: Told, quick: bool = False
-) -> list[Row]:
+    size: Size, networks: Networks, now: Clock, allowance: Allowance, progress: Progress, quick: bool = False
+) -> Iterator[Row]:
     """PGD-20 and APGD on the network and on its twin, and AutoAttack as an evaluation runs it, with and without.
 
     Args:
@@ -239,7 +232,7 @@ def attacks(
     images = _kept(network, smooth_images(size.attack_batch, size.image_shape), networks.device)
     x, y = images.x.to(networks.device).float() / 255, images.y.to(networks.device)
     copies = {"itself": network, "twin": Twins(Engine(), {"": network}).serving(x)[""]}
-    pgd, rows = read_attack("pgd-20", BALL), []
+    pgd = read_attack("pgd-20", BALL)
 
     def climb(model: nn.Module, attack: Any) -> None:
         draw = generator(networks.device if attack is not apgd else "cpu", 0, "bench", "attack")
@@ -248,11 +241,11 @@ def attacks(
 
     apgd = APGD("ce", steps=100)
     for name, attack in (("PGD-20", pgd), ("APGD-CE, 100 steps", apgd)):
-        told(name)
+        progress(name)
         runs = {kind: (lambda m=model, a=attack: climb(m, a)) for kind, model in copies.items()}
         seconds = alternate(runs, now, repeats=size.repeats, allowance=allowance.part(0.25))
-        rows.append(_row(name, size.attacked, len(images), seconds))
-    told("AutoAttack")
+        yield _row(name, size.attacked, len(images), seconds)
+    progress("AutoAttack")
     judges = Networks(size.judged_shape, networks.device)
     judged = judges("S", size.judged)
     few = _kept(judged, smooth_images(size.judged_images, size.judged_shape), networks.device)
@@ -266,8 +259,7 @@ def attacks(
     both: dict[str, Callable[[], object]] = {"itself": lambda: judge("plain"), "twin": lambda: judge("fast")}
     seconds = alternate(both, now, repeats=size.repeats, allowance=allowance)
     shape = " x ".join(map(str, size.judged_shape))
-    rows.append(_row(ensemble.label, f"{size.judged}, {shape}", len(few), seconds))
-    return rows
+    yield _row(ensemble.label, f"{size.judged}, {shape}", len(few), seconds)
 
 
 def _kept(network: nn.Module, images: ImageSet, device: torch.device) -> ImageSet:
@@ -289,11 +281,11 @@ def _row(attack: str, network: str, images: int, seconds: dict[str, list[float]]
     return {"attack": attack, "network": network, "images": images, "variants": ways}
 
 
-def loading(size: Size, device: torch.device, now: Clock, allowance: Allowance, told: Told) -> list[Row]:
+def loading(size: Size, device: torch.device, now: Clock, allowance: Allowance, progress: Progress) -> Iterator[Row]:
     """Epochs of batches, with the augmentation of CIFAR-10 and without."""
-    images, rows = smooth_images(size.load_images, size.image_shape), []
+    images = smooth_images(size.load_images, size.image_shape)
     for name in (VIEWS, "none"):
-        told(f"batches, augmentation {name}")
+        progress(f"batches, augmentation {name}")
         batches = SetBatches(images, size.load_batch, device, 0, augmentation(name, size.image_shape))
 
         def epoch(batches: SetBatches = batches) -> None:
@@ -303,27 +295,21 @@ def loading(size: Size, device: torch.device, now: Clock, allowance: Allowance, 
         epoch()
         each = alternate({name: epoch}, now, repeats=size.repeats, allowance=allowance.part(0.5))[name]
         middle = Spread.of(each)
-        rows.append(
-            {
-                "augmentation": name,
-                "batch": size.load_batch,
-                "seconds": each,
-                "batches_per_second": batches.steps / middle.median,
-                "images_per_second": len(images) / middle.median,
-                "n": middle.n,
-            }
-        )
-    return rows
-
-
-# measure --------------------------------------------------------------------------------------------------------------
+        yield {
+            "augmentation": name,
+            "batch": size.load_batch,
+            "seconds": each,
+            "batches_per_second": batches.steps / middle.median,
+            "images_per_second": len(images) / middle.median,
+            "n": middle.n,
+        }
 
 
 MINUTES = 8.0
 QUIET = 0.5
 """Processes of others that are ready to run, on average, from which a machine counts as busy."""
-KEPT = 0.9
-"""Of the allowance; the rest is for writing and for a round that takes longer than the one before."""
+KEPT, GIVEN_UP = 0.9, 0.97
+"""Of the promised time: what is shared out; and when what is not done yet is given up, for the step at work to end."""
 
 
 def benchmark(
@@ -335,7 +321,7 @@ def benchmark(
     threads: int = 1,
     device: str = "auto",
     out: str | Path | None = None,
-    told: Told | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Time training steps of every method, the engine beside the plain path, and what else takes time.
 
@@ -343,11 +329,12 @@ def benchmark(
         size: "laptop", "gpu", "tiny" (seconds, means nothing), or "auto" by device.
         only: methods, plug-ins included; all if none is named.
         part: of "methods", "pairs", "price", "attacks", "data"; all if none is named.
-        minutes: repetitions are dropped, and at last whole rows, to keep them. A step that has been begun is ended.
+        minutes: repetitions are dropped, and at last whole rows, to keep them: but for the step at work, nothing is
+            done after their end.
         threads: of the CPU. With one, time of the process is measured, else wall-clock time.
         device: "cpu", "cuda", "cuda:1", or "auto".
         out: a folder for the record and its chart; nothing is written without one.
-        told: hears what is being done.
+        progress: hears what is being done.
 
     Returns:
         The record; docs/benchmarks.md says what it holds. "files" are those that were written.
@@ -361,37 +348,47 @@ def benchmark(
     require(minutes > 0, "--minutes", expected="more than 0", got=minutes)
     require(threads > 0, "--threads", expected="at least 1", got=threads)
     with _threads(threads):
-        record = _measured(chosen, parts, minutes, where, told or _silent)
+        record = _measured(chosen, parts, minutes, where, progress or _silent)
     return record if out is None else write(record, Path(out))
 
 
-def _measured(size: Size, parts: Sequence[str], minutes: float, device: torch.device, told: Told) -> dict[str, Any]:
+def _measured(
+    size: Size, parts: Sequence[str], minutes: float, device: torch.device, progress: Progress
+) -> dict[str, Any]:
     now, clock = clock_for(device)
     began, worked, load = time.monotonic(), time.process_time(), _load()
-    whole = Allowance(60 * minutes * KEPT)
-    told("ceilings")
+    whole = Allowance(60 * minutes * KEPT, time.monotonic, began + 60 * minutes * GIVEN_UP)
+    progress("ceilings")
     found = ceilings(device, now, size.matmul, size.copy, size.convolved)
     _woken(device)
     networks = Networks(size.image_shape, device)
-    shares = {part: SHARES[part] for part in PARTS if part in parts}
+    to_come = {part: SHARES[part] for part in PARTS if part in parts}
     rows: dict[str, Any] = {"methods": [], "pairs": [], "price": None, "attacks": [], "data": []}
     notes: list[str] = []
-    for part in shares:
-        to_come = [own for name, own in shares.items() if PARTS.index(name) >= PARTS.index(part)]
-        own = whole.part(shares[part] / sum(to_come))
-        if part in ("methods", "pairs"):
-            cases: Sequence[Case] = getattr(size, part)
-            rows[part], more = timed(cases, size, networks, now, own, found, told, whole)
-            notes += more
-        elif whole.left <= 0:
-            notes.append(f"no time for {part}: give more --minutes, or narrow by --part")
-        elif part == "price":
-            rows[part], more = price(size, networks, now, own, told)
-            notes += more
-        elif part == "attacks":
-            rows[part] = attacks(size, networks, now, own, told, quick=size.name == "tiny")
-        else:
-            rows[part] = loading(size, device, now, own, told)
+    for part in list(to_come):
+        own = whole.part(to_come[part] / sum(to_come.values()))
+        del to_come[part]
+        try:
+            if part in ("methods", "pairs"):
+                cases: Sequence[Case] = getattr(size, part)
+                rows[part], more = timed(cases, size, networks, now, own, found, progress)
+                notes += more
+            elif part == "price":
+                own.hold()
+                rows[part], more = price(size, networks, now, own, progress)
+                notes += more
+            else:
+                quick = size.name == "tiny"
+                own.hold()
+                for row in (
+                    attacks(size, networks, now, own, progress, quick)
+                    if part == "attacks"
+                    else loading(size, device, now, own, progress)
+                ):
+                    rows[part].append(row)
+        except OutOfTime:
+            some = "the rest of " if rows[part] else ""
+            notes.append(f"no time for {some}{part}: give more --minutes, or narrow by --part")
     spent = time.monotonic() - began
     machine = {
         "load_before": load,

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmard.bench.machine import Spread
 from mmard.bench.variants import KNOWN
 from mmard.files import write_json, write_text
 from mmard.report.drawing import LETTER, LETTERS, canvas, need_plots, standing_alone
@@ -43,10 +44,6 @@ def write(record: dict[str, Any], folder: Path) -> dict[str, Any]:
         write_text(files[-1], chart(record))
     write_json(file, record)
     return {**record, "files": [str(path) for path in files]}
-
-
-# chart ----------------------------------------------------------------------------------------------------------------
-# The chart of a benchmark: how many times as fast as the plain path each method's step is, as an SVG file.
 
 
 WIDTH, ROW = 640, 22
@@ -85,7 +82,8 @@ def chart(record: Mapping[str, Any]) -> str:
                 if own is None:
                     continue
                 ratio, y = own["ratio"], at + shift
-                axes.plot([ratio["low"], ratio["high"]], [y, y], color=colour, linewidth=1.4, alpha=0.5)
+                if Spread(**ratio).known:
+                    axes.plot([ratio["low"], ratio["high"]], [y, y], color=colour, linewidth=1.4, alpha=0.5)
                 axes.plot([ratio["median"]], [y], marker=marker(index), color=colour, markersize=5, markeredgewidth=0)
             key = (left + 4 + index * 118) / WIDTH
             look: dict[str, Any] = {"marker": marker(index), "color": colour, "markersize": 5, "markeredgewidth": 0}

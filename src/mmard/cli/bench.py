@@ -94,7 +94,7 @@ def _benchmark(options: Bench, tell: Callable[[str], None]) -> Record:
         threads=options.threads,
         device=options.device,
         out=options.out or default_folder(),
-        told=tell,
+        progress=tell,
     )
 
 
@@ -110,7 +110,7 @@ def _agreement(options: Bench, tell: Callable[[str], None]) -> Record:
         data_dir=None if options.data_dir is None else str(options.data_dir),
         device=options.device,
         out=options.out or default_folder(),
-        told=tell,
+        progress=tell,
     )
 
 
@@ -132,7 +132,12 @@ def shown(out: Console, record: Record) -> None:
         line(out, "a training step with the networks of papers", "strong")
         _pairs(out, record["pairs"])
     if record["methods"] or record["pairs"]:
-        line(out, "  x: times as fast as plain, median [quartiles] of the ratios of n rounds", "quiet")
+        line(
+            out,
+            "  x: times as fast as plain, median [quartiles] of the ratios of n rounds; noise: quartiles on",
+            "quiet",
+        )
+        line(out, "  both sides of 1. Fewer than 3 rounds have no quartiles, and show large differences only", "quiet")
     if record["price"] is not None:
         _price(out, record["price"])
     if record["attacks"]:
@@ -185,14 +190,9 @@ def _pairs(out: Console, rows: Sequence[Record]) -> None:
 
 
 def _ratio(spread: Record | None) -> str:
-    """A ratio with its quartiles.
+    from mmard.bench.machine import Spread
 
-    >>> _ratio({"median": 1.8, "low": 1.75, "high": 1.82, "n": 5})
-    '1.80 [1.75, 1.82]'
-    """
-    if spread is None:
-        return ""
-    return f"{spread['median']:.2f} [{spread['low']:.2f}, {spread['high']:.2f}]"
+    return "" if spread is None else str(Spread(**spread))
 
 
 def _price(out: Console, price: Record) -> None:
