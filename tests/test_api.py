@@ -267,6 +267,23 @@ def test_a_run_does_not_go_on_where_its_ground_has_moved(change: dict[str, Any],
     assert go(**given, resume=True).position.finished
 
 
+def test_methods_and_loaders_from_python_are_ground_as_well() -> None:
+    images = picture_set(40)
+    pairs = [(images.x.float() / 255, y) for y in (images.y, images.y.flip(0))]
+
+    def go(alpha: float, train: Any, **more: Any) -> Trained:
+        loaders = (DataLoader(TensorDataset(*train), batch_size=16, shuffle=True), pairs[0])
+        return distill(net(), matcher(), data=loaders, method=rslad(alpha=alpha), out="run", **more)
+
+    with pytest.raises(Interrupted):
+        go(0.5, pairs[0], budget=BUDGET, observers=[stopping(2)], **QUICK)
+    with pytest.raises(Refused, match=r"run: expected what this run began with, got the method's code \w{12} where it"):
+        go(0.6, pairs[0], resume=True)
+    with pytest.raises(Refused, match=r"got training loader's first batch \w{12} where it was \w{12}; put it back"):
+        go(0.5, pairs[1], resume=True)
+    assert go(0.5, pairs[0], resume=True).position.finished
+
+
 def test_a_run_from_before_it_said_what_it_was_made_from_goes_on_with_a_note() -> None:
     with pytest.raises(Interrupted):
         train("cnn-4", data=picture_splits(), budget=BUDGET, out="run", observers=[stopping(2)], **QUICK)

@@ -33,7 +33,8 @@ from mmard.batch import Terms
 from mmard.method import Method
 from mmard.methods import METHODS
 from mmard.methods.mmard import EDGES
-from mmard.training.fit import LOGGED, Validation
+from mmard.run import LOGGED
+from mmard.training.fit import Validation
 
 EVERY = over(("spec", "params"), CASES, ids=map(case_id, CASES))
 

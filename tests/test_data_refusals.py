@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from mmard.data import DATA, ImageSet, Splits, load
+from mmard.data.pickles import read_pickle
 from mmard.errors import Refused
-from mmard.files import read_pickle
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

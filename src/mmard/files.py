@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from mmard.errors import Refused
+from mmard.errors import Refused, require
 
 try:
     import fcntl
@@ -250,10 +248,6 @@ def _refusal(path: Path, error: OSError) -> Refused:
     )
 
 
-# weights --------------------------------------------------------------------------------------------------------------
-# Weights in files: safetensors with readable facts in the header.
-
-
 FACTS = "mmard"
 """Key of the header entry that holds what is known about the tensors, as JSON."""
 
@@ -277,9 +271,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
-            return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(header.get(FACTS, "{}"))  # noqa: SIM118
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            facts = json.loads(header.get(FACTS, "{}"))
     except (SafetensorError, ValueError, RecursionError) as error:
         raise Refused(str(path), expected="a whole safetensors file", got=str(error), mend="is it truncated?") from None
+    except OSError as error:
+        raise Refused(str(path), expected="a file to read", got=str(error.strerror or error)) from None
+    require(isinstance(facts, dict), str(path), expected=f"an object under {FACTS!r}", got=f"a {type(facts).__name__}")
+    return tensors, facts
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -332,92 +331,3 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return digest.hexdigest()
-
-
-# pickles --------------------------------------------------------------------------------------------------------------
-# The official CIFAR python files, which are pickles, read without running anything that they name.
-#
-# A pickle is a program: it may call whatever it can import. Here it can import five names, and gets a stand-in of ours
-# for each, so not even NumPy's own unpickling code is reached. A stand-in array holds bytes; it becomes an array of
-# uint8 after its type and length have been looked at.
-
-
-class _Dtype:
-    """Stands in for numpy.dtype: remembers the type's code."""
-
-    def __init__(self, code: str | bytes, *_: object) -> None:
-        self.code = code.decode("ascii") if isinstance(code, bytes) else code
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and the like, of no meaning for bytes."""
-
-
-class _Array:
-    """Stands in for numpy.ndarray: remembers shape and bytes."""
-
-    pixels: NDArray[np.uint8]
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _Dtype) or dtype.code != "u1":
-            raise pickle.UnpicklingError("an array of another type than uint8")
-        self.pixels = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
-
-
-def _reconstruct(*_: object) -> _Array:
-    """Stands in for numpy's maker of an empty array that is given its state next."""
-    return _Array()
-
-
-def _encode(text: str, encoding: str | bytes = "latin1") -> bytes:
-    """Stands in for codecs.encode, by which Python 3 writes bytes into pickles that Python 2 can read."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"text in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-}
-
-
-class _Number:
-    """Stands in for a number of NumPy that lies beside tensors: of no meaning for weights."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-
-NUMPY_NUMBERS: list[Any] = [
-    (_Number, "numpy.core.multiarray.scalar"),
-    (_Number, "numpy._core.multiarray.scalar"),
-    (_Dtype, "numpy.dtype"),
-    (_encode, "_codecs.encode"),
-]
-"""For `torch.serialization.safe_globals`: what a checkpoint names that has numbers of NumPy, and what is called."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs") from None
-
-
-def read_pickle(data: bytes) -> dict[str, Any]:
-    """The dictionary in an official CIFAR python file: names to arrays of uint8, lists, text or bytes.
-
-    Raises:
-        Exception: of many kinds, for data that is cut off, damaged, or names anything but a uint8 array. Nothing named
-            in the data has been imported or called then. The caller knows the file and says so.
-    """
-    content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
-    if not isinstance(content, dict):
-        raise pickle.UnpicklingError(f"a {type(content).__name__} where a dictionary was due")
-    named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
-    return {key: value.pixels if isinstance(value, _Array) else value for key, value in named.items()}

@@ -8,6 +8,7 @@ pair_of, own_examples                   what stands beside a run's student: its 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ from mmard.engine.twin import Engine, Record, lay_out, refuse_without_bf16
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import Protocol, accuracies
 from mmard.evaluation.findings import OwnExamples, TeacherBeside
-from mmard.files import weights_hash
+from mmard.files import tensors_hash, weights_hash
 from mmard.method import Method
 from mmard.methods import compose, every_parameter
 from mmard.models import check_logits
@@ -49,9 +51,10 @@ from mmard.ranks import Ranks
 from mmard.run import Event, Run
 from mmard.settings import MACHINE, Settings, Value, code_of, given_label, is_given
 from mmard.training.checkpoint import Position
-from mmard.training.fit import TensorBoard, Validation, chosen, chosen_by, fit, writer_class
+from mmard.training.fit import Validation, choose_twins, chosen_by, fit
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables, tables_for
+from mmard.training.log import TensorBoard, writer_class
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
 from mmard.trust import code_in, is_trusted, refuse_untrusted
@@ -158,6 +161,10 @@ class Job:
         found |= {f"teacher {letter}": weights_hash(self.step.nets[letter]) for letter in self.method.teachers}
         if self.splits is not None:
             found["training images"] = self.splits.train.fingerprint()
+        elif (first := _first_batch(self.batches)) is not None:
+            found |= {"training loader's first batch": first, "training loader's batches": self.batches.steps}
+        if "method" in self.settings.given:
+            found["the method's code"] = code_hash(self.method)
         return found | {"validation images": self.validation.fingerprint()}
 
     @property
@@ -188,7 +195,7 @@ class Job:
         """Make the twins: as this run had them so far, and as the first of several processes has them."""
         device = next(self.student.parameters()).device
         x = torch.zeros(self.settings.batch_size, *self.validation.image_shape, device=device)
-        return chosen(self.step.twins, x, run, self.step.ranks)
+        return choose_twins(self.step.twins, x, run, self.step.ranks)
 
     def _fit(self, run: Run, observers: Sequence[Callable[[Event], None]]) -> Position:
         made_from = self.made_from  # before a step changes a teacher that is tuned
@@ -210,6 +217,50 @@ class Job:
             accumulate=self.settings.accumulate,
             made_from=made_from,
         )
+
+
+def _first_batch(batches: Batches) -> str | None:
+    """A hash of the first batch of a loader; None for one that gives another each time, which tells of no change."""
+
+    def hashed() -> str:
+        return tensors_hash(dict(zip("xy", next(batches.epoch(0)), strict=True)))
+
+    found = hashed()
+    return found if hashed() == found else None
+
+
+def code_hash(method: Method) -> str:
+    """A hash of the formulas of a method that was handed over: their code, and the numbers and functions that they
+    close over. What their code calls elsewhere is not in it."""
+    digest, seen = hashlib.sha256(), set[int]()
+
+    def add(thing: Any) -> None:
+        if isinstance(thing, int | float | str | bytes | None):
+            digest.update(f"{type(thing).__name__} {thing!r} ".encode())
+            return
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        thing = getattr(thing, "__func__", thing)
+        code = thing if isinstance(thing, CodeType) else getattr(thing, "__code__", None)
+        if code is not None:
+            digest.update(code.co_code + " ".join((*code.co_names, *code.co_freevars)).encode())
+            for each in (*code.co_consts, *(cell.cell_contents for cell in getattr(thing, "__closure__", None) or ())):
+                add(each)
+            for each in (
+                *(getattr(thing, "__defaults__", None) or ()),
+                *(getattr(thing, "__kwdefaults__", None) or {}).values(),
+            ):
+                add(each)
+        elif isinstance(thing, tuple | list):
+            for each in thing:
+                add(each)
+        else:
+            digest.update(type(thing).__qualname__.encode())
+
+    for formula in (method.inner, method.outer, method.around, method.epoch_end):
+        add(formula)
+    return digest.hexdigest()
 
 
 def show(event: Event, observers: Sequence[Callable[[Event], None]]) -> None:

@@ -54,10 +54,6 @@ from mmard.settings import of_run
 if TYPE_CHECKING:
     from torch import Tensor
 
-# environment ----------------------------------------------------------------------------------------------------------
-# Where a number was made: versions, commit, hardware, command.
-
-
 PACKAGES = ("torch", "numpy", "safetensors", "pydantic")
 INSTRUCTIONS = frozenset(
     (
@@ -157,9 +153,6 @@ def _cpu() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-# run ------------------------------------------------------------------------------------------------------------------
 
 
 P = ParamSpec("P")
@@ -305,7 +298,6 @@ class Run:
                 got = "one that another process is training"
                 raise Refused(str(self.path), expected="a run that nobody works on", got=got) from None
 
-    # log --------------------------------------------------------------------------------------------------------------
     @only_where_it_writes
     def append(self, event: Event) -> None:
         """Add one line to the log."""
@@ -335,7 +327,6 @@ class Run:
         kept = [json.dumps(e) + "\n" for e in self.log() if (e.get("step", 0), e.get("epoch", 0)) <= (step, epoch)]
         write_text(self.log_file, "".join(kept))
 
-    # weights and state ------------------------------------------------------------------------------------------------
     def weights_file(self, which: str) -> Path:
         """Path of "last" or "best" weights."""
         return self.path / f"{which}.safetensors"
@@ -371,7 +362,6 @@ class Run:
         """Where training stood at the last save."""
         return load_tensors(self.path / "state.safetensors")
 
-    # scores -----------------------------------------------------------------------------------------------------------
     def save_score(self, slug: str, record: Mapping[str, Any], mask: NDArray[np.bool_]) -> None:
         """Write one record and its mask; the mask first, so that a record never lacks it."""
         self.scores.mkdir(parents=True, exist_ok=True)
@@ -382,7 +372,6 @@ class Run:
         """All records, by file name."""
         return [read_json(file) for file in sorted(self.scores.glob("*.json"))]
 
-    # findings ---------------------------------------------------------------------------------------------------------
     def save_finding(
         self, slug: str, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None
     ) -> None:

@@ -157,7 +157,7 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path: Path) -> No
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from mmard.training.fit import TensorBoard
+    from mmard.training.log import TensorBoard
 
     first = TensorBoard(tmp_path)
     for each in (event("start", 0, 0.0), an_epoch(4, 1.0), an_epoch(8, 2.0, loss=7.0), an_epoch(12, 3.0, loss=7.0)):

@@ -48,8 +48,8 @@ from mmard.batch import Batch, Terms
 from mmard.data.batches import Batches
 from mmard.errors import Refused
 from mmard.method import Method
-from mmard.run import Event, Run
-from mmard.training.fit import LOGGED, Interrupted, Validation, fit
+from mmard.run import LOGGED, Event, Run
+from mmard.training.fit import Interrupted, Validation, fit
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from disks import disk_of
 from filelock import FileLock
 from little import (
@@ -37,7 +38,7 @@ from trainings import (
 
 from mmard.batch import Batch, Terms
 from mmard.errors import Refused
-from mmard.files import load_tensors
+from mmard.files import load_tensors, save_tensors
 from mmard.method import Method
 from mmard.ops import ce
 from mmard.run import Run
@@ -84,6 +85,38 @@ def test_no_space_left(whole: Callable[[Any], Left], tmp_path: Path) -> None:
     assert same(left_state(folder), before)
     train(plain, folder)
     assert Left(folder) == whole(plain)
+
+
+DAMAGED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
+    (lambda facts: {}, "expected the state of a training, got a file without counters"),
+    (lambda facts: {**facts, "position": 3}, "expected the state of a training, got a file without counters"),
+    (
+        lambda facts: {**facts, "position": {**facts["position"], "step": "three"}},
+        "state, position.step: .*got 'three'",
+    ),
+    (lambda facts: {**facts, "position": {**facts["position"], "sums": [1]}}, "state, position.sums: expected"),
+    (lambda facts: {**facts, "optimizer": [1]}, "state, optimizer: expected"),
+    (lambda facts: {**facts, "optimizer": {"momentum": 0.5}}, "state of this run's optimiser, got one with momentum"),
+    (lambda facts: {**facts, "optimizer": {"99/step": 1}}, "state of this run's optimiser, got one with 99/step"),
+    (lambda facts: {**facts, "averaged": "many"}, "state, averaged: expected"),
+    (lambda facts: {**facts, "ranks": None}, "state, ranks: expected"),
+    (lambda facts: {**facts, "made_from": ["teacher T"]}, "state, made_from: expected"),
+    (lambda facts: [facts], "state.safetensors: expected an object under 'mmard', got a list"),
+)
+
+
+def test_a_damaged_state_is_refused_in_a_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(plain, folder, at(3, kill), save_seconds=0)
+    tensors, facts = Run.open(folder).load_state()
+    for change, words in DAMAGED:
+        save_tensors(folder / "state.safetensors", tensors, change(facts))
+        with pytest.raises(Refused, match=words):
+            train(plain, folder)
+    save_tensors(folder / "state.safetensors", {**tensors, "optimizer/0/momentum_buffer": torch.ones(2)}, facts)
+    with pytest.raises(Refused, match="state of this run's optimiser, got one with 0/momentum_buffer"):
+        train(plain, folder)
 
 
 def test_no_space_left_for_the_log(tmp_path: Path) -> None:

@@ -284,14 +284,9 @@ def _conclude(job: Job, run: Run, position: Position) -> None:
 
 def position_of(run: Run) -> Position | None:
     """Where a run stands; None before its first save."""
-    from mmard.training.checkpoint import Position
+    from mmard.training.checkpoint import load
 
-    if not run.has_state:
-        return None
-    _, facts = run.load_state()
-    if "position" not in facts:
-        raise Refused(str(run.path), expected="the state of a training", got="a file without counters")
-    return Position(**facts["position"])
+    return load(run)[1].position if run.has_state else None
 
 
 def resume_command(path: Path, config: Mapping[str, Any]) -> str:

@@ -21,8 +21,8 @@ import numpy as np
 from mmard.data.decoding import damaged, missing, search_folders
 from mmard.data.image_set import Images, Part, Rows, averaged, part_of_arrays, whole_labels
 from mmard.data.parquet import Columns, find_parquet, read_parquet
+from mmard.data.pickles import read_pickle
 from mmard.errors import Refused
-from mmard.files import read_pickle
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32

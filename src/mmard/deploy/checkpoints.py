@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmard.data.pickles import NUMPY_NUMBERS
 from mmard.errors import Refused
-from mmard.files import NUMPY_NUMBERS, load_into, load_tensors
+from mmard.files import load_into, load_tensors
 from mmard.models import MODELS, Normalised, build
 
 # which weights a file holds -------------------------------------------------------------------------------------------

@@ -95,7 +95,6 @@ def plain(climber: Climber, batch: Batch, first: Tensor) -> Batch:
     return climber(batch, first)
 
 
-# parts of batches -------------------------------------------------------------------------------------------------
 def split(n: int, parts: int) -> list[slice]:
     """n rows in so many slices, of lengths that differ by one at most.
 
@@ -180,14 +179,6 @@ def every_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-# chunks ---------------------------------------------------------------------------------------------------------------
-# The attack on a slice of the batch at a time: less memory, the same x_adv.
-#
-# An attack in eval mode treats each image alone, and its random start is drawn for the whole batch before it is cut,
-# so the slices climb as the batch would. What can differ is the last bit of a float, where a kernel rounds otherwise
-# for another batch size. When memory runs out all the same, the slices are halved and the attack is made again.
-
-
 WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 """By which a RuntimeError is known for one of memory, where PyTorch has no class for it."""
 
@@ -197,7 +188,11 @@ def unheard(text: str) -> None:
 
 
 class Chunks:
-    """An ascent in slices of at most `size` images.
+    """An ascent in slices of at most `size` images: less memory, the same x_adv.
+
+    An attack in eval mode treats each image alone, and its start is drawn for the whole batch before it is cut. What
+    can differ is the last bit of a float, where a kernel rounds otherwise for another batch size. When memory runs out,
+    the slices are halved and the attack is made again.
 
     Args:
         size: images in a slice; 0 for the whole batch, until memory runs out.
@@ -265,16 +260,11 @@ def why_whole(method: Method) -> str:
     return ""
 
 
-# compiled -------------------------------------------------------------------------------------------------------------
-# The forwards of the update through `torch.compile`, with the network itself as the fall-back.
-#
-# What can be compiled is settled when it is tried: code of the user's own, a missing C++ compiler and a backend's
-# faults all end in the plain forward, and the reason is told once. The network stays what it is; only its calls go
-# elsewhere.
-
-
 class Compiled(nn.Module):
-    """A network whose calls are compiled, for every shape of batch anew.
+    """A network whose calls are compiled by `torch.compile`, for every shape of batch anew.
+
+    Whether that is possible is settled when it is tried: code of the user's own, a missing C++ compiler and a backend's
+    faults all end in the plain forward, and the reason is told once.
 
     Args:
         module: the network; its weights and buffers are used in place.

@@ -209,13 +209,6 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
                 parent._modules[child] = module
 
 
-# fusing ---------------------------------------------------------------------------------------------------------------
-# Sums, ReLUs and BatchNorms that follow a twin's convolutions, moved into their calls.
-#
-# The network is traced with `torch.fx`. One that cannot be, because its forward decides by the values it meets, keeps
-# its own forward and calls the same layers one by one.
-
-
 SUMS = (operator.add, operator.iadd, torch.add)
 RELUS = (F.relu, F.relu_, torch.relu, torch.relu_)
 

@@ -234,10 +234,6 @@ def _refuse_unlike(plainly: dict[str, Any], played: dict[str, Any], budget: Budg
             raise Refused("recorded attack", expected="the climb of the plain way", got=got)
 
 
-# ways -----------------------------------------------------------------------------------------------------------------
-# How a training's attack is run and its batches are descended on this machine, with a line on each for plans.
-
-
 def ascent_for(
     method: Method, attack: TrainingAttack, device: torch.device, chunk: int = 0, graphs: bool = True
 ) -> tuple[Ascent, list[str]]:

@@ -35,20 +35,16 @@ from mmard.errors import Refused
 from mmard.files import read_json, weights_hash, write_json, write_whole
 from mmard.modes import evaluating, frozen
 
-# sealed ---------------------------------------------------------------------------------------------------------------
-# Rows of bytes in a file that many processes fill at once, each row under a seal that says it is whole.
-#
-# The seal is a checksum of the row's bytes and of its place. A row without its seal counts as empty, so neither a
-# killed process, nor one that writes at the same time, nor a power cut leaves a wrong row. Who finds a row empty makes
-# it anew, and since all who write a row write the same bytes, nobody has to wait for anybody.
-
-
 SEAL = 4
 """Bytes of a seal, in front of every row."""
 
 
 class SealedRows:
     """So many rows of so many bytes, in a memory-mapped file or in memory; all of them empty at first.
+
+    Many processes may fill one file at once. Each row stands under a seal, a checksum of its bytes and of its place,
+    and one without it counts as empty: so neither a killed process, nor one that writes at the same time, nor a power
+    cut leaves a wrong row. Who finds a row empty makes it anew, and all who write a row write the same bytes.
 
     Nothing is written before the first row is read or written.
 
@@ -154,9 +150,6 @@ def _memory() -> float:
         return float("inf")
 
 
-# table ----------------------------------------------------------------------------------------------------------------
-
-
 FORMAT = 1
 """Of the file; raise it when what a row means changes."""
 BLOCKS = {"cpu": (8, 1), "cuda": (64,)}
@@ -230,7 +223,6 @@ class TeacherTable:
         where = "in memory" if self.path is None else str(self.path)
         return f"{self.views} views of {self.rows:,} images, {self.size / 1e6:,.0f} MB {where}"
 
-    # predictions ------------------------------------------------------------------------------------------------------
     def look_up(self, rows: Tensor, views: Views | None, x: Tensor) -> Tensor:
         """The teacher's logits (B, classes) for a batch, on its device; what is not known yet is made and kept.
 
@@ -329,7 +321,6 @@ class TeacherTable:
             )
         self._tried = True
 
-    # rows -------------------------------------------------------------------------------------------------------------
     def _found(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (B, classes) at these places, and which of them are known, bool (B,); on the CPU."""
         body, known = self._rows.read(places)

@@ -131,7 +131,6 @@ class Twin(nn.Module):
         state = next(self.source.parameters(), x)
         return x.device == self.device == state.device and state.dtype == self.own and not self.watch.rebuilt
 
-    # making -----------------------------------------------------------------------------------------------------------
     def _made(self, source: nn.Module, x: Tensor) -> nn.Module:
         try:
             with evaluating(source):
@@ -220,7 +219,6 @@ class Twin(nn.Module):
         if far or not agree(answers[1], answers[0], within):
             raise Unfit("its twin answers otherwise")
 
-    # use --------------------------------------------------------------------------------------------------------------
     def refresh(self) -> None:
         """Copy the source's present numbers, into the memory that holds those of before.
 
@@ -292,10 +290,6 @@ def _rest(source: nn.Module, copy: nn.Module, merged: set[nn.Conv2d], norms: set
     return found
 
 
-# layout ---------------------------------------------------------------------------------------------------------------
-# The memory format in which a network is trained: the same numbers in another order, for faster kernels.
-
-
 def lay_out(network: nn.Module, image_shape: tuple[int, ...]) -> bool:
     """Put a network's weights channels last where that pays, in place; returns whether it was done.
 
@@ -326,13 +320,6 @@ def _turn(network: nn.Module) -> None:
         for tensor in network.parameters():
             if tensor.ndim == 4:
                 tensor.data = tensor.data.contiguous(memory_format=CL)
-
-
-# twins ----------------------------------------------------------------------------------------------------------------
-# Which module stands for each network of a step: its twin, or itself where it has none, and in which precision.
-#
-# What is chosen by a rule is the same on every start. What is chosen by timing, which only precision "auto" does, is
-# kept with the run, so that a resumed run computes as before.
 
 
 ENGINES = ("fast", "plain")

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from mmard.errors import Refused, require
 from mmard.run import Run
+from mmard.settings import refusal_of
 from mmard.training.recipe import Recipe
 
 
@@ -47,6 +49,45 @@ class Position:
     attack_chunk: int = 0
 
 
+@dataclass
+class StateFacts:
+    """What the header of a state says beside its tensors.
+
+    Attributes:
+        position: counters.
+        optimizer: numbers of the optimiser, by "index/slot".
+        averaged: steps or epochs in the average.
+        ranks: processes that train.
+        made_from: what the run began with, by name; None in states from before it was kept.
+    """
+
+    position: Position
+    optimizer: dict[str, float | bool] = field(default_factory=dict)
+    averaged: int = 0
+    ranks: int = 1
+    made_from: dict[str, Any] | None = None
+
+
+_STATE_FACTS = TypeAdapter(StateFacts)
+
+
+def load(run: Run) -> tuple[dict[str, Tensor], StateFacts]:
+    """The state of a run, looked at.
+
+    Raises:
+        Refused: if it is damaged, or not of a training at all.
+    """
+    tensors, facts = run.load_state()
+    if not isinstance(facts.get("position"), dict):
+        raise Refused(str(run.path), expected="the state of a training", got="a file without counters")
+    try:
+        said = _STATE_FACTS.validate_python({**facts, "position": {"cpu_seconds": None, **facts["position"]}})
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise refusal_of(error, f"{run.path}, state, {where}") from None
+    return tensors, said
+
+
 def pack(
     modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, position: Position
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -68,18 +109,16 @@ def pack(
 
 def unpack(
     tensors: dict[str, Tensor],
-    facts: dict[str, Any],
+    facts: StateFacts,
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     where: str,
-) -> Position:
-    """Put a packed state back into the modules and the optimiser; returns the counters.
+) -> None:
+    """Put a packed state back into the modules and the optimiser.
 
     Raises:
-        Refused: if the state is of other networks, or not of a training at all.
+        Refused: if the state is of other networks, or of another optimiser.
     """
-    if "position" not in facts:
-        raise Refused(where, expected="the state of a training", got="a file without counters")
     for name, module in modules.items():
         own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
         try:
@@ -89,15 +128,17 @@ def unpack(
             expected = f"the state of this run's {name}"
             raise Refused(where, expected=expected, got=first, mend="was the network changed?") from None
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **{f"optimizer/{k}": v for k, v in facts["optimizer"].items()}}.items():
-        if key.startswith("optimizer/"):
-            _, index, slot = key.split("/")
-            state.setdefault(int(index), {})[slot] = value
+    own = {k.removeprefix("optimizer/"): t for k, t in tensors.items() if k.startswith("optimizer/")}
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, value in {**own, **facts.optimizer}.items():
+        index, _, slot = key.partition("/")
+        fits = index.isdecimal() and int(index) < len(weights)
+        fits = fits and (not isinstance(value, Tensor) or value.shape in (weights[int(index)].shape, torch.Size([])))
+        require(fits, where, expected="the state of this run's optimiser", got=f"one with {key}")
+        state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Position(**{"cpu_seconds": None, **facts["position"]})
 
 
-# what a run was made from ---------------------------------------------------------------------------------------------
 def refuse_changed(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to go on with a run whose teacher, data or settings are no longer those that it began with.
 
@@ -109,12 +150,12 @@ def refuse_changed(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) 
     changed = [name for name in then if name in now and then[name] != now[name]]
     if not changed:
         return
-    told = [f"{name} {_short(now[name])} where it was {_short(then[name])}" for name in changed]
+    differences = [f"{name} {_short(now[name])} where it was {_short(then[name])}" for name in changed]
     epochs = changed == ["setting epochs"]
     mend = (
         "a run is lengthened by --resume RUN --epochs N" if epochs else "put it back, or begin another run with --out"
     )
-    raise Refused(where, expected="what this run began with", got="; ".join(told), mend=mend)
+    raise Refused(where, expected="what this run began with", got="; ".join(differences), mend=mend)
 
 
 def _short(value: Any) -> str:
@@ -141,12 +182,12 @@ def lengthen(run: Run, epochs: int) -> None:
             Recipe(**{k: config[k] for k in Recipe.__dataclass_fields__} | {"epochs": n}) for n in (before, epochs)
         )
         if run.has_state:
-            tensors, facts = run.load_state()
-            position = facts["position"]
-            facts["made_from"] = {**facts.get("made_from", {}), "setting epochs": epochs}
-            run.save_state(tensors, {**facts, "position": {**position, "finished": False}})
-            at = position["epoch"]
-            here = {name: position[name] for name in ("step", "epoch", "epoch_step", "seconds")}
+            tensors, facts = load(run)
+            facts.made_from = {**(facts.made_from or {}), "setting epochs": epochs}
+            facts.position.finished = False
+            run.save_state(tensors, asdict(facts))
+            at = facts.position.epoch
+            here = {name: getattr(facts.position, name) for name in ("step", "epoch", "epoch_step", "seconds")}
             rates = f"{new.lr_at(at, 0, 1):.3g}" + (f" where it was {old.lr_at(at, 0, 1):.3g}" if at < before else "")
             text = f"{epochs} epochs instead of {before}: after epoch {at} as a run of {epochs} has it, lr {rates}"
             run.append({"kind": "note", **here, "text": text})

@@ -6,11 +6,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -19,142 +18,17 @@ from mmard import seeds
 from mmard.data.batches import Batches
 from mmard.engine.ascent import Chunks
 from mmard.engine.twin import Record, Twins
-from mmard.errors import Refused, needs_extra
+from mmard.errors import Refused
 from mmard.method import Method
 from mmard.modes import kept_random_state
 from mmard.ranks import Ranks, raising_lost, refuse_other_number
-from mmard.run import LOGGED, Event, Run
-from mmard.training.checkpoint import Position, pack, refuse_changed, refuse_without_state, unpack
+from mmard.run import Event, Run
+from mmard.training.checkpoint import Position, load, pack, refuse_changed, refuse_without_state, unpack
 from mmard.training.known import NONE as NO_TABLES
 from mmard.training.known import Tables
+from mmard.training.log import Tally
 from mmard.training.recipe import Average, Recipe, optimizer_of
 from mmard.training.step import Outcome, Step, descend
-
-# divergence -----------------------------------------------------------------------------------------------------------
-# A loss or a weight that has ceased to be a number ends the training, before it is written over what was good.
-
-
-class Diverged(Refused):
-    """The loss or a weight is no longer a number."""
-
-
-def lost_in(outcome: Outcome) -> str:
-    """What in a step's loss is not finite, in words; empty where all is. A GPU has to be waited for."""
-    if math.isfinite(outcome.loss.item()):
-        return ""
-    terms = [name for name, term in outcome.terms.items() if not torch.isfinite(term).all()]
-    return "the term " + ", ".join(terms) if terms else "the sum of finite terms"
-
-
-def lost_weight(nets: Iterable[nn.Module]) -> str:
-    """The first weight or statistic of networks that is not finite, in words; empty where all are."""
-    named = (each for net in nets for each in net.state_dict().items())
-    return next((f"{name} of the network" for name, tensor in named if not torch.isfinite(tensor).all()), "")
-
-
-def diverged(culprit: str, where: str, saved: bool) -> Diverged:
-    """The error for what is not finite, at a step of a run that has been saved or not."""
-    kept = "the last save is untouched" if saved else "nothing was saved yet"
-    return Diverged(
-        where,
-        expected="finite losses and weights",
-        got=f"{culprit} not finite",
-        mend=f"{kept}; try a smaller --lr or --grad-clip 1",
-    )
-
-
-# interrupt ------------------------------------------------------------------------------------------------------------
-# Ctrl-C as a request: the step is finished, the run is saved, and the user is told how to go on.
-
-
-class StopRequest:
-    """Whether the user has asked to stop."""
-
-    def __init__(self) -> None:
-        self.made = False
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; the second interrupts at once.
-
-    Outside the main thread, where signals cannot be caught, nothing is changed.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if request.made:
-            raise KeyboardInterrupt
-        request.made = True
-
-    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
-# tally ----------------------------------------------------------------------------------------------------------------
-# What the log says of an epoch: means over its images, and how far the attack went.
-
-
-class Validation(NamedTuple):
-    """Accuracy on the validation split, as fractions."""
-
-    clean: float
-    robust: float
-
-
-class Tally:
-    """Sums over the steps of an epoch so far, kept where the step computed them, so that no step waits for a GPU."""
-
-    def __init__(self, step: Step) -> None:
-        self._step = step
-        self._sums: dict[str, Tensor] = {}
-
-    def restore(self, sums: Mapping[str, float]) -> None:
-        """Go on from what `totals` said; from nothing with an empty mapping."""
-        self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in sums.items()}
-
-    def count(self, outcome: Outcome) -> dict[str, Tensor]:
-        """Add a step; the means of its loss and of its terms.
-
-        Raises:
-            Refused: for a term that has the name of another thing in the log.
-        """
-        batch = outcome.batch
-        taken = sorted(outcome.terms.keys() & LOGGED)
-        if taken:
-            where = f"term {taken[0]!r} of method {self._step.method.name}"
-            raise Refused(where, expected="a name that the log does not use", got=repr(taken[0]), mend="rename it")
-        means = {"loss": outcome.loss.detach(), **{name: term.detach().mean() for name, term in outcome.terms.items()}}
-        for name, mean in means.items():
-            self._add(name, mean * len(batch.y))
-        self._add("images", torch.tensor(len(batch.y)))
-        if batch.x_adv is not None:
-            reach = self._step.budget.distance(batch.x_adv.value, batch.x.value).amax().double()
-            before = self._sums.get("reach", reach)
-            self._sums["reach"] = torch.maximum(before.to(reach.device), reach)
-        return means
-
-    def totals(self) -> dict[str, float]:
-        """The sums. The terms' are those of all processes already; the largest reach is made so here."""
-        totals = {name: total.item() for name, total in self._sums.items()}
-        if self._step.ranks is not None and "reach" in totals:
-            (totals["reach"],) = self._step.ranks.largest(totals["reach"])
-        return totals
-
-    def _add(self, name: str, value: Tensor) -> None:
-        value = value.double()
-        self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value
-
-
-# fit ------------------------------------------------------------------------------------------------------------------
-
 
 LOG_EVERY_SECONDS = 10.0
 GPU_CHECK_EVERY = 20
@@ -169,6 +43,17 @@ def chosen_by(method: Method) -> str:
 
 class Interrupted(Exception):
     """The user asked to stop; the run is saved."""
+
+
+class Diverged(Refused):
+    """The loss or a weight is no longer a number."""
+
+
+class Validation(NamedTuple):
+    """Accuracy on the validation split, as fractions."""
+
+    clean: float
+    robust: float
 
 
 def fit(
@@ -216,24 +101,22 @@ def fit(
         stop_on_interrupt() as stop,
         kept_random_state(p for net in step.nets.values() for p in net.parameters()),
     ):
-        training = _Training(step, batches, recipe, run, validate, facts, others or {}, observers)
-        training.accumulate, training.made_from = accumulate, dict(made_from or {})
-        training.resume()
+        training = _Training(step, batches, recipe, run, validate, facts, others or {}, observers, accumulate)
+        training.resume(made_from or {})
         saved = time.monotonic()
         while training.at.epoch < recipe.epochs:
             for x, y, known in tables.epoch(batches, training.at.epoch, training.at.epoch_step):
                 training.step_once(x, y, known)
-                stopping, due = training.agreed(stop.made, time.monotonic() - saved >= save_seconds)
-                if stopping:
-                    training.save()
-                    raise Interrupted(f"stopped after step {training.at.step} and saved")
-                if due:
+                stopping, due = training.agreed(stop.is_set(), time.monotonic() - saved >= save_seconds)
+                if stopping or due:
                     training.save()
                     saved = time.monotonic()
+                if stopping:
+                    raise Interrupted(f"stopped after step {training.at.step} and saved")
             network = training.end_epoch()
             (due,) = training.agreed(time.monotonic() - saved >= save_seconds)
             if training.at.finished or due:
-                training.save_last(network)
+                training.save_networks("last", network)
                 training.save()
                 saved = time.monotonic()
         tables.close()
@@ -253,6 +136,7 @@ class _Training:
         facts: Mapping[str, Any],
         others: Mapping[str, Mapping[str, Any]],
         observers: Sequence[Callable[[Event], None]],
+        accumulate: int,
     ) -> None:
         self.step, self.batches, self.recipe, self.run = step, batches, recipe, run
         self.validate, self.facts, self.others, self.observers = validate, dict(facts), others, observers
@@ -261,14 +145,13 @@ class _Training:
         self.tally = Tally(step)
         self.average = Average(self.student, recipe) if recipe.average != "none" else None
         self.optimizer = optimizer_of(step, recipe)
-        self.accumulate = 1
+        self.accumulate = accumulate
         self.made_from: dict[str, Any] = {}
         step.listen(lambda text: self.tell({"kind": "note", "text": text}))
         self.began = self.logged = time.monotonic()
         self.cpu_began = time.process_time()
         self.on_gpu = next(self.student.parameters()).is_cuda
 
-    # state ------------------------------------------------------------------------------------------------------------
     def modules(self) -> dict[str, nn.Module]:
         named = dict(self.step.trained)
         if self.average is not None:
@@ -277,11 +160,13 @@ class _Training:
             named["memory"] = self.step.method.memory
         return named
 
-    def resume(self) -> None:
+    def resume(self, made_from: Mapping[str, Any]) -> None:
+        """Go on from the state that the run folder holds, or begin."""
+        self.made_from = dict(made_from)
         for letter in self.step.method.forwards:
             self.step.nets[letter].train()
         if self.ranks is not None:
-            self.ranks.barrier()  # until the first process has swept, and before it writes
+            self.ranks.barrier()  # all look before the first process writes
         refuse_without_state(self.run)
         if not self.run.has_state:
             if self.run.log_file.exists():
@@ -290,23 +175,23 @@ class _Training:
                 self.run.note_environment()
             self.tell({"kind": "start"})
             return
-        tensors, facts = self.run.load_state()
-        refuse_other_number(str(self.run.path), facts.get("ranks", 1), self._size)
-        refuse_changed(str(self.run.path), facts.get("made_from", {}), self.made_from)
-        self.at = unpack(tensors, facts, self.modules(), self.optimizer, str(self.run.path))
+        tensors, facts = load(self.run)
+        refuse_other_number(str(self.run.path), facts.ranks, self._size)
+        refuse_changed(str(self.run.path), facts.made_from or {}, self.made_from)
+        unpack(tensors, facts, self.modules(), self.optimizer, str(self.run.path))
+        self.at = facts.position
         self.step.count = self.at.step
         if isinstance(self.step.ascent, Chunks) and self.at.attack_chunk:
             self.step.ascent.size = self.at.attack_chunk
         self.tally.restore(self.at.sums)
         if self.average is not None:
-            self.average.count = facts["averaged"]
+            self.average.count = facts.averaged
         self.run.rewind_log(self.at.step, self.at.epoch)
         self.run.note_environment()
         self.tell({"kind": "resume"})
-        if self.made_from and "made_from" not in facts:
-            self.tell(
-                {"kind": "note", "text": "teachers, data and settings are not compared: the state says nothing of them"}
-            )
+        if self.made_from and facts.made_from is None:
+            text = "teachers, data and settings are not compared: the state says nothing of them"
+            self.tell({"kind": "note", "text": text})
 
     def save(self) -> None:
         """Write the state, unless a weight has ceased to be a number: the save before stays the good one."""
@@ -325,18 +210,13 @@ class _Training:
             self.at.cpu_seconds += time.process_time() - self.cpu_began
         self.cpu_began = time.process_time()
 
-    def save_last(self, network: nn.Module) -> None:
-        """Write the weights of the epoch that has just ended."""
-        facts = {**self.facts, "epoch": self.at.epoch, "step": self.at.step}
-        self.run.save_weights("last", network.state_dict(), facts)
-        self._save_others("last")
-
-    def _save_others(self, which: str) -> None:
+    def save_networks(self, which: str, student: nn.Module, **found: float) -> None:
+        """Write the "last" or the "best" weights of all trained networks, as of the epoch that has just ended."""
+        at = {"epoch": self.at.epoch, "step": self.at.step}
+        self.run.save_weights(which, student.state_dict(), {**self.facts, **at, **found})
         for letter, facts in self.others.items():
-            known = {**facts, "epoch": self.at.epoch, "step": self.at.step}
-            self.run.save_weights(f"{which}-{letter}", self.step.nets[letter].state_dict(), known)
+            self.run.save_weights(f"{which}-{letter}", self.step.nets[letter].state_dict(), {**facts, **at})
 
-    # steps ------------------------------------------------------------------------------------------------------------
     def step_once(self, x: Tensor, y: Tensor, known: Mapping[str, Tensor]) -> None:
         at, recipe = self.at, self.recipe
         rate, progress = recipe.lr_at(at.epoch, at.epoch_step, self.batches.steps), (at.epoch + 1) / recipe.epochs
@@ -345,7 +225,7 @@ class _Training:
             group["lr"] = rate if tuning is None else tuning.lr(progress)
         # A student with dropout draws from the global generator: give it this step's own draws.
         torch.manual_seed(seeds.derive(self.step.seed, "step", at.step, *([self.ranks.rank] if self.ranks else [])))
-        look = self._check if not self.on_gpu or at.step % GPU_CHECK_EVERY == 0 else None
+        look = self._check_loss if not self.on_gpu or at.step % GPU_CHECK_EVERY == 0 else None
         self.optimizer.zero_grad(set_to_none=True)
         with raising_lost(self.ranks):
             outcome = descend(self.step, x, y, progress, known, self.accumulate, look)
@@ -362,16 +242,26 @@ class _Training:
         at.epoch_step += 1
         self._count(outcome, rate)
 
-    def _check(self, outcome: Outcome) -> None:
-        self._refuse_lost(lost_in(outcome))
+    def _check_loss(self, outcome: Outcome) -> None:
+        """Refuse to go on with a loss that is not finite. A GPU has to be waited for."""
+        if not math.isfinite(outcome.loss.item()):
+            terms = [name for name, term in outcome.terms.items() if not torch.isfinite(term).all()]
+            self._diverged("the term " + ", ".join(terms) if terms else "the sum of finite terms")
 
     def _check_weights(self) -> None:
-        self._refuse_lost(lost_weight(self.step.trained.values()))
+        for net in self.step.trained.values():
+            for name, tensor in net.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    self._diverged(f"{name} of the network")
 
-    def _refuse_lost(self, culprit: str) -> None:
-        if culprit:
-            where = f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}"
-            raise diverged(culprit, where, self.run.has_state)
+    def _diverged(self, culprit: str) -> NoReturn:
+        kept = "the last save is untouched" if self.run.has_state else "nothing was saved yet"
+        raise Diverged(
+            f"{self.run.path}, epoch {self.at.epoch + 1}, step {self.at.step + 1}",
+            expected="finite losses and weights",
+            got=f"{culprit} not finite",
+            mend=f"{kept}; try a smaller --lr or --grad-clip 1",
+        )
 
     def _count(self, outcome: Outcome, rate: float) -> None:
         """Add this step to those of the epoch, and log it if the last line is old. Nothing here waits for a GPU."""
@@ -382,7 +272,6 @@ class _Training:
         else:
             self.tell({"kind": "tick"}, kept=False)
 
-    # several processes ------------------------------------------------------------------------------------------------
     @property
     def _size(self) -> int:
         return self.ranks.size if self.ranks is not None else 1
@@ -391,7 +280,6 @@ class _Training:
         """For each flag, whether it is up in any process."""
         return list(flags) if self.ranks is None else [up > 0 for up in self.ranks.largest(*map(float, flags))]
 
-    # epochs -----------------------------------------------------------------------------------------------------------
     def end_epoch(self) -> nn.Module:
         """Count the epoch, validate, and keep the weights if they are the best so far; returns what was validated."""
         at = self.at
@@ -415,9 +303,7 @@ class _Training:
         event |= {"clean": found.clean, "robust": found.robust}
         if self._better(found, Validation(at.best_clean, at.best_robust)):
             at.best_robust, at.best_clean, at.best_epoch = found.robust, found.clean, at.epoch
-            facts = {**self.facts, "epoch": at.epoch, "step": at.step, **found._asdict()}
-            self.run.save_weights("best", network.state_dict(), facts)
-            self._save_others("best")
+            self.save_networks("best", network, **found._asdict())
             event["best"] = True
         self.tell(event)
         return network
@@ -436,7 +322,6 @@ class _Training:
             self.ranks.average_statistics(ready)
         return ready
 
-    # events -----------------------------------------------------------------------------------------------------------
     def tell(self, event: Event, kept: bool = True) -> None:
         """Show an event, and log it unless it is not worth a line."""
         seconds = round(self.at.seconds + time.monotonic() - self.began, 3)
@@ -448,11 +333,31 @@ class _Training:
             observer(event)
 
 
-# recorded -------------------------------------------------------------------------------------------------------------
-# The choice of twins, kept with a run and shared by the processes that train it.
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """Set an event at the first SIGINT or SIGTERM; the second interrupts at once.
+
+    Outside the main thread, where signals cannot be caught, nothing is changed.
+    """
+    request = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request.is_set():
+            raise KeyboardInterrupt
+        request.set()
+
+    kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
-def chosen(twins: Twins, x: Tensor, run: Run | None = None, ranks: Ranks | None = None) -> Record:
+def choose_twins(twins: Twins, x: Tensor, run: Run | None = None, ranks: Ranks | None = None) -> Record:
     """Make the twins for batches like x (B, C, H, W): as the run had them so far, as the first process has them.
 
     A resumed run computes with what it began with, and processes that choose by timing would not choose alike.
@@ -469,62 +374,3 @@ def chosen(twins: Twins, x: Tensor, run: Run | None = None, ranks: Ranks | None 
     if run is not None and not begun:
         run.note_engine(record)
     return record
-
-
-# tensorboard ----------------------------------------------------------------------------------------------------------
-# Scalars of a training for TensorBoard, beside the run's own log and out of the same events.
-
-
-PLACES = frozenset(("kind", "step", "epoch", "epoch_step", "best"))
-"""Keys of an event that say what and where it is rather than how much."""
-
-
-class TensorBoard:
-    """An observer that writes events files into a folder.
-
-    Steps go under "step/", the means of epochs and the validation under "epoch/", both over the number of steps. A run
-    that resumes hides what was written after the step that it resumes from.
-
-    Args:
-        folder: where the events files go.
-
-    Raises:
-        Refused: if TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._make = writer_class()
-        self.folder = folder
-        self._writer: Any = None
-
-    def __call__(self, event: Event) -> None:
-        """Write the numbers of one event."""
-        kind, step = event["kind"], event.get("step", 0)
-        if self._writer is None and kind not in ("tick", "note"):
-            # Written only now, when it is known where the run stands: from here on earlier points are void.
-            self._writer = self._make(log_dir=str(self.folder), purge_step=step + 1)
-        if kind not in ("step", "epoch"):
-            return
-        for name, value in event.items():
-            if name not in PLACES:
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
-        if kind == "epoch":
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Write out what is still in memory."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def writer_class() -> Any:
-    """The writer of PyTorch, which needs the package tensorboard.
-
-    Raises:
-        Refused: if that is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise needs_extra("tensorboard", "tb", "writing TensorBoard events") from None
-    return SummaryWriter

@@ -139,16 +139,12 @@ class Recipe:
         return rate
 
 
-# averaging ------------------------------------------------------------------------------------------------------------
-# Averages of weights over training: exponential per step, or equal over epoch ends.
-#
-# Izmailov, Podoprikhin, Garipov, Vetrov, Wilson. "Averaging Weights Leads to Wider Optima and Better Generalization",
-# UAI 2018 (SWA); Gowal, Qin, Uesato, Mann, Kohli. "Uncovering the Limits of Adversarial Training against Norm-Bounded
-# Adversarial Examples", 2020, arXiv:2010.03593 (EMA in adversarial training).
-
-
 class Average:
     """A second copy of a network that holds the average of the first, in eval mode.
+
+    Izmailov, Podoprikhin, Garipov, Vetrov, Wilson. "Averaging Weights Leads to Wider Optima and Better
+    Generalization", UAI 2018 (SWA); Gowal, Qin, Uesato, Mann, Kohli. "Uncovering the Limits of Adversarial Training
+    against Norm-Bounded Adversarial Examples", 2020, arXiv:2010.03593 (EMA in adversarial training).
 
     Under "ema" BatchNorm's statistics are averaged with the weights. Under "swa" they belong to no average and are
     estimated anew from training images whenever the average is about to be used.
@@ -203,10 +199,6 @@ class Average:
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-
-
-# optimizer ------------------------------------------------------------------------------------------------------------
-# The optimiser of a run: one SGD over all networks that it trains.
 
 
 def optimizer_of(step: Step, recipe: Recipe) -> torch.optim.SGD:

@@ -1,4 +1,13 @@
-"""One step of any method: make x_adv, run the declared forwards, add up the terms.
+"""One step of any method: the way of a batch from its images to a loss.
+
+    in_parts          predictions that are known, micro-batches, and for all of them before any update:
+      _attacked       x_adv, by the method's inner objective, with the trained networks in eval mode
+    then for each micro-batch:
+      _descended      what `Method.around` adds to the weights,
+        _forward        the declared forwards of the trained networks, in order and as one call,
+        _all_rows       with several processes the predictions of all of them,
+                        and the outer terms, whose means are the loss
+    descend           backward through each, one after the other
 
 The same object serves the trainer and a user's own loop:
 
@@ -10,7 +19,7 @@ The same object serves the trainer and a user's own loop:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,124 +52,6 @@ from mmard.method import Method
 from mmard.modes import evaluating, frozen, gradients, kept_random_state, kept_state, quiet_statistics
 from mmard.ranks import Ranks
 
-# ahead ----------------------------------------------------------------------------------------------------------------
-# Weights that stand elsewhere while a loss is descended: what `Method.around` asks for.
-
-
-class Moved:
-    """Weights that something was added to, and where they were."""
-
-    def __init__(self) -> None:
-        self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def add(self, weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> None:
-        """Add each step to the weight of its name."""
-        with torch.no_grad():
-            for name, step in steps.items():
-                before = weights[name].clone()
-                weights[name].add_(step)
-                self._moved.append((weights[name], before, weights[name].clone()))
-
-    def take_back(self) -> None:
-        """Take back what was added; what an optimiser did in between stays."""
-        with torch.no_grad():
-            for weight, before, moved in self._moved:
-                # Where nothing was added, no rounding either.
-                weight.copy_(torch.where(moved == before, weight, before + (weight - moved)))
-        self._moved = []
-
-
-def looked_ahead(
-    loss: Callable[[], Tensor], weights: Mapping[str, Tensor], trained: Iterable[nn.Module], memory: nn.Module | None
-) -> dict[str, Tensor]:
-    """Gradients of a loss by weights, under their names, zero where it does not depend on them.
-
-    It leaves no trace: the running statistics of the trained networks, the memory and random states are as they were.
-    """
-    with kept_state(memory), kept_random_state(weights.values()), ExitStack() as quiet:
-        for net in trained:
-            quiet.enter_context(quiet_statistics(net))
-        found = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
-    pairs = zip(weights.items(), found, strict=True)
-    return {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
-
-
-# forwards -------------------------------------------------------------------------------------------------------------
-# The forwards of a network in a step: as one call, over all processes, with statistics of all rows.
-
-
-class Everywhere(Net):
-    """A network as the outer formula sees it on several processes: at a point, the logits of the rows of all."""
-
-    def __init__(self, here: Net, ranks: Ranks, n: int) -> None:
-        super().__init__(here.module, here.sealed)
-        self.here, self.ranks, self.n = here, ranks, n
-
-    def __call__(self, point: Point) -> Tensor:
-        """Logits (n, classes)."""
-        if point not in self._seen:
-            self._seen[point] = self.ranks.gather(self.here(point), self.n)
-        return self._seen[point]
-
-    def slope(self, point: Point, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """As in `Net`, for all rows; every process computes it for all, since `pick` may look at any row."""
-        return self.here.slope(Point(point.name, self.ranks.gather(point.value, self.n)), pick)
-
-
-class Forwards(nn.Module):
-    """All forwards of a trained network in a step as one call, as PyTorch's engine asks for it.
-
-    Two calls before one backward would fail: the second changes BatchNorm's buffers, which the first one's backward
-    reads.
-
-    Args:
-        module: the network.
-        autocast: make its forwards in bfloat16 by `torch.autocast`.
-    """
-
-    def __init__(self, module: nn.Module, autocast: bool = False) -> None:
-        super().__init__()
-        self.module, self.autocast = module, autocast
-
-    def forward(self, inputs: Sequence[Tensor], quiet: Sequence[bool]) -> list[Tensor]:
-        """Logits (B, C) at each of the inputs (B, C, H, W), in order; the quiet ones move no running statistics."""
-        logits = []
-        # One context for all of them, for it keeps the weights that it has cast.
-        with torch.autocast(inputs[0].device.type, torch.bfloat16) if self.autocast else nullcontext():
-            for x, still in zip(inputs, quiet, strict=True):
-                with quiet_statistics(self.module) if still else nullcontext():
-                    logits.append(self.module(x.clone()).to(x.dtype))  # it may write into its input
-        return logits
-
-
-def wrapped(forwards: Forwards, ranks: Ranks) -> DistributedDataParallel:
-    """The forwards of a network whose gradients are averaged over processes as they come.
-
-    Buffers are not broadcast: `Ranks.average_statistics` keeps them equal.
-    """
-    parameter = next(forwards.parameters())
-    where = [parameter.device.index] if parameter.is_cuda else None
-    known = inspect.signature(DistributedDataParallel).parameters
-    # Newer versions of PyTorch call it by the second name and warn of the first.
-    still: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-    return DistributedDataParallel(forwards, device_ids=where, **still)
-
-
-def synchronised(module: nn.Module) -> nn.Module:
-    """The network with SyncBatchNorm, which normalises by the rows of all processes. In place where it can.
-
-    Raises:
-        Refused: on a CPU, where PyTorch has none.
-    """
-    if not next(module.parameters()).is_cuda:
-        mend = "leave --sync-bn out: each process then normalises by its own rows"
-        raise Refused("--sync-bn", expected="GPUs", got="a CPU", mend=mend)
-    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-
-
-# outcome --------------------------------------------------------------------------------------------------------------
-# What one step computed.
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -178,13 +69,15 @@ class Outcome:
     batch: Batch
     share: float = 1.0
 
+    def constant(self) -> Outcome:
+        """The same without graph and without predictions."""
+        terms = {name: term.detach() for name, term in self.terms.items()}
+        return Outcome(self.loss.detach(), terms, replace(self.batch, nets={}, trace=[], notes={}), self.share)
+
 
 def total(terms: Terms) -> Tensor:
     """The loss: the sum of the means of the terms, a scalar with graph."""
     return torch.stack([term.mean() for term in terms.values()]).sum()
-
-
-# step -----------------------------------------------------------------------------------------------------------------
 
 
 class Step:
@@ -253,13 +146,15 @@ class Step:
         self.count = 0
         self.classes: int | None = None
         self.twins = Twins(engine, self.nets, self.trained, self._as_they_are())
-        self._moved = Moved()
+        self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
         self.ranks = ranks
         run = {letter: self.nets[letter] for letter in method.forwards}
         self._compiled = [Compiled(net) for net in run.values()] if compiled else []
         run = dict(zip(run, self._compiled, strict=True)) if compiled else run
         self._alone = {letter: Forwards(net, autocast) for letter, net in run.items()}
-        self._joined = self._alone if ranks is None else {k: wrapped(own, ranks) for k, own in self._alone.items()}
+        self._joined = (
+            self._alone if ranks is None else {k: averaging_gradients(own, ranks) for k, own in self._alone.items()}
+        )
 
     @property
     def trained(self) -> dict[str, nn.Module]:
@@ -325,11 +220,11 @@ class Step:
             if len(rows) > 1 and self.method.around is not None:
                 got = f"{len(rows)} micro-batches"
                 raise Refused(f"method {self.method.name}", expected="a whole batch, on which it looks ahead", got=got)
-            pieces = [batch] if len(rows) == 1 else [cut(batch, each) for each in rows]
+            batches = [batch] if len(rows) == 1 else [cut(batch, each) for each in rows]
             if self.method.inner is not None:
-                pieces = self._attacked(batch, pieces, rows)
-        for piece in pieces:
-            yield self._descended(piece, len(y))  # and held nowhere else, for its graph is as large as its forwards
+                batches = self._attacked(batch, batches, rows)
+        for each in batches:
+            yield self._descended(each, len(y))  # and held nowhere else, for its graph is as large as its forwards
         self.count += 1
 
     def _micro_batches(self, n: int, parts: int) -> int:
@@ -339,84 +234,21 @@ class Step:
         fewest = n if self.ranks is None else self.ranks.total(n) // self.ranks.size
         return max(1, min(parts, fewest // 2))
 
-    def _descended(self, batch: Batch, n: int) -> Outcome:
-        """The outcome of a batch that has been attacked, in a step on n images (here, where there are processes)."""
-        part = len(batch.y) < n
-        with self._others_at_rest():
-            if self.method.around is not None:
-                self._move_weights(batch)
-            batch = self._whole(self._with_forwards(batch, self._joined))
-            terms = self.method.outer(batch)
-        for name, term in terms.items():
-            where, shape = f"term {name} of method {self.method.name}", tuple(term.shape)
-            mend = "leave the mean over the batch to the trainer" if term.ndim == 0 else ""
-            require(term.shape == batch.y.shape, where, expected=f"shape {tuple(batch.y.shape)}", got=shape, mend=mend)
-        if not part:
-            return Outcome(total(terms), terms, batch)
-        share = len(batch.y) / (n if self.ranks is None else self.ranks.total(n))
-        return Outcome(total(terms), terms, batch, share)
-
-    def settle(self) -> None:
-        """Take back what `Method.around` added to the weights; call it after the optimiser's step.
-
-        What the optimiser did in between stays. A next step settles by itself what was not settled.
-        """
-        self._moved.take_back()
-
-    def share_gradients(self) -> None:
-        """After going backward: average over processes what their engine has not averaged on the way."""
-        if self.ranks is not None:
-            tuned = [
-                p.grad for letter in self.method.tunes for p in self.nets[letter].parameters() if p.grad is not None
-            ]
-            if tuned:
-                self.ranks.average(tuned)
-
-    def share_statistics(self) -> None:
-        """After an update: give all processes the same running statistics."""
-        if self.ranks is not None:
-            for letter in self.method.forwards:
-                self.ranks.average_statistics(self.nets[letter])
-
-    @contextmanager
-    def _others_at_rest(self) -> Iterator[None]:
-        others = {letter: m for letter, m in self.nets.items() if letter not in self.method.forwards}
-        constant = [m for letter, m in others.items() if letter not in self.method.tunes]
-        with evaluating(*others.values()), frozen(*constant):
-            yield
-
-    def _move_weights(self, batch: Batch) -> None:
-        """Put the student's weights where the method wants its loss descended."""
-        assert self.method.around is not None
-        weights = {name: w for name, w in self.nets["S"].named_parameters() if w.requires_grad}
-
-        def loss() -> Tensor:
-            return total(self.method.outer(self._whole(self._with_forwards(batch, self._alone))))
-
-        def gradients() -> dict[str, Tensor]:
-            found = looked_ahead(loss, weights, self.trained.values(), self.method.memory)
-            if self.ranks is not None:
-                self.ranks.average(found.values())
-            return found
-
-        self._moved.add(weights, self.method.around(batch.progress, weights, gradients))
-
-    def _attacked(self, batch: Batch, pieces: list[Batch], rows: list[slice]) -> list[Batch]:
-        """The pieces of a batch with their x_adv. What is random in an attack is drawn for the whole batch."""
+    def _attacked(self, batch: Batch, batches: list[Batch], rows: list[slice]) -> list[Batch]:
+        """These parts of a batch with their x_adv. What is random in an attack is drawn for the whole batch."""
         inner = self.method.inner
         assert inner is not None
-        with ExitStack() as modes:
-            modes.enter_context(frozen(*self.trained.values()))
+        with frozen(*self.trained.values()), ExitStack() as modes:
             if self.method.attack_mode == "eval":
                 modes.enter_context(evaluating(*self.trained.values()))
             generator = seeds.generator(batch.x.value.device, self.seed, "attack", self.count)
             if not climbs(self.attack):
-                return [attacked_at_once(inner, self.attack, self.budget, piece, generator) for piece in pieces]
+                return [attacked_at_once(inner, self.attack, self.budget, each, generator) for each in batches]
             climber = Climber(inner, self.attack, self.budget)
-            first = self._begun(self.attack, batch.x.value, generator)
-            return [self.ascent(climber, piece, first[each]) for piece, each in zip(pieces, rows, strict=True)]
+            first = self._start(self.attack, batch.x.value, generator)
+            return [self.ascent(climber, each, first[here]) for each, here in zip(batches, rows, strict=True)]
 
-    def _begun(self, attack: Climbing, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _start(self, attack: Climbing, x: Tensor, generator: torch.Generator) -> Tensor:
         """Where the attack starts; with other processes, as if this one had drawn for the rows of all."""
         if self.ranks is None:
             return attack.begin(x, self.budget, generator)
@@ -425,16 +257,49 @@ class Step:
         all_rows[self.ranks.rows(n)] = x
         return attack.begin(all_rows, self.budget, generator)[self.ranks.rows(n)]
 
-    def _whole(self, batch: Batch) -> Batch:
-        """The batch of all processes, as the outer formula sees it."""
-        if self.ranks is None:
-            return batch
-        n, ranks = self.ranks.total(len(batch.y)), self.ranks
-        nets = {letter: Everywhere(net, ranks, n) for letter, net in batch.nets.items()}
-        trace = [ranks.gather(logits, n) for logits in batch.trace]
-        return replace(batch, y=ranks.gather(batch.y, n), nets=nets, trace=trace)
+    def _descended(self, batch: Batch, n: int) -> Outcome:
+        """The outcome of a batch that has been attacked, in a step on n images (here, where there are processes)."""
+        whole = len(batch.y) == n
+        with self._others_at_rest():
+            if self.method.around is not None:
+                self._move_weights(batch)
+            batch = self._all_rows(self._forward(batch, self._joined))
+            terms = self.method.outer(batch)
+        for name, term in terms.items():
+            where, shape = f"term {name} of method {self.method.name}", tuple(term.shape)
+            mend = "leave the mean over the batch to the trainer" if term.ndim == 0 else ""
+            require(term.shape == batch.y.shape, where, expected=f"shape {tuple(batch.y.shape)}", got=shape, mend=mend)
+        share = 1.0 if whole else len(batch.y) / (n if self.ranks is None else self.ranks.total(n))
+        return Outcome(total(terms), terms, batch, share)
 
-    def _with_forwards(self, batch: Batch, run: Mapping[str, nn.Module]) -> Batch:
+    def _move_weights(self, batch: Batch) -> None:
+        """Put the student's weights where the method wants its loss descended, and remember where they were.
+
+        The further forward leaves no trace: statistics of the trained networks, the memory and random states stay.
+        """
+        assert self.method.around is not None
+        weights = {name: w for name, w in self.nets["S"].named_parameters() if w.requires_grad}
+
+        def gradients() -> dict[str, Tensor]:
+            with kept_state(self.method.memory), kept_random_state(weights.values()), ExitStack() as quiet:
+                for net in self.trained.values():
+                    quiet.enter_context(quiet_statistics(net))
+                loss = total(self.method.outer(self._all_rows(self._forward(batch, self._alone))))
+                found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            pairs = zip(weights.items(), found, strict=True)
+            slopes = {name: torch.zeros_like(w) if g is None else g for (name, w), g in pairs}
+            if self.ranks is not None:
+                self.ranks.average(slopes.values())
+            return slopes
+
+        steps = self.method.around(batch.progress, weights, gradients)
+        with torch.no_grad():
+            for name, step in steps.items():
+                before = weights[name].clone()
+                weights[name].add_(step)
+                self._moved.append((weights[name], before, weights[name].clone()))
+
+    def _forward(self, batch: Batch, run: Mapping[str, nn.Module]) -> Batch:
         """Run the declared forwards, in order, and seal the trained networks behind them."""
         why = f"method {self.method.name} declares forwards {dict(self.method.forwards)}"
         sealed = {letter: Net(self.nets[letter], why) for letter in self.method.forwards}
@@ -453,25 +318,47 @@ class Step:
                 batch.nets[letter].put(point, logits.detach())
         return batch
 
+    def _all_rows(self, batch: Batch) -> Batch:
+        """The batch of all processes, as the outer formula sees it."""
+        if self.ranks is None:
+            return batch
+        n, ranks = self.ranks.total(len(batch.y)), self.ranks
+        nets = {letter: GatheredNet(net, ranks, n) for letter, net in batch.nets.items()}
+        trace = [ranks.gather(logits, n) for logits in batch.trace]
+        return replace(batch, y=ranks.gather(batch.y, n), nets=nets, trace=trace)
 
-# accumulation ---------------------------------------------------------------------------------------------------------
-# Gradient accumulation: the gradient of a batch from micro-batches that fit into memory one by one.
-#
-# The attacks of all micro-batches are made first, on the network as it is before the update, from one random start
-# drawn for the batch. Losses are weighted by images, so for a network whose prediction of an image depends on that
-# image alone the gradient is the batch's. BatchNorm in train mode normalises each micro-batch by its own statistics,
-# and terms that couple samples couple those of a micro-batch.
+    @contextmanager
+    def _others_at_rest(self) -> Iterator[None]:
+        others = {letter: m for letter, m in self.nets.items() if letter not in self.method.forwards}
+        constant = [m for letter, m in others.items() if letter not in self.method.tunes]
+        with evaluating(*others.values()), frozen(*constant):
+            yield
 
+    def settle(self) -> None:
+        """Take back what `Method.around` added to the weights; call it after the optimiser's step.
 
-@dataclass(frozen=True)
-class _Part:
-    """What is kept of a micro-batch when its graph is gone."""
+        What the optimiser did in between stays. A next step settles by itself what was not settled.
+        """
+        with torch.no_grad():
+            for weight, before, moved in self._moved:
+                # Where nothing was added, no rounding either.
+                weight.copy_(torch.where(moved == before, weight, before + (weight - moved)))
+        self._moved = []
 
-    share: float
-    loss: Tensor
-    terms: dict[str, Tensor]
-    y: Tensor
-    x_adv: Tensor | None
+    def share_gradients(self) -> None:
+        """After going backward: average over processes what their engine has not averaged on the way."""
+        if self.ranks is not None:
+            tuned = [
+                p.grad for letter in self.method.tunes for p in self.nets[letter].parameters() if p.grad is not None
+            ]
+            if tuned:
+                self.ranks.average(tuned)
+
+    def share_statistics(self) -> None:
+        """After an update: give all processes the same running statistics."""
+        if self.ranks is not None:
+            for letter in self.method.forwards:
+                self.ranks.average_statistics(self.nets[letter])
 
 
 def descend(
@@ -485,6 +372,10 @@ def descend(
 ) -> Outcome:
     """Add the gradient of a batch's loss to the weights' `.grad`, and say what was computed.
 
+    With several micro-batches, losses are weighted by images, so for a network whose prediction of an image depends on
+    that image alone the gradient is the batch's. BatchNorm in train mode normalises each micro-batch by its own
+    statistics, and terms that couple samples couple those of a micro-batch.
+
     Args:
         step: whose loss it is.
         x, y, progress, known: as in `Step.run`.
@@ -495,22 +386,88 @@ def descend(
         The step's outcome. With several micro-batches it is put together from theirs, without graph, and its batch has
         images and labels alone.
     """
-    seen: list[_Part] = []
+    done: list[Outcome] = []
     outcome = None
     for outcome in step.in_parts(x, y, progress, known, parts):
         if look is not None:
             look(outcome)
-        share = outcome.share
-        (outcome.loss if share == 1 else outcome.loss * share).backward()
-        if share < 1:
-            terms = {name: term.detach() for name, term in outcome.terms.items()}
-            x_adv = None if outcome.batch.x_adv is None else outcome.batch.x_adv.value
-            seen.append(_Part(share, outcome.loss.detach(), terms, outcome.batch.y, x_adv))
+        (outcome.loss if outcome.share == 1 else outcome.loss * outcome.share).backward()
+        if outcome.share < 1:
+            done.append(outcome.constant())
             outcome = None  # or the next micro-batch would have to fit beside this one
     if outcome is not None:
         return outcome
-    loss = torch.stack([part.loss * part.share for part in seen]).sum()
-    terms = {name: torch.cat([part.terms[name] for part in seen]) for name in seen[0].terms}
-    attacked = [part.x_adv for part in seen if part.x_adv is not None]
+    loss = torch.stack([each.loss * each.share for each in done]).sum()
+    terms = {name: torch.cat([each.terms[name] for each in done]) for name in done[0].terms}
+    attacked = [each.batch.x_adv.value for each in done if each.batch.x_adv is not None]
     point = Point("x_adv", torch.cat(attacked)) if attacked else None
-    return Outcome(loss, terms, Batch(Point("x", x), point, torch.cat([part.y for part in seen]), {}, progress))
+    return Outcome(loss, terms, Batch(Point("x", x), point, torch.cat([each.batch.y for each in done]), {}, progress))
+
+
+class GatheredNet(Net):
+    """A network as the outer formula sees it on several processes: at a point, the logits of the rows of all."""
+
+    def __init__(self, here: Net, ranks: Ranks, n: int) -> None:
+        super().__init__(here.module, here.sealed)
+        self.here, self.ranks, self.n = here, ranks, n
+
+    def __call__(self, point: Point) -> Tensor:
+        """Logits (n, classes)."""
+        if point not in self._seen:
+            self._seen[point] = self.ranks.gather(self.here(point), self.n)
+        return self._seen[point]
+
+    def slope(self, point: Point, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """As in `Net`, for all rows; every process computes it for all, since `pick` may look at any row."""
+        return self.here.slope(Point(point.name, self.ranks.gather(point.value, self.n)), pick)
+
+
+class Forwards(nn.Module):
+    """All forwards of a trained network in a step as one call, as PyTorch's engine asks for it.
+
+    Two calls before one backward would fail: the second changes BatchNorm's buffers, which the first one's backward
+    reads.
+
+    Args:
+        module: the network.
+        autocast: make its forwards in bfloat16 by `torch.autocast`.
+    """
+
+    def __init__(self, module: nn.Module, autocast: bool = False) -> None:
+        super().__init__()
+        self.module, self.autocast = module, autocast
+
+    def forward(self, inputs: Sequence[Tensor], quiet: Sequence[bool]) -> list[Tensor]:
+        """Logits (B, C) at each of the inputs (B, C, H, W), in order; the quiet ones move no running statistics."""
+        logits = []
+        # One context for all of them, for it keeps the weights that it has cast.
+        with torch.autocast(inputs[0].device.type, torch.bfloat16) if self.autocast else nullcontext():
+            for x, still in zip(inputs, quiet, strict=True):
+                with quiet_statistics(self.module) if still else nullcontext():
+                    logits.append(self.module(x.clone()).to(x.dtype))  # it may write into its input
+        return logits
+
+
+def averaging_gradients(forwards: Forwards, ranks: Ranks) -> DistributedDataParallel:
+    """The forwards of a network whose gradients are averaged over processes as they come.
+
+    Buffers are not broadcast: `Ranks.average_statistics` keeps them equal.
+    """
+    parameter = next(forwards.parameters())
+    where = [parameter.device.index] if parameter.is_cuda else None
+    known = inspect.signature(DistributedDataParallel).parameters
+    # Newer versions of PyTorch call it by the second name and warn of the first.
+    still: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(forwards, device_ids=where, **still)
+
+
+def synchronised(module: nn.Module) -> nn.Module:
+    """The network with SyncBatchNorm, which normalises by the rows of all processes. In place where it can.
+
+    Raises:
+        Refused: on a CPU, where PyTorch has none.
+    """
+    if not next(module.parameters()).is_cuda:
+        mend = "leave --sync-bn out: each process then normalises by its own rows"
+        raise Refused("--sync-bn", expected="GPUs", got="a CPU", mend=mend)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)

@@ -1,0 +1,113 @@
+"""What a training says of itself: means over the images of an epoch, and TensorBoard out of the same events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmard.errors import Refused, needs_extra
+from mmard.run import LOGGED, Event
+from mmard.training.step import Outcome, Step
+
+
+class Tally:
+    """Sums over the steps of an epoch so far, kept where the step computed them, so that no step waits for a GPU."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._sums: dict[str, Tensor] = {}
+
+    def restore(self, sums: Mapping[str, float]) -> None:
+        """Go on from what `totals` said; from nothing with an empty mapping."""
+        self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in sums.items()}
+
+    def count(self, outcome: Outcome) -> dict[str, Tensor]:
+        """Add a step; the means of its loss and of its terms.
+
+        Raises:
+            Refused: for a term that has the name of another thing in the log.
+        """
+        batch = outcome.batch
+        taken = sorted(outcome.terms.keys() & LOGGED)
+        if taken:
+            where = f"term {taken[0]!r} of method {self._step.method.name}"
+            raise Refused(where, expected="a name that the log does not use", got=repr(taken[0]), mend="rename it")
+        means = {"loss": outcome.loss.detach(), **{name: term.detach().mean() for name, term in outcome.terms.items()}}
+        for name, mean in means.items():
+            self._add(name, mean * len(batch.y))
+        self._add("images", torch.tensor(len(batch.y)))
+        if batch.x_adv is not None:
+            reach = self._step.budget.distance(batch.x_adv.value, batch.x.value).amax().double()
+            before = self._sums.get("reach", reach)
+            self._sums["reach"] = torch.maximum(before.to(reach.device), reach)
+        return means
+
+    def totals(self) -> dict[str, float]:
+        """The sums. The terms' are those of all processes already; the largest reach is made so here."""
+        totals = {name: total.item() for name, total in self._sums.items()}
+        if self._step.ranks is not None and "reach" in totals:
+            (totals["reach"],) = self._step.ranks.largest(totals["reach"])
+        return totals
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.double()
+        self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value
+
+
+NO_AMOUNTS = frozenset(("kind", "step", "epoch", "epoch_step", "best"))
+"""Keys of an event that say what and where it is rather than how much."""
+
+
+class TensorBoard:
+    """An observer that writes events files into a folder.
+
+    Steps go under "step/", the means of epochs and the validation under "epoch/", both over the number of steps. A run
+    that resumes hides what was written after the step that it resumes from.
+
+    Args:
+        folder: where the events files go.
+
+    Raises:
+        Refused: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._make = writer_class()
+        self.folder = folder
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Write the numbers of one event."""
+        kind, step = event["kind"], event.get("step", 0)
+        if self._writer is None and kind not in ("tick", "note"):
+            # Written only now, when it is known where the run stands: from here on earlier points are void.
+            self._writer = self._make(log_dir=str(self.folder), purge_step=step + 1)
+        if kind not in ("step", "epoch"):
+            return
+        for name, value in event.items():
+            if name not in NO_AMOUNTS:
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+        if kind == "epoch":
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write out what is still in memory."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def writer_class() -> Any:
+    """The writer of PyTorch, which needs the package tensorboard.
+
+    Raises:
+        Refused: if that is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise needs_extra("tensorboard", "tb", "writing TensorBoard events") from None
+    return SummaryWriter
