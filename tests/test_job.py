@@ -30,6 +30,7 @@ from mmard.data import ImageSet, Splits
 from mmard.data.batches import LoaderBatches, SetBatches
 from mmard.errors import Refused
 from mmard.evaluation.evaluate import Measured, measure
+from mmard.files import tensors_hash
 from mmard.job import default_out, prepare
 from mmard.methods import mmard, pgd_at, rslad
 from mmard.models import Normalised
@@ -109,6 +110,48 @@ def test_a_standardising_network_takes_its_numbers_from_the_training_images() ->
     mean, _ = job.splits.train.channel_statistics()
     assert job.student.mean.flatten().tolist() == pytest.approx(mean)
     assert job.facts["normalised"] is True
+
+
+def test_a_training_begins_from_the_weights_of_a_run_or_a_file(tmp_path: Path) -> None:
+    """The network, the normalisation inside it and the words on where they are from; a fresh one is another."""
+    old = natural(tmp_path / "run", normalise="data")
+    held, _ = Run.open(old).load_weights("best")
+    for init in (old, old / "best.safetensors"):
+        job = prepare(settled(init=str(init), seed=5))
+        assert same(state(job.student), held)
+        assert isinstance(job.student, Normalised)
+        assert job.student.training
+        assert all(weight.requires_grad for weight in job.student.parameters())
+        assert job.notes[0].startswith("begins from ")
+        assert job.made_from["weights to begin from"] == tensors_hash(held)
+    assert not same(state(prepare(settled(normalise="data", seed=5)).student), held)
+    foreign = tmp_path / "theirs.pt"
+    assert isinstance(job.student, Normalised)
+    torch.save(state(job.student.net), foreign)
+    assert same(state(prepare(settled(init=str(foreign))).student), torch.load(foreign, weights_only=True))
+
+
+def natural(out: Path, **said: Any) -> Path:
+    said = {"method": "natural", "epochs": 1, "limit_train": 96, "threads": 1, **said}
+    train("cnn-4", data="digits", out=out, **said)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"model": "cnn-2"}, "init .*run: expected cnn-2, got cnn-4; train it as cnn-4"),
+        ({"init": "nothing/here"}, "nothing/here"),
+        ({"network": "cnn-2", "init": "{run}/best.safetensors"}, "expected .* got"),
+    ],
+)
+def test_weights_of_another_network_begin_nothing(said: dict[str, str], words: str, tmp_path: Path) -> None:
+    old = natural(tmp_path / "run")
+    said = {"init": str(old), **{name: text.format(run=old) for name, text in said.items()}}
+    with pytest.raises(Refused, match=words):
+        prepare(Settings.resolve({"model": "cnn-4", "data": "digits", "limit_train": 96, **said}))
+    with pytest.raises(Refused, match="init: expected none beside a network that is handed over"):
+        prepare(settled(init=str(old)), student=net())
 
 
 def test_objects_stand_in_for_names() -> None:

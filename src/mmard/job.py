@@ -46,6 +46,7 @@ from mmard.networks import (
     own_device,
     pick_device,
     teacher_by_letter,
+    trained_on,
 )
 from mmard.ranks import Ranks
 from mmard.run import Event, Run
@@ -129,7 +130,7 @@ def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
 
 NOT_IN_RESULTS = {
     *MACHINE,
-    *("teachers", "teacher_weights", "teacher_mean", "teacher_std", "teacher_which", "fill_table"),
+    *("init", "teachers", "teacher_weights", "teacher_mean", "teacher_std", "teacher_which", "fill_table"),
 }
 """Settings that may be others when a run is resumed: where things lie, and how they are kept. Of teachers and data the
 hashes count."""
@@ -159,6 +160,8 @@ class Job:
         said = {**config, **config["params"]}
         found = {f"setting {name}": value for name, value in said.items() if name not in (*NOT_IN_RESULTS, "params")}
         found |= {f"teacher {letter}": weights_hash(self.step.nets[letter]) for letter in self.method.teachers}
+        if self.settings.init is not None:
+            found["weights to begin from"] = weights_hash(self.student)
         if self.splits is not None:
             found["training images"] = self.splits.train.fingerprint()
         elif (first := _first_batch(self.batches)) is not None:
@@ -319,7 +322,11 @@ def prepare(
         batches.num_classes = validation.num_classes
     images = splits.train if splits else validation
     name = settings.network
-    if student is None:
+    begins: list[str] = []
+    if student is None and settings.init is not None:
+        student, source = trained_on(name, settings.init, images)
+        begins = [f"begins from {source}"]
+    elif student is None:
         student = new_network(name, images, settings.normalise, settings.seed)
     else:
         name = given_label(student)
@@ -328,7 +335,7 @@ def prepare(
     nets = {"S": student.to(device)}
 
     beside = companions(settings, method, name, given, images, validation, budget, device)
-    nets, notes = {**nets, **beside.nets}, list(beside.notes)
+    nets, notes = {**nets, **beside.nets}, begins + list(beside.notes)
     if settings.sync_bn:
         if ranks is None:
             mend = "start several processes with torchrun"
@@ -417,6 +424,9 @@ def _refuse_what_is_lost(
     method: Method | None,
 ) -> None:
     """Refuse settings that stand for an object which is not here, and settings that a given object would not follow."""
+    if student is not None and settings.init is not None:
+        mend = "load them into it"
+        raise Refused("init", expected="none beside a network that is handed over", got=settings.init, mend=mend)
     objects = {"network": student, "data": data, "method": method, **teachers}
     for name in sorted(name for name in settings.given if objects.get(name) is None):
         if name in settings.teachers:

@@ -20,7 +20,7 @@ from mmard.catalogue import FILES, refuse_nowhere
 from mmard.data import ImageSet
 from mmard.deploy.checkpoints import casts, load_foreign, open_weights
 from mmard.deploy.onnx import OnnxNetwork
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused, require, unknown
 from mmard.files import load_into
 from mmard.gate import ClaimedAccuracy, pass_gate
 from mmard.method import Method
@@ -58,6 +58,26 @@ def new_network(name: str, images: ImageSet, normalise: str, seed: int) -> nn.Mo
     module = build(name, num_classes=images.num_classes, image_shape=images.image_shape, mean=mean, std=std, seed=seed)
     check_logits(module, images.image_shape, images.num_classes, f"network {name}", trained=True)
     return module
+
+
+def trained_on(name: str, init: str, images: ImageSet) -> tuple[nn.Module, str]:
+    """The network of this name with weights to begin a training from, in train mode, and where they are from.
+
+    Args:
+        init: a run folder, or a file of weights by mmard or somebody else.
+
+    Raises:
+        Refused: if nothing is there, they are of another network, or for other classes or images.
+    """
+    use: dict[str, Any] = {"num_classes": images.num_classes, "image_shape": images.image_shape, "who": "init"}
+    if Path(init).is_dir():
+        found = load_network(init, **use)
+        theirs = str(found.facts["network"])
+        require(theirs == name, f"init {init}", expected=name, got=theirs, mend=f"train it as {theirs}")
+    else:
+        found = load_network(name, weights=init, **use)
+    check_logits(found.module, images.image_shape, images.num_classes, f"init {init}", trained=True)
+    return found.module.train(), found.source
 
 
 def network_facts(name: str, module: nn.Module, images: ImageSet) -> dict[str, Any]:
@@ -144,7 +164,7 @@ class _Use:
     @property
     def flag(self) -> str:
         """Which option gives the weights of such a network."""
-        return {"teacher": "--teacher-weights", "source": "--from-weights"}.get(self.who, "--weights")
+        return {"teacher": "--teacher-weights", "source": "--from-weights", "init": "--init"}.get(self.who, "--weights")
 
     def refuse_other(self, classes: int | None, shape: tuple[int, ...] | None) -> None:
         """Refuse a network for other classes or images than the data has; None where one side says nothing."""

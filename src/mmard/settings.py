@@ -280,6 +280,13 @@ class Settings(BaseModel):
         "Network to train, e.g. resnet18, wide_resnet-16-4, mobilenet_v2, cnn-8, or package.module:function.",
         flag="--model",
     )
+    init: str | None = setting(
+        None,
+        "Method",
+        "Begin from these weights of the same network, normalisation included: a run folder, whose best are taken, or "
+        "a file (.safetensors, .pt).",
+        metavar="RUN|FILE",
+    )
     teachers: ByLetter = taught(
         {},
         "A run folder, a file of weights that mmard wrote, or a network's name with --teacher-weights. Several: "
