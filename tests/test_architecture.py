@@ -317,6 +317,22 @@ def fresh(code: str) -> str:
     return done.stdout
 
 
+def test_images_become_floats_and_levels_in_one_place() -> None:
+    """`as_floats` and `as_levels`: a division or a product by 255 of anything but a number is one of theirs. The report shows
+    radii and differences in levels."""
+    found = [
+        at(path, node)
+        for path, tree in TREES.items()
+        if path.relative_to(PACKAGE).as_posix()
+        not in ("data/image_set.py", "words.py", "report/subject.py", "report/findings.py")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Div, ast.Mult))
+        for one, other in ((node.left, node.right), (node.right, node.left))
+        if isinstance(one, ast.Constant) and one.value == 255 and not isinstance(other, ast.Constant)
+    ]
+    assert found == []
+
+
 def test_help_needs_neither_torch_nor_an_optional_package() -> None:
     out = fresh(
         "import sys, mmard, mmard.cli\n"

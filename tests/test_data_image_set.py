@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmard.data import ImageSet
 from mmard.data import image_set as module
-from mmard.data.image_set import balanced_order
+from mmard.data.image_set import as_floats, as_levels, balanced_order
 
 
 def make(n: int = 50, c: int = 3, seed: int = 0) -> ImageSet:
@@ -91,3 +91,19 @@ def test_order_is_a_shuffle_within_classes() -> None:
     assert (orders[0] == orders[1]).all()
     assert abs(np.corrcoef(orders[0], np.arange(2000))[0, 1]) < 0.1  # 4.5 standard deviations
     assert abs(np.corrcoef(orders[0], orders[2])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_every_level_comes_back_and_what_lies_outside_saturates(dtype: torch.dtype) -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(as_levels(as_floats(levels, dtype)), levels)
+    outside = torch.tensor([-1.0, -0.01, 0.1 / 255, 0.9 / 255, 1.01, 9.0], dtype=dtype)
+    assert as_levels(outside).tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_inputs_are_levels_over_255() -> None:
+    s = make()
+    rows = torch.tensor([3, 1])
+    expected = s.x[rows].numpy().astype(np.float64) / 255
+    np.testing.assert_allclose(s.inputs(rows, dtype=torch.float64).numpy(), expected, rtol=1e-15)
+    assert s.inputs(slice(2, 5)).shape == (3, 3, 5, 4)

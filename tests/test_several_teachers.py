@@ -15,7 +15,8 @@ from mmard.cli import commands
 from mmard.cli.options import read_flags
 from mmard.errors import Refused
 from mmard.job import prepare
-from mmard.models import Ensemble, build
+from mmard.models import build
+from mmard.models.wrapped import Ensemble
 from mmard.modes import evaluating
 from mmard.run import Run
 from mmard.settings import Settings, read_config

@@ -11,7 +11,7 @@ from mmard.errors import Refused
 from mmard.models import build
 from mmard.models.preact_resnet import PreActBlock
 from mmard.models.resnet import Bottleneck
-from mmard.models.wide_resnet import PreActSwishBlock, SwishBlock, padded
+from mmard.models.swish import PreActSwishBlock, SwishBlock, padded
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

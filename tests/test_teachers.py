@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import mmard
 from mmard import teachers as table
 from mmard.cli import answer
-from mmard.deploy.checkpoints import alike
+from mmard.deploy.layouts import alike
 from mmard.errors import Refused
 from mmard.models import Normalised, build, parameter_count
 from mmard.networks import load_network

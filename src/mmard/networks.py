@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from mmard.balls import Budget
 from mmard.catalogue import FILES, refuse_nowhere
 from mmard.data import ImageSet
-from mmard.deploy.checkpoints import casts, load_foreign, open_weights
+from mmard.deploy.checkpoints import open_weights
+from mmard.deploy.layouts import casts, load_foreign
 from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused, require, unknown
 from mmard.files import load_into
 from mmard.gate import ClaimedAccuracy, pass_gate
 from mmard.method import Method
-from mmard.models import Ensemble, Normalised, build, check_logits
+from mmard.models import Normalised, build, check_logits
+from mmard.models.wrapped import Ensemble
 from mmard.ranks import Ranks
 from mmard.run import Run
 from mmard.seeds import derive

@@ -100,7 +100,7 @@ def attack_seconds(network: nn.Module, images: ImageSet, attack: Attack, budget:
     """Time of attacking these images, extrapolated from one batch in which no image is let off."""
     some = images.take(slice(0, most))
     device = next(network.parameters()).device
-    x, y = some.x.to(device).float() / 255, some.y.to(device)
+    x, y = some.inputs(device=device), some.y.to(device)
     with evaluating(network), frozen(network):
         began = time.perf_counter()
         with torch.no_grad():

@@ -92,7 +92,7 @@ class Teacher:
         Raises:
             Refused: unless every tensor has its place; the message names the network that the tensors are of.
         """
-        from mmard.deploy.checkpoints import load_foreign
+        from mmard.deploy.layouts import load_foreign
         from mmard.models import build
 
         module = build(self.network, num_classes=self.num_classes, image_shape=SHAPE, seed=0)
@@ -172,7 +172,8 @@ def open_teacher(spec: str, weights: str | Path | None, num_classes: int | None 
     Raises:
         Refused: for an unknown name, no file, or a file that is not this teacher's.
     """
-    from mmard.deploy.checkpoints import classes_in, open_weights
+    from mmard.deploy.checkpoints import open_weights
+    from mmard.deploy.layouts import classes_in
 
     found = find(spec, num_classes)
     if weights is None:

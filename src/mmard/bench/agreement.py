@@ -197,7 +197,7 @@ def compared(
 ) -> dict[str, Any]:
     """One method under one pairing, as a row of the record."""
     some = subject.images.take(slice(0, images))
-    x, y = some.x.to(device).float() / 255, some.y.to(device)
+    x, y = some.inputs(device=device), some.y.to(device)
     judge = _nets(subject, torch.float64, device)
     one, other = (_taken(spec, subject, x, y, dtype, engine, seed) for dtype, engine in (pair.reference, pair.other))
     found: dict[str, Any] = {

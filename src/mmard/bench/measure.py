@@ -230,7 +230,7 @@ def attacks(
     """
     network = networks("S", size.attacked)
     images = _kept(network, smooth_images(size.attack_batch, size.image_shape), networks.device)
-    x, y = images.x.to(networks.device).float() / 255, images.y.to(networks.device)
+    x, y = images.inputs(device=networks.device), images.y.to(networks.device)
     copies = {"itself": network, "twin": Twins(Engine(), {"": network}).serving(x)[""]}
     pgd = read_attack("pgd-20", BALL)
 
@@ -265,7 +265,7 @@ def attacks(
 def _kept(network: nn.Module, images: ImageSet, device: torch.device) -> ImageSet:
     """The images under the labels that the network gives them."""
     with evaluating(network), torch.no_grad():
-        said = network(images.x.to(device).float() / 255).argmax(1).cpu()
+        said = network(images.inputs(device=device)).argmax(1).cpu()
     return replace(images, y=said)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmard.attacks import PGD
 from mmard.balls import Budget
 from mmard.data import ImageSet
+from mmard.data.image_set import as_levels
 from mmard.engine.graphs import ascent_for
 from mmard.engine.twin import Engine, has_bf16, lay_out
 from mmard.errors import unknown
@@ -224,7 +225,7 @@ def smooth_images(n: int, shape: tuple[int, int, int], seed: int = 0) -> ImageSe
     coarse = torch.rand(n, c, max(h // 4, 2), max(w // 4, 2), generator=generator("cpu", seed, "bench", "images"))
     x = nn.functional.interpolate(coarse, size=(h, w), mode="bilinear", align_corners=False)
     y = torch.arange(n) % CLASSES
-    return ImageSet((255 * x).round().to(torch.uint8), y, tuple(map(str, range(CLASSES))), "drawn for a benchmark")
+    return ImageSet(as_levels(x), y, tuple(map(str, range(CLASSES))), "drawn for a benchmark")
 
 
 class Networks:
@@ -250,7 +251,7 @@ class Networks:
             kept = [m.momentum for m in norms]
             for m in norms:
                 m.momentum = None  # the mean of what was seen
-            x = smooth_images(8, self.shape, seed=1).x.to(self.device).float() / 255
+            x = smooth_images(8, self.shape, seed=1).inputs(device=self.device)
             with torch.no_grad():
                 net.train()(x)
             for m, momentum in zip(norms, kept, strict=True):
@@ -315,7 +316,7 @@ def variant(
     if method.memory is not None:
         method.memory.to(device)
     images = smooth_images(case.batch, size.image_shape)
-    x, y = images.x.to(device).float() / 255, images.y.to(device)
+    x, y = images.inputs(device=device), images.y.to(device)
     budget = Budget(EPS)
     attack = method.attack(budget, size.attack_steps, None, method.start)
     how: dict[str, Any] = {}

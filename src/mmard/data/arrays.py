@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib import format as npy
 
 from mmard.data.decoding import damaged, import_extra, missing, search_folders
-from mmard.data.image_set import Images, Part, Rows, numbered, part_of_arrays, whole_labels
+from mmard.data.image_set import Images, Part, Rows, as_levels, numbered, part_of_arrays, whole_labels
 from mmard.data.parquet import Columns, find_parquet, read_parquet
 from mmard.errors import Refused
 
@@ -50,7 +51,7 @@ def read_digits(data_dir: Path | None = None, image_size: int | None = None) -> 
     del data_dir, image_size
     with np.load(io.BytesIO(files("mmard.data").joinpath("digits.npz").read_bytes())) as stored:
         counts, y, is_test = stored["counts"], stored["labels"].astype(np.int64), stored["is_test"]
-    x = ((counts.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)[:, None]
+    x: Images = as_levels(torch.from_numpy(counts / 16)).numpy()[:, None]
     return (
         part_of_arrays(x[~is_test], y[~is_test], [], _DIGITS, "digits, bundled, train"),
         part_of_arrays(x[is_test], y[is_test], [], _DIGITS, "digits, bundled, test"),
@@ -215,9 +216,8 @@ def _levels(x: np.ndarray[Any, np.dtype[Any]], where: str) -> Images:
     if not (low >= 0 and high <= 1):
         mend = "divide by 255, or store them as uint8" if high > 2 else "store images as they are, not normalised"
         raise Refused(where, expected="floats in [0, 1]", got=f"min {low:.3g}, max {high:.3g}", mend=mend)
-    grey = x.astype(np.float64)
-    grey *= 255
-    return np.rint(grey, out=grey).astype(np.uint8)
+    levels: Images = as_levels(torch.from_numpy(x.astype(np.float64))).numpy()
+    return levels
 
 
 def read_svhn(data_dir: Path, image_size: int | None = None) -> tuple[Part, Part]:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmard.data.image_set import as_floats, as_levels
 from mmard.errors import Refused, require, unknown
 
 Transform = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -91,7 +92,7 @@ def autocontrast(x: Tensor, strength: Tensor, sign: Tensor, axis: Tensor) -> Ten
 def equalise(x: Tensor, strength: Tensor, sign: Tensor, axis: Tensor) -> Tensor:
     """Every channel with its 256 levels spread evenly, as image libraries do it by integers."""
     b, c, h, w = x.shape
-    levels = (x * 255).round().long().clamp(0, 255).view(b * c, h * w)
+    levels = as_levels(x).long().view(b * c, h * w)
     counts = torch.zeros(b * c, 256, dtype=torch.int64, device=x.device)
     counts.scatter_add_(1, levels, torch.ones_like(levels))
     last = counts.gather(1, levels.amax(1, keepdim=True))
@@ -99,7 +100,7 @@ def equalise(x: Tensor, strength: Tensor, sign: Tensor, axis: Tensor) -> Tensor:
     before = counts.cumsum(1) - counts
     table = ((before + step // 2) // step.clamp_min(1)).clamp(0, 255)
     spread = torch.where(step > 0, table.gather(1, levels), levels)
-    return (spread.to(x.dtype) / 255).view(b, c, h, w)
+    return as_floats(spread, x.dtype).view(b, c, h, w)
 
 
 def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,11 +226,11 @@ class StrongAugmentation:
     def apply(self, x: Tensor, views: StrongViews) -> Tensor:
         """The views of the images, uint8 levels or floats in [0, 1], (B, C, H, W) -> (B, C, H, W), same type."""
         levels = not x.is_floating_point()
-        z = x.float() / 255 if levels else x
+        z = as_floats(x) if levels else x
         z = self._placed(z, views.place.to(x.device))
         z = self._transformed(z, views.transform.to(x.device))
         z = self._erased(z, views.hole.to(x.device))
-        return (z * 255).round().clamp(0, 255).to(x.dtype) if levels else z
+        return as_levels(z) if levels else z
 
     def _placed(self, x: Tensor, u: Tensor) -> Tensor:
         """Mirror, then lose `a` columns and `b` rows, a + b < reach, and put the rest somewhere else."""

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmard import seeds
 from mmard.data.augment import Augmenting
-from mmard.data.image_set import ImageSet
+from mmard.data.image_set import ImageSet, as_floats, as_levels
 from mmard.errors import Refused
 
 MOST_CLASSES = 2**20
@@ -74,11 +74,6 @@ def check_labels(y: Tensor, n: int, num_classes: int | None, where: str) -> None
         )
         mend = "leave images without a label out" if label < 0 else "are they counted from 0, and is no class missing?"
         raise Refused(where, expected=expected, got=f"label {label} at image {int(outside[0, 0])}", mend=mend)
-
-
-def as_float(x: Tensor) -> Tensor:
-    """uint8 levels to float32 in [0, 1]."""
-    return x.to(torch.float32) / 255
 
 
 class SetBatches:
@@ -159,7 +154,7 @@ class SetBatches:
         x = self._x.index_select(0, rows).to(self.device) if self._stays else self._x.index_select(0, there)
         if self.augmentation is not None and views is not None:
             x = self.augmentation.apply(x, views)
-        return as_float(x), self._y[there]
+        return as_floats(x), self._y[there]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch from step `start` on."""
@@ -172,8 +167,8 @@ def in_order(image_set: ImageSet, batch_size: int, device: torch.device | str) -
     if batch_size < 1:
         raise Refused("batch_size", expected="1 or more", got=str(batch_size))
     for start in range(0, len(image_set), batch_size):
-        x, y = image_set.x[start : start + batch_size], image_set.y[start : start + batch_size]
-        yield as_float(x.to(device)), y.to(device)
+        rows = slice(start, start + batch_size)
+        yield image_set.inputs(rows, device), image_set.y[rows].to(device)
 
 
 class LoaderBatches:
@@ -299,7 +294,7 @@ class _Images(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        return as_float(self.images.x[row]), self.images.y[row]
+        return as_floats(self.images.x[row]), self.images.y[row]
 
 
 Labelled = ImageSet | DataLoader[Any] | tuple[Tensor, Tensor]
@@ -358,7 +353,7 @@ def as_image_set(data: Labelled, name: str, num_classes: int | None = None) -> I
         batches = [(x.detach().cpu(), y.detach().cpu())]
     levels, labels = [], []
     for number, (x, y) in enumerate(batches, 1):
-        levels.append(x.clone() if x.dtype == torch.uint8 else x.float().mul(255).round().to(torch.uint8))
+        levels.append(x.clone() if x.dtype == torch.uint8 else as_levels(x))
         labels.append(y.to(torch.int64))
         if x.shape[1:] != levels[0].shape[1:]:
             expected, got = (str(tuple(each.shape[1:])) for each in (levels[0], x))

@@ -29,12 +29,23 @@ from mmard.files import replacing
 _CHUNK = 4096  # images looked at together where a set may be larger than memory
 
 
+def as_floats(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Levels 0..255 to floats in [0, 1]."""
+    return levels.to(dtype) / 255
+
+
+def as_levels(x: Tensor) -> Tensor:
+    """Floats in [0, 1] to the nearest of the 256 levels, uint8; what lies outside saturates."""
+    x = x if x.dtype == torch.float64 else x.float()
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images and labels of one split, on the CPU.
 
-    Pixels stay 8-bit: CIFAR-10 is 150 MB this way, and every file form that is read here holds 8 bits. Whoever makes
-    batches divides by 255 (`mmard.data.batches`).
+    Pixels stay 8-bit: CIFAR-10 is 150 MB this way, and every file form that is read here holds 8 bits. `inputs` gives
+    what networks take.
 
     Args:
         x: uint8 (N, C, H, W).
@@ -99,6 +110,15 @@ class ImageSet:
             return replace(self, x=self.x[indices], y=self.y[indices], origin=origin or self.origin)
         rows = torch.as_tensor(indices, dtype=torch.int64)
         return replace(self, x=self.x[rows], y=self.y[rows], origin=origin or self.origin, on_disk=False)
+
+    def inputs(
+        self,
+        rows: Tensor | slice = slice(None),
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The images at `rows` as networks take them: floats in [0, 1], (n, C, H, W)."""
+        return as_floats(self.x[rows].to(device), dtype)
 
     def class_counts(self) -> Tensor:
         """Images per class, int64 (num_classes,)."""

@@ -201,7 +201,7 @@ def parity(module: nn.Module, path: Path, images: ImageSet, batch_size: int = EV
     difference, largest, flips, right, right_exported = 0.0, 0.0, 0, 0, 0
     with evaluating(module), torch.no_grad():
         for first in range(0, len(images), batch_size):
-            x = images.x[first : first + batch_size].float() / 255
+            x = images.inputs(slice(first, first + batch_size))
             y = images.y[first : first + batch_size].numpy()
             own, other = (logits.double().cpu().numpy() for logits in (module(x.to(state.device)), exported(x)))
             if first == 0:

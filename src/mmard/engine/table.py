@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from mmard import seeds
 from mmard.data import ImageSet
 from mmard.data.augment import Augmentation, Views
-from mmard.data.batches import as_float
 from mmard.errors import Refused
 from mmard.files import read_json, weights_hash, write_json, write_whole
 from mmard.modes import evaluating, frozen
@@ -291,7 +290,7 @@ class TeacherTable:
         for block in BLOCKS.get(self._device.type, (1,)):
             self._block = block
             rows = torch.arange(2 * block) % self.rows
-            x = as_float(images.x[rows].to(self._device))
+            x = images.inputs(rows, self._device)
             forward, backward = self._predict(x), self._predict(x.flip(0)).flip(0)
             # Among others, at other places, and beside zeros, by which what does not fill a batch is filled up.
             beside = self._predict(x[: block // 2 + 1])

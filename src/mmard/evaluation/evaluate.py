@@ -150,7 +150,7 @@ def inputs(model: nn.Module, images: ImageSet, rows: Tensor | slice = slice(None
     """Images as a network takes them: (B, C, H, W) in [0, 1] on its device, in float64 for a network in float64."""
     state = next(chain(model.parameters(), model.buffers()), torch.empty(0))
     dtype = torch.float64 if state.dtype == torch.float64 else torch.float32
-    return images.x[rows].to(state.device).to(dtype) / 255
+    return images.inputs(rows, state.device, dtype)
 
 
 def labelled(model: nn.Module, images: ImageSet, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:

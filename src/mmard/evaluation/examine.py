@@ -300,7 +300,7 @@ class _Search:
             self._model,
             teacher.module,
             teacher.source,
-            images.x.float() / 255,
+            images.inputs(),
             x_adv,
             images.y,
             self._protocol.budget.norm,

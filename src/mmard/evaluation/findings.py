@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmard.attacks import UntargetedPGD, is_black_box
 from mmard.attacks.queries import logits_of
 from mmard.balls import Budget
-from mmard.data.image_set import ImageSet
+from mmard.data.image_set import ImageSet, as_levels
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import Evaluated, Measured, Protocol, inputs
 from mmard.evaluation.score import Mask
@@ -247,7 +247,7 @@ class PredictionsByAttack:
         if attack not in self._logits:
             self._logits[attack] = self.clean.clone()
             if self._hold:
-                self._inputs[attack] = self.images.x.float() / 255
+                self._inputs[attack] = self.images.inputs()
         self._logits[attack][rows] = said
         if self._hold:
             self._inputs[attack][rows] = x.detach().float().cpu()
@@ -265,7 +265,7 @@ class PredictionsByAttack:
     def x_adv(self, attack: str) -> Tensor:
         """The attacked images (n, C, H, W), float32 in [0, 1]."""
         assert self._hold, "the attacked images were not to be kept"
-        return self._inputs[attack] if attack in self._inputs else self.images.x.float() / 255
+        return self._inputs[attack] if attack in self._inputs else self.images.inputs()
 
 
 FEW_IMAGES = 30
@@ -437,7 +437,7 @@ def examples(
     """
     clean, attacked = views.clean, views.under(attack)
     rows = chosen(clean, attacked, images.y)
-    x, x_adv, y = images.x[rows].float() / 255, views.x_adv(attack)[rows], images.y[rows]
+    x, x_adv, y = images.inputs(rows), views.x_adv(attack)[rows], images.y[rows]
     readings = {"clean": clean[rows], "adv": attacked[rows]}
     if teacher is not None and len(rows):
         own = inputs(teacher, images, rows)
@@ -454,7 +454,7 @@ def examples(
         items.append(item)
     arrays = {
         "x": images.x[rows].numpy(),
-        "x_adv": (255 * x_adv).round().clamp(0, 255).to(torch.uint8).numpy(),
+        "x_adv": as_levels(x_adv).numpy(),
         "delta": (x_adv - x).numpy().astype(np.float32),
     }
     body = {"items": items, "classes": list(images.classes), "image_shape": list(images.image_shape)}

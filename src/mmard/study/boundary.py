@@ -76,7 +76,7 @@ def boundary_statistics(
     inputs = {
         "own": (own, train.y, NEAREST),
         "usual": (_attacked(student, train, attack, budget, device), train.y, 0),
-        "plain": (train.x.float() / 255, train.y, 0),
+        "plain": (train.inputs(), train.y, 0),
         "test": (_attacked(student, test, attack, budget, device), test.y, NEAREST),
     }
     for name, (x, y, nearest) in inputs.items():
@@ -124,7 +124,7 @@ def _attacked(
 
 
 def _batches(images: ImageSet) -> list[tuple[Tensor, Tensor]]:
-    x = images.x.float() / 255
+    x = images.inputs()
     return [(x[i : i + BATCH], images.y[i : i + BATCH]) for i in range(0, len(x), BATCH)]
 
 
