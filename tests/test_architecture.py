@@ -318,8 +318,10 @@ def fresh(code: str) -> str:
 
 
 def test_images_become_floats_and_levels_in_one_place() -> None:
-    """`as_floats` and `as_levels`: a division or a product by 255 of anything but a number is one of theirs. The report shows
-    radii and differences in levels."""
+    """A division or a product by 255 of anything but a number belongs into `as_floats` and `as_levels`.
+
+    The report shows radii and differences in levels.
+    """
     found = [
         at(path, node)
         for path, tree in TREES.items()
