@@ -109,6 +109,7 @@ def _chosen(sets: Sets, key: str, file: str, found: Any = None) -> dict[str, Ten
 
 
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights have the same names and values."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
