@@ -203,3 +203,8 @@ def test_facts_are_what_a_reader_needs() -> None:
         "classes": ["a", "b", "c"],
         "images": "pictures",
     }
+
+
+def test_a_known_teacher_has_its_own_normalisation() -> None:
+    with pytest.raises(Refused, match=r"robustbench:Standard: expected no mean and std, since its own are known"):
+        load_network("robustbench:Standard", weights="w.pt", mean=[0.5, 0.5, 0.5])

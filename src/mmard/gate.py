@@ -123,15 +123,8 @@ def pass_gate(
     found = f"{accuracy:.1%} clean, {under_attack:.1%} under FGSM at {ball}, {len(some)} validation images"
     note = f"{who} {source}: {found}{doubt}"
     if claim is not None:
-        note += _held_to(
-            claim if bind else replace(claim, binding=False),
-            teacher,
-            validation,
-            budget,
-            accuracy,
-            len(some),
-            f"{who} {source}",
-        )
+        held = claim if bind else replace(claim, binding=False)
+        note += _held_to(held, teacher, validation, budget, accuracy, len(some), f"{who} {source}")
     if robust and under_attack < accuracy / 2:
         note += "; it hardly holds under attack itself: guidance by such a teacher can hurt (docs/mmard.md)"
     return note

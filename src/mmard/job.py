@@ -76,13 +76,8 @@ def load_images(settings: Settings, split: str) -> ImageSet:
 
 
 def _data_settings(settings: Settings) -> dict[str, Any]:
-    return {
-        "val_share": settings.val_share,
-        "split_seed": settings.split_seed,
-        "limit_train": settings.limit_train,
-        "on_disk": settings.on_disk,
-        "image_size": settings.image_size,
-    }
+    names = ("val_share", "split_seed", "limit_train", "on_disk", "image_size")
+    return {name: getattr(settings, name) for name in names}
 
 
 def batches_of(

@@ -166,7 +166,7 @@ def test_a_run_made_of_objects_is_shown_and_no_more(tmp_path: Path, capsys: pyte
     mmard.train(net, data=images, method=mmard.pgd_at(), budget=0.1, out="n", **few)
     done = Typed(capsys, "show", "n")
     assert done.status == 0
-    assert re.findall("^  (mmard .*)$", done.out, re.MULTILINE) == ["mmard show n"]
+    assert not re.findall("^  (mmard .*)$", done.out, re.MULTILINE), "show leads to itself"
     done = Typed(capsys, "evaluate", "n")
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert "expected --data, got a run on data that was handed over in Python" in done.err

@@ -190,11 +190,12 @@ def test_a_dry_run_leaves_nothing_behind(
     assert re.search(r"teacher +t \(best, epoch \d\) +15,554 +1 +0 +1 +0\n", done.out), "differentiated once"
     for told in ("images/s", "to go for 7 epochs", "<grad CE(T(x), argmax T(x)), x' - x>", "Nothing was written"):
         assert told in done.out, told
-    for row in (r"epochs +7 +said", r"eps +0.15 +preset", r"seed +0 +default", r"mmard.guide +1 +default"):
+    for row in (r"epochs +7 +said", r"eps +0.15 +preset"):
         assert re.search(row, done.out), row
-    assert set(re.findall(r"^  (\w+) +\S.* (?:said|preset|default)$", done.out, re.MULTILINE)) >= (
-        set(Settings.model_fields) - {"params"}
-    )
+    (by_default,) = re.findall(r"^  by default: (.*)$", done.out, re.MULTILINE)
+    assert {"seed 0", "mmard.guide 1", "device auto"} <= set(by_default.split(", "))
+    shown = set(re.findall(r"^  (\w+) +\S.* (?:said|preset)$", done.out, re.MULTILINE))
+    assert shown | {each.split()[0] for each in by_default.split(", ")} >= set(Settings.model_fields) - {"params"}
 
 
 def test_the_plan_of_a_run_that_is_half_done(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,14 @@ def test_a_record_that_cannot_be_true_is_refused_in_one_line(
         assert done.status == 2
         assert str(file) in done.err
         assert done.err.count("\n") == 1
+
+
+def test_a_student_is_proposed_that_the_images_suffice_for(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def proposed(**other: object) -> str:
+        (runs / "t" / "config.json").write_text(json.dumps({**config, **other}))
+        return re.findall(r"mmard distill --teacher t --student (\S+)", Typed(capsys, "show", "t").out)[0]
+
+    config = json.loads((runs / "t" / "config.json").read_text())
+    assert proposed() == "cnn-4"
+    assert proposed(network="wide_resnet-16-4") == "cnn-16"
+    assert proposed(network="wide_resnet-16-4", batch_size=5000) == "resnet18"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from mmard.cli.options import Options, command, option
-from mmard.cli.screen import INTERRUPTED, busy, complain, console, line, put, rich_table
+from mmard.cli.options import Json, command, option
+from mmard.cli.screen import INTERRUPTED, busy, complain, console, line, print_json, put, rich_table
 from mmard.errors import Refused
 from mmard.settings import MOST_THREADS
 
 
-class Bench(Options):
+class Bench(Json):
     """What `mmard bench` is asked for."""
 
     size: str = option(
@@ -43,7 +42,6 @@ class Bench(Options):
         "Folder of the record and its chart; benchmarks/results in a checkout, else the working directory.",
         "FOLDER",
     )
-    as_json: bool = option(False, "Print the record as JSON.", flag="--json")
 
 
 @command(
@@ -70,7 +68,7 @@ def bench(options: Bench) -> None:
         complain("stopped; nothing was written")
         raise typer.Exit(INTERRUPTED) from None
     if options.as_json:
-        print(json.dumps(record, indent=2))
+        print_json(record)
         return
     (agreed if options.agreement else shown)(console(), record)
 

@@ -280,10 +280,10 @@ def _show_teacher(teacher: Teacher) -> None:
 
 def _about(teacher: Teacher) -> Mapping[str, str]:
     """What is known about a teacher, line by line."""
-    places: dict[str, list[str]] = {}
+    read_in: dict[str, list[str]] = {}
     for what, at in teacher.read.items():
         if at is not None:
-            places.setdefault(at, []).append(what)
+            read_in.setdefault(at, []).append(what)
     values = f"mean {list(teacher.mean)}, std {list(teacher.std or ())}" if teacher.mean else "none, it reads [0, 1]"
     lowest = f"; {teacher.lowest:.2%} by another evaluation" if teacher.lowest is not None else ""
     robust = f"{teacher.robust:.2%} under AutoAttack at linf {as_fraction(teacher.eps)}{lowest}"
@@ -296,7 +296,7 @@ def _about(teacher: Teacher) -> Mapping[str, str]:
         "weights": teacher.address or "place not known",
         "licence": f"{teacher.licence} (of the weights)",
         "paper": teacher.link,
-        **{f"{' and '.join(what)} read in": sources()[at] for at, what in places.items()},
+        **{f"{' and '.join(what)} read in": sources()[at] for at, what in read_in.items()},
     }
 
 

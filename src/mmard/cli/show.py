@@ -82,7 +82,9 @@ def show(options: Show) -> None:
     for note in notes:
         out.print()
         line(out, f"note: {note}")
-    commands(out, "next", next_commands(run, finished=position is not None and position.finished))
+    others = next_commands(run, finished=position is not None and position.finished)
+    if others := [each for each in others if not each.startswith("mmard show ")]:
+        commands(out, "next", others)
 
 
 def scores_table(records: Sequence[dict[str, Any]]) -> Table:

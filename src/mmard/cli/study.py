@@ -17,8 +17,8 @@ from rich.text import Text
 
 from mmard.cli.app import FrontPage, app
 from mmard.cli.boards import StudyBoard
-from mmard.cli.options import MOST_PROCESSES, Options, argument, command, hidden, option
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
+from mmard.cli.options import MOST_PROCESSES, Json, Options, argument, command, hidden, option
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, put, rich_table
 from mmard.words import duration, percent, plural, points
 
 if TYPE_CHECKING:
@@ -337,11 +337,10 @@ def _submit(selection: Selection, launcher: str, jobs: int, limits: JobLimits, s
 
 
 # status ---------------------------------------------------------------------------------------------------------------
-class StatusOptions(Selection):
+class StatusOptions(Selection, Json):
     """What `mmard study status` is asked for."""
 
     device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
-    as_json: bool = option(False, "Print records as JSON.", flag="--json")
 
 
 @command("Make", "mmard study status all --scale S", of=studies)
@@ -357,7 +356,7 @@ def status(options: StatusOptions) -> None:
         rest = {name: known.seconds(cell) * (1 - statuses[name].share) for name, cell in left.items()} if known else {}
     if options.as_json:
         found = {name: {"state": each.state, "share": each.share, "why": each.why} for name, each in statuses.items()}
-        print(json.dumps(found, indent=2))
+        print_json(found)
         return
     out = console()
     line(out, f"scale {choice.scale.name}, in {site.runs}", "strong")
@@ -418,7 +417,7 @@ def records(options: RecordsOptions) -> None:
         complain(f"{name}: a figure or its weights changed; the later record was taken")
 
 
-class StudyRerunOptions(Options):
+class StudyRerunOptions(Json):
     """What `mmard study rerun` is asked for."""
 
     cell: str = argument("CELL", "Name of a cell that has a record.")
@@ -426,7 +425,6 @@ class StudyRerunOptions(Options):
     runs: Path = option(Path("runs/study/again"), "Where the new runs go; teachers that are there are taken.", "FOLDER")
     device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
     data_dir: Path | None = option(None, "Folder that holds the data; digits need none.", "FOLDER")
-    as_json: bool = option(False, "Print records as JSON.", flag="--json")
 
 
 RERUN_STATUS = {"bit-equal": 0, "within the spread of seeds": 3, "different": 1}
@@ -461,7 +459,7 @@ def rerun(options: StudyRerunOptions) -> None:
         differ = {name: [asdict(mismatch) for mismatch in own] for name, own in each.items()}
         said = {"cell": cell, "same": found.same, "verdict": found.verdict, "differences": differ}
         said |= {"spread": [asdict(each) for each in found.spread], "machine": found.facts}
-        print(json.dumps(said, indent=2))
+        print_json(said)
     else:
         _show_repeated(cell, found)
     if status := RERUN_STATUS[found.verdict]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmard.cli.options import Options, argument, command, option
-from mmard.cli.screen import busy, commands, complain, console, line
+from mmard.cli.options import Json, Options, argument, command, option
+from mmard.cli.screen import busy, commands, complain, console, line, print_json
 from mmard.cli.study import print_tables, studies
 from mmard.errors import Refused, require, unknown
 from mmard.files import write_text
@@ -162,7 +161,7 @@ def plot(options: PlotOptions) -> None:
 
 
 # ledger ---------------------------------------------------------------------------------------------------------------
-class LedgerOptions(Options):
+class LedgerOptions(Json):
     """What `mmard study ledger` is asked for."""
 
     records: tuple[Path, ...] = option(
@@ -172,7 +171,6 @@ class LedgerOptions(Options):
     pictures: Path | None = option(None, "Folder of the pictures.", "FOLDER", shown="results/pictures beside it")
     which: str = WHICH
     check: bool = option(False, "Write nothing; exit with 1 where page or pictures lag behind.")
-    as_json: bool = option(False, "Print records as JSON.", flag="--json")
 
 
 @command(
@@ -212,7 +210,7 @@ def ledger(options: LedgerOptions) -> None:
         return
     write_page(page, out, folder)
     if options.as_json:
-        print(json.dumps({"page": str(out), "pictures": sorted(str(folder / name) for name in page.pictures)}))
+        print_json({"page": str(out), "pictures": sorted(str(folder / name) for name in page.pictures)})
         return
     line(console(), f"{out}: {plural(len(found), 'record')}, {plural(len(page.pictures), 'picture')} in {folder}")
 

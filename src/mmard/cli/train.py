@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from mmard.catalogue import refuse_unknown_names
 from mmard.cli.boards import TrainingBoard
@@ -126,34 +125,20 @@ def _resume(command: str, flags: Said, path: Path, options: RunOptions) -> None:
         expected = "no other setting than --epochs, which lengthens the run"
         mend = "a run resumes with the settings it began with"
         raise Refused("--resume", expected=expected, got=", ".join(others), mend=mend)
-    run = opened(path, command)
-    with _joined(Settings.resolve(run.config).device) as ranks:
-        if "epochs" in flags:
-            _lengthen(run, Settings.resolve(run.config | {"epochs": flags["epochs"]}).epochs, options.dry_run, ranks)
-        _go_on(run, options.dry_run, options.quiet, ranks)
-
-
-def _lengthen(run: Run, epochs: int, dry_run: bool, ranks: Ranks | None) -> None:
-    """Give the run more epochs; the first process writes it down for all."""
-    from mmard.training.checkpoint import lengthen
-
-    require(not dry_run, "--resume with --epochs", expected="no --dry-run", got="one", mend="it writes the new length")
-    if ranks is None or ranks.first:
-        lengthen(run, epochs)
-    if ranks is not None:
-        ranks.barrier()
-
-
-def opened(path: Path, command: str) -> Run:
-    """The run in a folder, if it is one of this command's.
-
-    Raises:
-        Refused: if there is none, or the other command made it.
-    """
     run = Run.open(path)
     settings = Settings.resolve(run.config)
     settings.refuse_unless_of(command, str(path), f"go on with: {resume_command(path, run.config)}")
-    return run
+    with _joined(settings.device) as ranks:
+        if "epochs" in flags:
+            from mmard.training.checkpoint import lengthen
+
+            where, mend = "--resume with --epochs", "it writes the new length"
+            require(not options.dry_run, where, expected="no --dry-run", got="one", mend=mend)
+            if ranks is None or ranks.first:
+                lengthen(run, Settings.resolve(run.config | {"epochs": flags["epochs"]}).epochs)
+            if ranks is not None:
+                ranks.barrier()
+        _go_on(run, options.dry_run, options.quiet, ranks)
 
 
 def _go_on(run: Run, dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
@@ -289,6 +274,10 @@ def position_of(run: Run) -> Position | None:
     return load(run)[1].position if run.has_state else None
 
 
+FEW_IMAGES = 5_000
+"""Training images below which no large network is proposed."""
+
+
 def resume_command(path: Path, config: Mapping[str, Any]) -> str:
     """The command that goes on with a run, with the code of one's own that it names."""
     trust = "".join(f" --trust-code {name}" for name in dict.fromkeys(code_of(config)))
@@ -307,7 +296,7 @@ def next_commands(run: Run, finished: bool) -> list[str]:
         use = f"--data {config['data']} --eps {as_fraction(config['eps'])}"
         if config.get("data_dir"):
             use += f" --data-dir {shlex.quote(config['data_dir'])}"
-        lines.append(f"mmard distill --teacher {path} --student {_smaller(config['network'])} {use}")
+        lines.append(f"mmard distill --teacher {path} --student {_smaller(run)} {use}")
     return lines
 
 
@@ -323,8 +312,13 @@ def _teaches(run: Run) -> bool:
     return float(facts["clean"]) > least
 
 
-def _smaller(model: str) -> str:
-    return "cnn-4" if model.startswith("cnn") else "resnet18"
+def _smaller(run: Run) -> str:
+    """A student to try: one of the small family where the teacher is of it, or images are few."""
+    if run.config["network"].startswith("cnn"):
+        return "cnn-4"
+    epochs = [event for event in run.log() if event["kind"] == "epoch"]
+    images = epochs[-1]["step"] / epochs[-1]["epoch"] * run.config["batch_size"] if epochs else FEW_IMAGES
+    return "cnn-16" if images < FEW_IMAGES else "resnet18"
 
 
 ROLES = {"S": "student", "T": "teacher", "T_nat": "natural teacher", "P": "peer"}
@@ -385,15 +379,16 @@ def show_plan(plan: Plan, said: Said) -> None:
         line(out, f"  {plan.pace.peak_bytes / 2**30:.2f} GiB at most on the GPU")
     out.print()
     line(out, "settings", "strong")
+    found = origins(job.settings, said)
     rows = rich_table("setting", "value", "from")
-    for origin in sorted(
-        origins(job.settings, said), key=lambda each: ("said", "preset", "default").index(each.source)
-    ):
-        style = "" if origin.source == "said" else "quiet"
-        rows.add_row(
-            *(Text(text, style=style) for text in (origin.name, value_text(origin.name, origin.value), origin.source))
-        )
+    for source in ("said", "preset"):
+        for each in (each for each in found if each.source == source):
+            rows.add_row(
+                each.name, value_text(each.name, each.value), source, style="" if source == "said" else "quiet"
+            )
     put(out, rows, 2)
+    usual = ", ".join(f"{each.name} {value_text(each.name, each.value)}" for each in found if each.source == "default")
+    line(out, f"  by default: {usual}", "quiet")
     out.print()
     line(out, "Nothing was written. Leave out --dry-run to start.")
 
