@@ -254,6 +254,7 @@ def _go(
     )
     if not resume:
         assert out is not None
+        job.choose_threads()
         run = Run.create(out, job.settings.as_config())
     return Trained(run, job.train(run, observers), job)
 

@@ -404,7 +404,9 @@ class Settings(BaseModel):
 
     seed: int = setting(0, "Machine", "Seed of weights, order, augmentation and attacks.")
     device: str = setting("auto", "Machine", "cpu, cuda, cuda:1, or auto.")
-    threads: int = setting(0, "Machine", "CPU threads; 0 leaves PyTorch's choice.", ge=0, le=MOST_THREADS)
+    threads: int = setting(
+        0, "Machine", "CPU threads; 0 takes one or all, whichever is faster at the start.", ge=0, le=MOST_THREADS
+    )
     save_seconds: float = setting(60.0, "Machine", "Time between saves of the state.", ge=0)
     engine: Literal["fast", "plain"] = setting(
         "fast", "Machine", "What attacks call: fast, twins of the networks, equal up to rounding; or plain, themselves."

@@ -99,6 +99,7 @@ def _train_or_distill(command: str, flags: Said, options: RunOptions) -> None:
             from mmard.job import default_out, prepare
 
             job = prepare(settings, ranks=ranks)
+            job.choose_threads()
         if options.dry_run:
             _show_plan(job, said)
             return
