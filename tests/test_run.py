@@ -138,7 +138,7 @@ def test_a_torn_last_line_is_dropped_and_what_follows_it_is_read(run: Run) -> No
 def test_rewinding_drops_what_came_later(run: Run) -> None:
     places = [(0, 0), (3, 0), (3, 1), (4, 1), (6, 1), (6, 2)]
     for step, epoch in places:
-        run.append({"step": step, "epoch": epoch})
+        run.append({"kind": "step", "step": step, "epoch": epoch})
     for step, epoch in reversed(places):
         run.rewind_log(step, epoch)
         kept = [(e["step"], e["epoch"]) for e in run.log()]
@@ -174,8 +174,13 @@ def test_weights_that_were_never_saved_are_refused(run: Run, which: str) -> None
     [
         ("config.json", "{", "expected JSON"),
         ("config.json", "[]", "expected an object of settings"),
-        ("engine.json", "[1]", "expected an object for each network"),
-        ("engine.json", '{"S": 1}', "expected an object for each network"),
+        ("config.json", '{"method": []}', "setting method: expected"),
+        ("config.json", '{"method": "ard", "teachers": {"T": [[]]}}', "setting teachers: expected"),
+        ("config.json", '{"method": "ard", "eps": NaN}', "setting eps: expected"),
+        ("engine.json", "[1]", "expected twin, precision and why of each network"),
+        ("engine.json", '{"S": 1}', "expected twin, precision and why of each network"),
+        ("engine.json", '{"S": {"twin": false, "why": ""}}', "expected twin, precision and why of each network"),
+        ("engine.json", '{"S": {"twin": true, "precision": "float32", "why": ""}}', "expected twin, precision"),
         ("environment.json", "{}", "expected a list of environments"),
         ("environment.json", "\xff", "expected JSON"),
     ],

@@ -49,7 +49,7 @@ from mmard.files import (
     write_text,
     writing_into,
 )
-from mmard.settings import of_run
+from mmard.settings import Settings, of_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,6 +187,16 @@ def terms_of(event: Event) -> Event:
     return {name: value for name, value in event.items() if name not in LOGGED}
 
 
+def _is_choice(record: object) -> bool:
+    """Whether this says what stood for a network in the attack."""
+    if not isinstance(record, dict) or not isinstance(twin := record.get("twin"), bool):
+        return False
+    numbers = ("folded", "norms", "packed", "convs", "traced") if twin else ()
+    return all(isinstance(record.get(key), str) for key in ("precision", "why")) and all(
+        isinstance(record.get(key), int) for key in numbers
+    )
+
+
 class Run:
     """A run folder that exists. Make one with `Run.create`, come back to it with `Run.open`.
 
@@ -251,7 +261,8 @@ class Run:
         loaded = read_json(self.path / "config.json")
         if not isinstance(loaded, dict):
             raise Refused(str(self.path / "config.json"), expected="an object of settings", got=type(loaded).__name__)
-        return of_run(loaded)
+        found = of_run(loaded)
+        return Settings.checked(found, str(self.path / "config.json")) if "method" in found else found
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Put other settings in the place of those that made this run; who calls this says why in the log."""
@@ -272,8 +283,8 @@ class Run:
         if not file.exists():
             return None
         found = read_json(file)
-        holds = isinstance(found, dict) and all(isinstance(each, dict) for each in found.values())
-        require(holds, str(file), expected="an object for each network", got="something else", mend=REMOVE)
+        holds = isinstance(found, dict) and all(map(_is_choice, found.values()))
+        require(holds, str(file), expected="twin, precision and why of each network", got="something else", mend=REMOVE)
         assert isinstance(found, dict)
         return found
 

@@ -474,11 +474,21 @@ class Settings(BaseModel):
         return cls._checked({**values, **said, "params": params})
 
     @classmethod
-    def _checked(cls, said: Mapping[str, Any]) -> Self:
+    def _checked(cls, said: Mapping[str, Any], where: str = "") -> Self:
         try:
             return cls.model_validate(dict(said))
         except ValidationError as error:
-            raise refusal_of(error, f"setting {error.errors()[0]['loc'][0]}") from None
+            raise refusal_of(error, f"{where}setting {error.errors()[0]['loc'][0]}") from None
+
+    @classmethod
+    def checked(cls, config: dict[str, Any], file: str) -> dict[str, Any]:
+        """A file's settings, as they are, if each is of its kind.
+
+        Raises:
+            Refused: naming the first that is not.
+        """
+        cls._checked(config, f"{file}, ")
+        return config
 
     def as_config(self) -> dict[str, Any]:
         """All settings as JSON holds them; `resolve` gives the same settings back."""

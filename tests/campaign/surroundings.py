@@ -72,6 +72,8 @@ def _full(home: Path, name: str, size: int) -> Callable[[Path], str | None]:
         first = mmard(*LINES[name], cwd=folder, before=lambda: largest_file(size))
         if wrong := fault(first):
             return wrong
+        if first.code == 0:
+            return None
         again = LINES[name]
         if name in ("train", "distill") and (folder / "new" / "config.json").exists():
             again = (name, "--resume", "new")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mmard.errors import Refused
 from mmard.evaluation.score import Mask
-from mmard.files import read_json, write_array, write_json
+from mmard.files import read_json, write_array, write_json, writing_into
 from mmard.ranks import Ranks
 
 PENDING, FALLEN, SURVIVED = -1, 0, 1
@@ -59,11 +59,12 @@ class Journal:
         self._folder, self._n = folder, n
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / "plan.json"
-        with FileLock(folder / ".plan.lock"):
-            if not file.exists():
-                write_json(file, plan)
+        with writing_into(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".plan.lock"):
+                if not file.exists():
+                    write_json(file, plan)
         if (held := read_json(file)) != plan:
             differing = [key for key in plan if not isinstance(held, dict) or held.get(key) != plan[key]]
             raise Refused(
@@ -142,7 +143,7 @@ class Journal:
         if self._folder is None:
             verdicts[batch] = found
             return verdicts, seconds + spent
-        with FileLock(self._folder / f".{name}.lock"):
+        with writing_into(self._folder), FileLock(self._folder / f".{name}.lock"):
             verdicts, seconds = self._read(name, verdicts, seconds)
             verdicts[batch], seconds = found, seconds + spent
             write_json(self._folder / f"{name}.json", {"seconds": seconds})
@@ -156,13 +157,10 @@ class Journal:
             yield True
             return
         lock = FileLock(self._folder / f".{name}.lock")
-        try:
+        with writing_into(self._folder), suppress(Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
         try:
-            yield True
+            yield lock.is_locked
         finally:
             lock.release()
 
