@@ -59,7 +59,7 @@ def test_each_is_what_it_is_alone_and_the_worst_covers_all() -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_attack_of_autoattack_has_its_spelling(spec: str) -> None:
     if spec == "apgd-t":
-        with pytest.raises(Refused, match="expected four classes or more, got 3, .*take apgd-ce, apgd-dlr"):
+        with pytest.raises(Refused, match=r"expected four classes or more, got 3, .*take apgd-ce, apgd-dlr"):
             found(spec)  # the little pictures have three classes
         return
     assert list(found(f" {spec.upper()} "))[-1] == spec
