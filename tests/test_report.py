@@ -23,7 +23,7 @@ from mmard.evaluation.checks import CHECKS
 from mmard.report import page as writing
 from mmard.report.findings import EXPLAINED
 from mmard.report.page import Live, default_out, page, write_report
-from mmard.report.subject import subject
+from mmard.report.runs import read_runs
 
 pytest.importorskip("matplotlib")
 VOID = {"meta", "link", "img", "input", "br"}
@@ -62,7 +62,7 @@ class Page(HTMLParser):
 
 
 def made(*folders: Path, live: Live | None = None) -> str:
-    return page(subject(folders), live)
+    return page(read_runs(folders), live)
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +157,27 @@ def test_the_numbers_are_those_of_the_records(four_by_three: tuple[list[Path], s
     assert len(re.findall(r"3 seeds", plain)) >= 4
 
 
+def test_the_result_comes_first_and_settings_are_folded(four_by_three: tuple[list[Path], str]) -> None:
+    """A sentence, clean against robust accuracy, the table; and what says how it was made opens when asked for."""
+    text = four_by_three[1]
+    results = text[text.index('<section id="results"') :]
+    plain = Page(results[: results.index("</section>")]).text
+    assert "Most robust: rslad+mmard, " in plain
+    assert "% under AutoAttack (standard) at linf 8/255" in plain
+    places = [results.index(part) for part in ("Most robust", 'id="figure-trade-0"', '<table class="from-1 results">')]
+    assert places == sorted(places)
+    sections = re.findall(r'<section id="(.*?)".*?</h2>\s*(<details class="fold">)?', text, re.DOTALL)
+    assert sections[0][0] == "results"
+    assert {name for name, folded in sections if folded} == {"settings", "reproduce", "environment", "files"}
+
+
 def test_suspicion_stands_beside_the_number_and_leads_to_its_reason(four_by_three: tuple[list[Path], str]) -> None:
     found = Page(four_by_three[1])
     flags = [a for a in found.all("a") if a.get("class") == "flag"]
     # One row of four is suspected, by one of its seeds, in its three attacked columns.
     assert [flag["href"] for flag in flags] == ["#check-more-steps"] * 3
-    assert "check-more-steps" in {a.get("id") for a in found.all("div")}
-    assert "suspicious ard-0 INVENTED: 12 points more" in found.text
+    assert "check-more-steps" in {a.get("id") for a in found.all("span")}
+    assert re.search("ard-0 more steps .* suspicious INVENTED: 12 points more", found.text)
     assert "12 checks passed" in found.text
 
 
@@ -186,12 +200,15 @@ def test_every_check_is_explained() -> None:
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     run = invented.run(tmp_path / "bare", kinds=(), scores=False, epochs=3)
     text = Page(made(run)).text
-    for also in invented.KINDS:
-        assert f"mmard evaluate {run} --also {also}" in text
-    assert f"mmard evaluate {run} --attack pgd-20,cw-30" in text
-    assert text.count("Not measured:") >= 9
-    both = Page(made(run, invented.run(tmp_path / "full", "adaad", epochs=3))).text
-    assert "Not measured: Calibration of bare" in both
+    also = "checks,classes,margins,calibration,examples,boundary,eps,steps"
+    assert set(also.split(",")) == set(invented.KINDS)
+    assert f"mmard evaluate {run} --attack pgd-20,cw-30,aa --also {also}" in text
+    assert text.count("Not measured:") == 1
+    full = invented.run(tmp_path / "full", "adaad", epochs=3)
+    both = Page(made(run, full)).text
+    assert "calibration of bare" in both
+    assert f"mmard evaluate {full}" not in both
+    assert f"mmard transfer {run} {full}" in both
 
 
 @pytest.mark.parametrize(
@@ -238,7 +255,7 @@ def test_findings_on_other_weights_are_left_out(tmp_path: Path) -> None:
     file.write_text(json.dumps(old))
     text = Page(made(run)).text
     assert "1 finding of weights that the run has outgrown, not shown" in text
-    assert "Not measured: Accuracy by class" in text
+    assert re.search("Not measured: accuracy by class", text)
 
 
 def test_records_of_a_network_from_elsewhere_are_shown(tmp_path: Path) -> None:
@@ -311,7 +328,7 @@ def test_a_transfer_matrix_is_shown(tmp_path: Path) -> None:
         (run / "scores" / "best-transfer.json").write_text(json.dumps(own))
         np.save(run / "scores" / "best-transfer.npy", np.arange(1000) < 777)
     text = Page(made(*runs)).text
-    assert "pgd-20 at linf 8/255, test, 1,000 images" in text
+    assert "PGD-20 at linf 8/255, test, 1,000 images" in text
     assert "attacked network itself a (best, epoch 2) b (best, epoch 2)" in text
 
 

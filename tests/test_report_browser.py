@@ -14,7 +14,7 @@ import pytest
 from browser import Browser, found
 
 from mmard.report.page import Live, page
-from mmard.report.subject import subject
+from mmard.report.runs import read_runs
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.skipif(found() is None, reason="no Chromium here; MMARD_BROWSER names one")
@@ -34,7 +34,7 @@ METHODS = ("rslad", "rslad+mmard", "adaad", "ard")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     file = folder / "report.html"
-    file.write_text(page(subject(invented.comparison(folder / "runs", methods=METHODS))), encoding="utf-8")
+    file.write_text(page(read_runs(invented.comparison(folder / "runs", methods=METHODS))), encoding="utf-8")
     return file
 
 
@@ -156,7 +156,7 @@ def test_it_prints_on_paper_of_any_reader(browser: Browser, report: Path, tmp_pa
 def test_a_live_page_loads_itself_and_keeps_what_was_opened(browser: Browser, tmp_path: Path) -> None:
     runs = [invented.run(tmp_path / "r", epochs=4, done=2, kinds=(), scores=False)]
     file = tmp_path / "live.html"
-    file.write_text(page(subject(runs), Live(1)), encoding="utf-8")
+    file.write_text(page(read_runs(runs), Live(1)), encoding="utf-8")
     browser.view(*WIDE)
     browser.open(file)
     browser.value("document.querySelector('main details').open = true")

@@ -66,18 +66,21 @@ def test_everything_is_printed_and_kept(capsys: pytest.CaptureFixture[str]) -> N
     assert (own["n"], own["norm"], own["eps"]) == (30, "linf", 0.15)
     assert own["attacked"]["student"]["mean_margin"] != own["clean"]["student"]["mean_margin"]
     for told in (
-        "suspicion checks, each explained in docs/checks.md",
-        "huge-radius",
-        "by class, linf 0.15",
-        "worst: clean ",
-        "probability of the true class minus the largest other, linf 0.15",
-        "calibration over 15 bins",
-        "distance to decision boundaries, test images, PGD-2 (CE, step 0.0375, uniform start, 1 restart) at linf 0.15",
-        "distance to decision boundaries, train images, the attack of rslad",
+        "docs/checks.md",
+        "huge radius",
+        "By class",
+        "CW-PGD-2 %",
+        "worst class, attacked %",
+        "mean margin, clean",
+        "calibration error, clean %",
+        "Test images, attacked",
+        "PGD-2 (CE, step 0.0375, uniform start, 1 restart) at linf 0.15; ",
+        "Training images, under the attack that trained",
+        "Attacks: the attack of rslad",
         "Teacher: t (best, epoch",
-        "accuracy against eps, PGD-2 (CE, step eps/4, uniform start, 1 restart), linf",
-        "accuracy against steps, PGD (CE, step 0.0375, uniform start, 1 restart), linf 0.15",
-        "examples: ",
+        "Accuracy against the radius. PGD-2 (CE, step eps/4, uniform start, 1 restart)",
+        "Accuracy against steps. PGD (CE, step 0.0375, uniform start, 1 restart) at linf 0.15",
+        "broken, ",
         "Records are in s/scores and s/findings.",
     ):
         assert told in out, told
@@ -85,7 +88,7 @@ def test_everything_is_printed_and_kept(capsys: pytest.CaptureFixture[str]) -> N
     classes = next(f for f in findings if f["kind"] == "classes" and f["attack"] == "pgd-2")
     scores = {r["attack"]: r for r in Run.open("s").score_records()}
     assert sum(classes["attacked"]) == scores["pgd-2"]["correct"]
-    assert re.search(rf"^  0 +{classes['count'][0]} ", out, re.MULTILINE)
+    assert re.search(rf"^  0 .* {classes['count'][0]} ", out, re.MULTILINE)
     example = next(f for f in findings if f["kind"] == "examples")
     arrays = Run.open("s").finding_arrays(example["slug"])
     assert arrays["x"].shape == arrays["x_adv"].shape == (len(example["items"]), 1, 8, 8)
@@ -96,10 +99,11 @@ def test_everything_is_printed_and_kept(capsys: pytest.CaptureFixture[str]) -> N
     assert {p.name for p in Path("s/findings").iterdir()} == names
 
 
-def test_without_also_the_checks_are_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_also_the_checks_are_named_in_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = typed(capsys, "evaluate", "s", "--attack", "pgd-2", "--first", "30")
-    assert re.search(r"^\d suspicion checks? passed: randomised, ", out, re.MULTILINE)
-    assert re.search(r"^not checked: .*huge-radius.*--also checks", out, re.MULTILINE)
+    assert re.search(r"^  \d suspicion checks? passed: randomised, ", out, re.MULTILINE)
+    assert re.search(r"^  Not made: .*huge-radius.*--also checks", out, re.MULTILINE)
+    assert "needs attacks of its own" not in out
     assert {f["kind"] for f in Run.open("s").findings()} == {"checks"}
 
 
@@ -116,7 +120,8 @@ def test_a_suspicious_network_is_told_in_full(
     typed_in = ("evaluate", "dice:dice", "--data", "digits", "--eps", "0.1", "--attack", "pgd-1", "--first", "30")
     status, out, err = typed(capsys, *typed_in)
     assert (status, err) == (0, "")
-    assert re.search(r"^suspicious: randomised: .*\(docs/checks.md#randomised\)$", out, re.MULTILINE)
+    assert re.search(r"^  Suspicious: randomised\.$", out, re.MULTILINE)
+    assert re.search(r"^  randomised +suspicious +", out, re.MULTILINE)
 
 
 def test_json_has_figures_and_findings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from mmard.errors import Refused, unknown
 from mmard.words import plural
 
 if TYPE_CHECKING:
-    from mmard.report.subject import Subject
+    from mmard.report.runs import ReportedRuns
     from mmard.tables.comparison import Comparison
 
 
@@ -163,7 +163,7 @@ def make_report(runs: Sequence[Path], out: Path | None, *, watch: int | None, op
                 file = write_report(runs, out)
             tell.once(file)
         else:
-            file = write_report(runs, out, watch=watch, told=tell)
+            file = write_report(runs, out, watch=watch, written=tell)
     except KeyboardInterrupt:
         complain("stopped watching; the page stands as it is and reloads itself no longer")
         raise typer.Exit(INTERRUPTED) from None
@@ -183,21 +183,21 @@ class _Teller:
         if self.quiet:
             print(file)
         else:
-            from mmard.report.subject import size
+            from mmard.report.runs import size
 
             line(console(), f"{file}: {size(file.stat().st_size)}, opens without a network", "strong")
         if self.open:
             _show_report(webbrowser.open, file)
 
-    def __call__(self, file: Path, about: Subject) -> None:
+    def __call__(self, file: Path, report: ReportedRuns) -> None:
         """The page is written again."""
         if not self.said:
             self.once(file)
-        told = "; ".join(f"{run.name}: {run.progress}" for run in about.runs if not run.finished)
-        told = told or f"{plural(len(about.runs), 'run')} finished"
-        if told != self.said and not self.quiet:
-            line(console(), f"  {time.strftime('%H:%M:%S')}  {told}", "quiet")
-        self.said = told
+        state = "; ".join(f"{run.name}: {run.progress}" for run in report.runs if not run.finished)
+        state = state or f"{plural(len(report.runs), 'run')} finished"
+        if state != self.said and not self.quiet:
+            line(console(), f"  {time.strftime('%H:%M:%S')}  {state}", "quiet")
+        self.said = state
 
 
 def _show_report(show: Callable[[str], bool], file: Path) -> None:

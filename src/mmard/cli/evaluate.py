@@ -13,8 +13,8 @@ from typer import Exit
 
 from mmard.cli.boards import progress_shown
 from mmard.cli.options import MOST_PROCESSES, argument, command, option
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, put
-from mmard.cli.show import scores_table, show_every_check, show_findings
+from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, show_table
+from mmard.cli.show import scores_table, show_findings
 from mmard.cli.targets import Attacking, OneNetwork, images_of, network_of, run_of, settings_of
 from mmard.errors import Refused
 from mmard.evaluation.spellings import GROUPS
@@ -229,18 +229,11 @@ def _show(
     spent: float,
 ) -> None:
     out, run = console(), keep.run
-    folder = run.findings_folder if run is not None else None
     line(out, network.source, "strong")
     line(out, f"  {images.origin}")
     out.print()
-    put(out, scores_table([each.score.record() for each in measured]))
-    checks = [record for record in keep.findings if record["kind"] == "checks"]
-    if "checks" in look.also:
-        for record in checks:
-            show_every_check(out, record)
-        show_findings(out, [record for record in keep.findings if record["kind"] != "checks"], look.left_out, folder)
-    else:
-        show_findings(out, keep.findings, look.left_out, folder)
+    show_table(out, scores_table([each.score.record() for each in measured]))
+    show_findings(out, keep.findings, look.left_out, asked="checks" in look.also)
     out.print()
     took = f"{plural(len(images), 'image')} in {duration(spent)}"
     line(out, f"{took}. Intervals are over the choice of images, not over seeds.", "quiet")

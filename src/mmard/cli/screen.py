@@ -17,7 +17,8 @@ from rich.theme import Theme
 from mmard.words import printable
 
 if TYPE_CHECKING:
-    pass
+    from mmard.report.section import Section
+    from mmard.tables.table import Table as TextTable
 
 
 THEME = Theme({"quiet": "dim", "strong": "bold", "command": "cyan", "good": "green"})
@@ -85,8 +86,12 @@ def line(out: Console, text: str = "", style: str = "") -> None:
         out.print(Text(text, style=style), soft_wrap=True)
 
 
-def put(out: Console, table: Table, indent: int = 0) -> None:
-    """A table, without blanks at the ends of its lines where they would stay in a file."""
+def put(out: Console, table: Table, indent: int = 0, *, breaks: bool = False) -> None:
+    """A table, without blanks at the ends of its lines where they would stay in a file.
+
+    Args:
+        breaks: whether a file has common blanks for those that keep a figure on one line of a terminal.
+    """
     padded = Padding(table, (0, 0, 0, indent), expand=False)
     if out.is_terminal:
         out.print(padded)
@@ -94,7 +99,7 @@ def put(out: Console, table: Table, indent: int = 0) -> None:
     with out.capture() as captured:
         out.print(padded)
     for text in captured.get().splitlines():
-        out.print(Text(text.rstrip()), soft_wrap=True)
+        out.print(Text((text.replace("\u00a0", " ") if breaks else text).rstrip()), soft_wrap=True)
 
 
 def rich_table(*columns: str, right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
@@ -108,6 +113,37 @@ def rich_table(*columns: str, right: Sequence[str] = (), fold: Sequence[str] = (
             overflow="fold" if name in fold else "ellipsis",
         )
     return made
+
+
+def show_section(out: Console, section: Section, *, whole: bool = False) -> None:
+    """A section of a report (`report/section.py`), without its drawings.
+
+    Args:
+        whole: with its folded parts.
+    """
+    out.print()
+    if section.title:
+        line(out, section.title, "strong")
+    for place, sentence in enumerate(section.sentences):
+        line(out, f"  {sentence}", "bold red" if section.alarm and place == 0 else "quiet")
+    for picture in section.pictures:
+        if picture.printed and picture.table is not None:
+            if picture.title != section.title:
+                line(out, f"  {picture.title}. {picture.note}".rstrip(), "quiet")
+            show_table(out, picture.table)
+    for table in section.tables:
+        if table.caption:
+            line(out, f"  {table.caption}", "quiet")
+        show_table(out, table)
+    for part in section.parts:
+        if whole or not part.folded:
+            show_section(out, part, whole=whole)
+
+
+def show_table(out: Console, table: TextTable) -> None:
+    """A table of `mmard.tables`, in as many pieces as the width of the console takes."""
+    for piece in table.pieces(out.width - 2):
+        put(out, piece, 2, breaks=True)
 
 
 def commands(out: Console, title: str, lines: Iterable[str]) -> None:

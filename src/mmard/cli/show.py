@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mmard.cli.options import Json, argument, command
-from mmard.cli.screen import commands, console, line, print_json, put, rich_table
+from mmard.cli.screen import commands, console, line, print_json, show_section, show_table
 from mmard.cli.train import next_commands, position_of, value_text
 from mmard.errors import Refused
 from mmard.settings import Settings, command_of
-from mmard.words import as_fraction, duration, percent, plural, points, printable, significant
+from mmard.tables.table import Entry, Table
+from mmard.words import as_fraction, duration, percent, plural, points
 
 if TYPE_CHECKING:
     from mmard.evaluation.evaluate import Measured
@@ -74,7 +73,7 @@ def show(options: Show) -> None:
     for title, records in _by_weights_and_images(scores):
         out.print()
         line(out, title, "strong")
-        put(out, scores_table(records), 2)
+        show_table(out, scores_table(records))
     kinds = sorted({str(f.get("over", f["kind"])) for f in findings})
     if kinds:
         out.print()
@@ -89,23 +88,18 @@ def show(options: Show) -> None:
 
 def scores_table(records: Sequence[dict[str, Any]]) -> Table:
     """Records as rows: the attack in full, its budget, accuracy, interval, images and seconds."""
-    made = rich_table(
-        "attack", "budget", "accuracy", "95% interval", "images", "seconds",
-        right=("accuracy", "95% interval", "images", "seconds"), fold=("attack",),
-    )  # fmt: skip
-    for record in records:
-        name, _, details = printable(record["label"]).partition(" (")
-        label = Text.assemble(name, (f" ({details}" if details else "", "quiet"))
-        budget = "none" if record["eps"] is None else f"{record['norm']} {as_fraction(record['eps'])}"
-        made.add_row(
-            label,
-            budget,
-            Text(percent(record["accuracy"]), style="strong"),
+    rows = [
+        (
+            record["label"],
+            "none" if record["eps"] is None else f"{record['norm']} {as_fraction(record['eps'])}",
+            Entry(percent(record["accuracy"]), record["accuracy"], strong=True),
             points(*record["interval"]),
             f"{record['n']:,}",
             f"{record['seconds']:.1f}",
         )
-    return made
+        for record in records
+    ]
+    return Table(("attack", "budget", "accuracy", "95% interval", "images", "seconds"), rows, words=2)
 
 
 def keep(measured: Sequence[Measured], run: Run | None) -> list[dict[str, Any]]:
@@ -216,222 +210,36 @@ def _show_settings(run: Run) -> None:
         name for name in values if name not in WHAT and name != "params" and values[name] != usual.as_config()[name]
     ]
     params = method_parameters(settings)
-    told = {full: settings.params.get(full, default) for full, default in params.items()}
-    moved = [full for full in told if told[full] != usual.params.get(full, params[full])]
-    rows = rich_table("setting", "value", "")
-    for name in WHAT:
-        if values.get(name) is not None:
-            rows.add_row(name, value_text(name, values[name]))
+    mine = {full: settings.params.get(full, default) for full, default in params.items()}
+    moved = [full for full in mine if mine[full] != usual.params.get(full, params[full])]
+    rows: list[list[str | Entry]] = [
+        [name, value_text(name, values[name]), ""] for name in WHAT if values.get(name) is not None
+    ]
     for name in (*chosen, *moved):
         before = usual.as_config()[name] if name in chosen else usual.params.get(name, params[name])
-        rows.add_row(
-            name,
-            value_text(name, values.get(name, told.get(name))),
-            Text(f"usually {value_text(name, before)}", style="quiet"),
-        )
-    put(out, rows, 2)
+        now = value_text(name, values.get(name, mine.get(name)))
+        rows.append([name, now, Entry(f"usually {value_text(name, before)}", emphasis="quiet")])
+    show_table(out, Table(("setting", "value", ""), rows, words=3))
     rest = [
         f"{n} {value_text(n, values[n])}"
         for n in values
         if n not in (*WHAT, *chosen, "params") and values[n] is not None
     ]
-    rest += [f"{full} {value_text(full, told[full])}" for full in told if full not in moved]
+    rest += [f"{full} {value_text(full, mine[full])}" for full in mine if full not in moved]
     line(out, "  as usual: " + ", ".join(rest), "quiet")
 
 
-# findings -------------------------------------------------------------------------------------------------------------
-# What an evaluation found beside accuracies, for a terminal: a few lines each, and the rest is in the records.
+def show_findings(out: Console, findings: Sequence[Record], left_out: Sequence[str], *, asked: bool = False) -> None:
+    """Print findings that were just made as the report tells them.
 
+    Args:
+        asked: whether the suspicion checks were asked for, so that each has its line.
+    """
+    from mmard.report.page import findings_sections
+    from mmard.report.runs import of_records
 
-MOST_CLASSES = 20
-"""Classes up to which each has its row; of more, the worst are shown."""
-BAR = 24
-
-
-def show_findings(out: Console, findings: Sequence[Record], left_out: Sequence[str], folder: Path | None) -> None:
-    """Print findings by kind, the suspicious checks before all others."""
-    by_kind: dict[str, list[Record]] = {}
-    for record in findings:
-        by_kind.setdefault(record["kind"], []).append(record)
-    for record in by_kind.get("checks", []):
-        _show_checks(out, record)
-    if "classes" in by_kind:
-        _show_classes(out, by_kind["classes"])
-    for kind, show in (("margins", _show_margins), ("calibration", _show_calibration)):
-        if kind in by_kind:
-            show(out, by_kind[kind])
-    if "boundary" in by_kind:
-        _show_boundary(out, by_kind["boundary"])
-    for record in by_kind.get("curve", []):
-        _show_curve(out, record)
-    for record in by_kind.get("examples", []):
-        _show_examples(out, record, folder)
+    for section in findings_sections(of_records("", findings)):
+        show_section(out, section, whole=asked and section.slug == "checks")
     for text in left_out:
         out.print()
         line(out, f"left out: {text}", "quiet")
-
-
-def _show_checks(out: Console, record: Record) -> None:
-    """Suspicious ones in full; the others by name, or in full where they were asked for."""
-    found = record["findings"]
-    of = {verdict: [f for f in found if f["verdict"] == verdict] for verdict in ("suspicious", "passed", "skipped")}
-    out.print()
-    for each in of["suspicious"]:
-        line(out, f"suspicious: {each['check']}: {each['says']} (docs/checks.md#{each['check']})", "bold red")
-    if of["passed"]:
-        names = ", ".join(f["check"] for f in of["passed"])
-        line(out, f"{plural(len(of['passed']), 'suspicion check')} passed: {names}", "quiet")
-    if of["skipped"]:
-        names = ", ".join(f["check"] for f in of["skipped"])
-        line(out, f"not checked: {names}; --also checks does what it can", "quiet")
-
-
-def show_every_check(out: Console, record: Record) -> None:
-    """Each check with its verdict and its line."""
-    rows = rich_table("check", "verdict", "what was seen", fold=("what was seen",))
-    styles = {"suspicious": "bold red", "passed": "good", "skipped": "quiet"}
-    for each in record["findings"]:
-        style = styles[each["verdict"]]
-        says = Text(each["says"], style="quiet" if each["verdict"] == "skipped" else "")
-        rows.add_row(each["check"], Text(each["verdict"], style=style), says)
-    out.print()
-    line(out, "suspicion checks, each explained in docs/checks.md", "strong")
-    put(out, rows, 2)
-
-
-def _show_classes(out: Console, records: Sequence[Record]) -> None:
-    """Classes as rows, attacks as columns; the worst of a column stands out."""
-    from mmard.evaluation.findings import FEW_IMAGES, balanced, worst
-
-    first = records[0]
-    count, names = first["count"], first["classes"]
-    columns = [("clean", first["clean"]), *((_short(r["attack"]), r["attacked"]) for r in records)]
-    last = columns[-1][1]
-    shown = [c for c in range(len(names)) if count[c]]
-    if len(shown) > MOST_CLASSES:
-        shown = sorted(shown, key=lambda c: last[c] / count[c])[:MOST_CLASSES]
-    heads = [name for name, _ in columns]
-    rows = rich_table("class", "images", *heads, right=("images", *heads))
-    worst_of = {name: worst(right, count) for name, right in columns}
-    for c in shown:
-        cells = [
-            Text(percent(right[c] / count[c]), style="strong" if worst_of[name] == c else "") for name, right in columns
-        ]
-        rows.add_row(names[c], f"{count[c]:,}", *cells)
-    more = "" if len(shown) == len(names) else f", the {len(shown)} worst of {len(names)}"
-    out.print()
-    line(out, f"by class{more}, {_ball(records)}", "strong")
-    put(out, rows, 2)
-    told = [
-        f"{name} {names[w]} with {percent(right[w] / count[w])}"
-        for name, right in columns
-        if (w := worst_of[name]) is not None
-    ]
-    line(out, f"  worst: {', '.join(told)}", "quiet")
-    means = [f"{name} {percent(mean)}" for name, right in columns if (mean := balanced(right, count)) is not None]
-    line(out, f"  balanced over classes: {', '.join(means)}", "quiet")
-    if few := sum(0 < n < FEW_IMAGES for n in count):
-        some = plural(few, "class").replace("classs", "classes")
-        line(out, f"  {some} with fewer than {FEW_IMAGES} images: accuracies of these are hardly known", "quiet")
-
-
-def _show_margins(out: Console, records: Sequence[Record]) -> None:
-    """The clean images once, then each attack."""
-    rows = rich_table("", "mean", "from -1 to 1", right=("mean",))
-    rows.add_row("clean", f"{records[0]['mean_clean']:+.2f}", sparkline(out, records[0]["clean"]))
-    for each in records:
-        rows.add_row(_short(each["attack"]), f"{each['mean_attacked']:+.2f}", sparkline(out, each["attacked"]))
-    out.print()
-    line(out, f"probability of the true class minus the largest other, {_ball(records)}", "strong")
-    put(out, rows, 2)
-
-
-def _show_calibration(out: Console, records: Sequence[Record]) -> None:
-    """The clean images once, then each attack."""
-    rows = rich_table("", "expected error", "log-likelihood lost", right=("expected error", "log-likelihood lost"))
-    rows.add_row("clean", percent(records[0]["ece_clean"]), f"{records[0]['nll_clean']:.3f} nats")
-    for each in records:
-        rows.add_row(_short(each["attack"]), percent(each["ece_attacked"]), f"{each['nll_attacked']:.3f} nats")
-    out.print()
-    line(out, f"calibration over {len(records[0]['clean'])} bins of confidence, {_ball(records)}", "strong")
-    put(out, rows, 2)
-
-
-def _show_boundary(out: Console, records: Sequence[Record]) -> None:
-    for record in records:
-        out.print()
-        line(out, f"distance to decision boundaries, {record['split']} images, {_under(record)}", "strong")
-        rows = rich_table(
-            "network", "images", "margin", "wrong", "entropy", "if linear", "nearest found",
-            right=("margin", "wrong", "entropy", "if linear", "nearest found"),
-        )  # fmt: skip
-        for who in ("teacher", "student"):
-            for name in ("clean", "attacked"):
-                each = record[name][who]
-                lengths = (each[key] for key in ("distance_first_order", "distance_minimal"))
-                shown = ["none" if length is None else significant(length) for length in lengths]
-                margin, entropy = f"{each['mean_margin']:+.2f}", f"{each['entropy']:.3f}"
-                rows.add_row(who, name, margin, percent(each["wrong"]), entropy, *shown)
-        put(out, rows, 2)
-    last = records[-1]
-    line(out, f"  Teacher: {last['teacher']}. Margin and entropy in nats, distances in {last['norm']}.", "quiet")
-    n = max(last[name][who]["n_minimal"] for name in ("clean", "attacked") for who in ("teacher", "student"))
-    if n:
-        line(out, f"  Nearest found: mean over {plural(n, 'image')}, an upper bound ({last['minimal_by']}).", "quiet")
-
-
-def _show_curve(out: Console, record: Record) -> None:
-    from mmard.evaluation.score import wilson
-
-    over = record["over"]
-    rows = rich_table(over, "accuracy", "95% interval", "", right=(over, "accuracy", "95% interval"))
-    for point in record["points"]:
-        share = point["correct"] / point["n"]
-        value = as_fraction(point["value"]) if over == "eps" else f"{point['value']:g}"
-        rows.add_row(
-            value, Text(percent(share), style="strong"), points(*wilson(point["correct"], point["n"])), bar(out, share)
-        )
-    where = record["norm"] if over == "eps" else _ball([record])
-    out.print()
-    line(out, f"accuracy against {over}, {record['label']}, {where}", "strong")
-    put(out, rows, 2)
-    if over == "eps":
-        line(out, "  each radius attacked anew; at the largest, one grey image is in every ball", "quiet")
-
-
-def _show_examples(out: Console, record: Record, folder: Path | None) -> None:
-    broken = sum(item["true"] != item["adv_pred"] for item in record["items"])
-    told = f"{plural(len(record['items']), 'example')}: {broken} broken, {len(record['items']) - broken} held"
-    out.print()
-    line(out, f"{told}, {_under(record)}" + ("" if folder is None else f"; images in {folder}"))
-
-
-def bar(out: Console, share: float) -> str:
-    """A share in [0, 1] as a bar, of letters where the console has no blocks."""
-    full, partial = divmod(round(share * BAR * 8), 8)
-    if not _draws(out):
-        return "#" * round(share * BAR)
-    return "█" * full + (" ▏▎▍▌▋▊▉"[partial] if partial else "")
-
-
-def sparkline(out: Console, values: Sequence[int]) -> str:
-    """Counts as columns of eight heights; an empty bin is a dot, one with anything at least the lowest column."""
-    heights = "▁▂▃▄▅▆▇█" if _draws(out) else "12345678"
-    most = max([*values, 1])
-    return "".join("·" if not v and _draws(out) else "." if not v else heights[(8 * v - 1) // most] for v in values)
-
-
-def _draws(out: Console) -> bool:
-    return out.encoding.lower().startswith("utf")
-
-
-def _under(record: Record) -> str:
-    return f"{record['label']} at {_ball([record])}"
-
-
-def _ball(records: Sequence[Record]) -> str:
-    return f"{records[0]['norm']} {as_fraction(records[0]['eps'])}"
-
-
-def _short(attack: str) -> str:
-    return "worst case" if attack.startswith("worst_of_") else attack

@@ -1,136 +1,118 @@
-"""The table over runs, and its figures as dots with their intervals."""
+"""Accuracy: the table over runs, by class, against the radius and the steps, and of attacks made on other networks."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from markupsafe import Markup
+
 from mmard.errors import Refused
+from mmard.evaluation.findings import FEW_IMAGES, balanced, worst
 from mmard.evaluation.score import wilson
-from mmard.report.blocks import (
-    Folded,
-    Gallery,
-    Heat,
-    Heats,
-    Mark,
-    Missing,
-    Note,
-    Number,
-    Picture,
-    Results,
-    Section,
-    TableBlock,
-)
+from mmard.evaluation.spellings import TRANSFERRED, attack_title
+from mmard.report.findings import long_or_short, without_names
+from mmard.report.palette import swatch
 from mmard.report.plots import Bar, Dot, Line, Place, bar_rows, dot_rows, line_plot, trade_off
-from mmard.report.subject import (
+from mmard.report.runs import (
     Chosen,
-    Group,
-    Shown,
-    Subject,
+    ReportedRuns,
+    RunGroup,
     budget,
-    missing,
     named,
     of_255,
     percent,
     protocol,
-    quoted,
     setting,
 )
-from mmard.tables.comparison import Accuracy, Comparison, comparison
+from mmard.report.section import Picture, Section
+from mmard.tables.comparison import Comparison, comparison
 from mmard.tables.figures import ACCURACY, Column, Record, Sample
-from mmard.tables.paper import caption, spread
-
-RESULTS_LEAD = (
-    "Accuracy in percent of the images that are classified rightly, without attack and under each attack alone. Robust"
-    " accuracy is an upper bound: a stronger attack can only lower it. Figures of different attacks, budgets or images"
-    " stand in different columns."
-)
+from mmard.tables.paper import COLUMNS, table_of
+from mmard.tables.table import Entry, Table, entry
 
 MOST_PLOTS = 8
+"""Columns of the table that are drawn."""
 
 
-def results_section(about: Subject) -> Section:
-    """The results."""
-    unmeasured = [run for run in about.runs if not run.scores]
-    pieces: list[object] = []
+def results_section(report: ReportedRuns) -> Section:
+    """One sentence, clean against robust accuracy, and the table of the images with the most figures."""
     try:
-        made = comparison([run.run for run in about.runs])
+        made = comparison([run.run for run in report.runs if run.run is not None])
     except Refused:
-        made = None
-    if made is not None:
-        index = {run.run.path: run.group for run in about.runs}
-        several = len({row.which for row in made.rows}) > 1
-        short = [
-            about.groups[index[row.configuration.runs[0]]].short + (f", {row.which}" if several else "")
-            for row in made.rows
-        ]
-        for number, sample in enumerate(made.samples):
-            pieces.append(_table(made, sample, index))
-            pictures = _pictures(made, sample, index, number, short)
-            if pictures:
-                pieces.append(Gallery(pictures))
-        pieces += [Note(line) for line in (*made.notes, *made.refused)]
-    if unmeasured:
-        names = "This run" if about.single else ", ".join(run.name for run in unmeasured)
-        pieces.append(
-            Missing(
-                f"{names}: no accuracy on test images",
-                [f"mmard evaluate {quoted(run)} --attack pgd-20,cw-30" for run in unmeasured],
-            )
-        )
-    weak = [run for run in about.runs if run.scores and not any(s["attack"] == "aa" for s in run.scores)]
-    if weak:
-        names = "" if len(weak) == len(about.runs) else f" of {', '.join(run.name for run in weak)}"
-        pieces.append(Missing(f"AutoAttack{names}", [f"mmard evaluate {quoted(run)} --attack aa" for run in weak]))
-    return Section("results", "Results", RESULTS_LEAD if made is not None else "", pieces)
+        return Section("Results", "results", ["No accuracy on test images was measured."])
+    index = {run.run.path: run.group for run in report.runs if run.run is not None}
+    several = len({row.which for row in made.rows}) > 1
+    short = [
+        report.groups[index[row.configuration.runs[0]]].short + (f", {row.which}" if several else "")
+        for row in made.rows
+    ]
+    first, *others = [_sample(made, sample, index, number, short) for number, sample in enumerate(made.samples)]
+    parts = [*first.parts, *(replace(other, title="On other images", sentences=()) for other in others)]
+    notes = [*made.notes, *made.refused]
+    parts += [Section("Notes", sentences=notes)] if notes else []
+    return replace(first, title="Results", slug="results", parts=parts)
 
 
-def _table(made: Comparison, sample: Sample, index: dict[Path, int]) -> Results:
-    head = [(made.columns[c].title, made.columns[c].budget) for c in sample.columns]
-    rows = []
-    for r in made.rows_of(sample):
-        row = made.rows[r]
-        cells = [_number(made.cells.get((r, c)), made.columns[c].norm is not None) for c in sample.columns]
-        doubts = dict.fromkeys(slug for (at, _), cell in made.cells.items() if at == r for slug in cell.suspicious)
-        seeds = {len(cell.seeds) for (at, c), cell in made.cells.items() if at == r and c in sample.columns}
-        count = max(seeds, default=1)
-        runs = f"{count} seed{'s' * (count != 1)}" if made.most_seeds(sample) > 1 else ""
-        rows.append((index[row.configuration.runs[0]], row.name, runs, [_mark(slug) for slug in doubts], cells))
-    # The mark of the caption is one for paper; here it is red, and beside the number.
-    return Results(caption(made, sample).replace("†: suspicion", "Red mark: suspicion"), head, rows)
-
-
-def _mark(slug: str) -> Mark:
-    return Mark(f"check-{slug}", slug.replace("-", " "))
-
-
-def _number(cell: Accuracy | None, attacked: bool) -> Number | None:
-    if cell is None:
-        return None
-    marks = [_mark(slug) for slug in cell.suspicious] if attacked else []
-    return Number(percent(cell.mean), spread(cell), cell.best, marks)
-
-
-def _pictures(
-    made: Comparison, sample: Sample, index: dict[Path, int], number: int, short: Sequence[str]
-) -> list[Picture]:
-    """A row of dots for every column, and clean against robust accuracy."""
+def _sample(made: Comparison, sample: Sample, index: dict[Path, int], number: int, short: Sequence[str]) -> Section:
+    """What was measured on one set of images."""
     rows = made.rows_of(sample)
-    pictures = []
     clean = next((c for c in sample.columns if made.columns[c].attack == "clean"), None)
     severe = _severest(made, sample)
+    pictures = []
     if clean is not None and severe is not None and len(rows) > 1:
         pictures.append(_trade_off(made, clean, severe, rows, index, f"trade-{number}", short))
     # The first images have the most figures; of others the pair that decides is enough.
     accuracies = [c for c in sample.columns if made.columns[c].measure == ACCURACY]
-    wanted = [c for c in accuracies if number == 0 or c in (clean, severe)][:MOST_PLOTS]
-    for place, c in enumerate(wanted):
+    dots = []
+    for place, c in enumerate([c for c in accuracies if number == 0 or c in (clean, severe)][:MOST_PLOTS]):
         measured = [r for r in rows if (r, c) in made.cells]
         if len(measured) > 1:
-            pictures.append(_dots(made, c, measured, index, f"dots-{number}-{place}", short))
-    return pictures
+            dots.append(_dots(made, c, measured, index, f"dots-{number}-{place}", short))
+    parts = [Section("Each attack", pictures=dots, folded=True)] if dots else []
+    sentence = _sentence(made, rows, clean, severe, sample)
+    return Section("", "", [sentence], pictures, [_results(made, sample, index)], parts=parts)
+
+
+def _sentence(made: Comparison, rows: Sequence[int], clean: int | None, severe: int | None, sample: Sample) -> str:
+    """The result."""
+    if severe is None:
+        return f"No attack was measured; without one, {sample.images}."
+    measured = [r for r in rows if (r, severe) in made.cells]
+    lead = max(measured, key=lambda r: made.cells[r, severe].mean)
+    robust = f"{percent(made.cells[lead, severe].mean)} % under {_under(made.columns[severe])}"
+    plain = made.cells.get((lead, clean)) if clean is not None else None
+    without = f", {percent(plain.mean)} % without attack" if plain is not None else ""
+    if len(measured) == 1:
+        return f"{made.rows[lead].name}: {robust}{without}, of {sample.images}."
+    best = made.cells[lead, severe].best
+    noise = "That is beyond noise of every other row" if best else "Its lead over the next is not beyond noise"
+    return f"Most robust: {made.rows[lead].name}, {robust}{without}. {noise}."
+
+
+def _results(made: Comparison, sample: Sample, index: dict[Path, int]) -> Table:
+    """The table of `mmard compare`, with the colours of the page, and marks of suspicion beside attacked figures."""
+    whole = table_of(made, sample)
+    rows: list[list[str | Entry]] = []
+    for r, (name, *row) in zip(made.rows_of(sample), whole.rows, strict=True):
+        beside, cells = row[: -len(sample.columns)], row[-len(sample.columns) :]
+        mine = [cell for (at, c), cell in made.cells.items() if at == r and c in sample.columns]
+        marks = tuple(dict.fromkeys(slug for cell in mine for slug in cell.suspicious))
+        colour = swatch(index[made.rows[r].configuration.runs[0]])
+        named_row = Markup('<span class="named">{} {}</span>').format(colour, entry(name).text)
+        several = made.most_seeds(sample) > 1
+        said = [(head, entry(each).text) for head, each in zip(COLUMNS, beside, strict=True)]
+        facts = [f"{text} {head.removesuffix('s') if text == '1' else head}" for head, text in said]
+        under = ", ".join(facts) if several else ""
+        columns = zip(sample.columns, map(entry, cells), strict=True)
+        figures = [each if made.columns[c].norm is not None else replace(each, marks=()) for c, each in columns]
+        rows.append([Entry(entry(name).text, spread=under, marks=marks, markup=named_row), *figures])
+    heads = [Entry(made.columns[c].title, below=made.columns[c].budget) for c in sample.columns]
+    caption = whole.caption.replace("†: suspicion", "Red mark: suspicion")
+    return Table(["run", *heads], rows, caption, kind="results")
 
 
 def _severest(made: Comparison, sample: Sample) -> int | None:
@@ -170,11 +152,11 @@ def _trade_off(
         f"Scatter of clean against robust accuracy, {len(places)} rows. Most robust: {best.name}, "
         f"{percent(best.mean[0])} % clean and {percent(best.mean[1])} % under {said}."
     )
-    svg = trade_off(slug, alt, places, x="accuracy without attack, %", y=f"accuracy under {said}, %")
+    draw = partial(trade_off, slug, alt, places, x="accuracy without attack, %", y=f"accuracy under {said}, %")
     note = "Right is more accurate, up is more robust."
     note += " Large: mean over seeds; small: each seed." if any(len(place.seeds) > 1 for place in places) else ""
-    whole = TableBlock(("run", "clean %", f"{made.columns[severe].title} %"), table)
-    return Picture(slug, "Accuracy and robustness together", svg, note, whole, tall=True)
+    whole = Table(("run", "clean %", f"{made.columns[severe].title} %"), table)
+    return Picture(slug, "Accuracy and robustness together", draw, note, whole)
 
 
 def _dots(
@@ -201,45 +183,36 @@ def _dots(
     alt = f"Dot plot of accuracy under {_under(column)}: " + ", ".join(
         f"{name} {text} %" for name, text in zip(names, texts, strict=True)
     )
-    svg = dot_rows(slug, alt, names, dots, x="accuracy, %", means=means, numbers=texts)
+    draw = partial(dot_rows, slug, alt, names, dots, x="accuracy, %", means=means, numbers=texts)
     bars = "Bar: mean over seeds; line:" if any(mean is not None for mean in means) else "Line:"
     attack = "" if column.attack == "clean" else f" {column.label[:1].upper()}{column.label[1:]}."
     note = f"{bars} 95 % interval over {column.n:,} images.{attack}"
-    table = TableBlock(("run", "seed", "accuracy %", "95 % interval", "images"), lines)
-    return Picture(slug, column.title, svg, note, table)
+    table = Table(("run", "seed", "accuracy %", "95 % interval", "images"), lines)
+    return Picture(slug, column.title, draw, note, table)
 
 
-# classes --------------------------------------------------------------------------------------------------------------
-# Accuracy by class, the worst class, and what is taken for what under attack.
-
-
-MOST_BARS = 20
-"""Classes that a plot shows; of more, half of these at either end."""
-MOST_CELLS = 20
-"""Classes of a confusion that is shown whole; of more, the commonest confusions are listed."""
-CLASSES_LONGEST_TABLE = 16
-"""Rows that are shown unasked."""
-
+# by class, and what is taken for what under attack
+MOST_CLASSES = 20
+"""Classes that a plot shows, half of them at either end, and of a confusion that is shown whole."""
 CLASSES_LEAD = "A mean over classes hides the one that an attacker would choose."
 
 
-def classes_section(about: Subject) -> Section:
+def classes_section(report: ReportedRuns) -> Section:
     """Bars for each group, the worst class of each run under each attack, and the confusions."""
-    chosen = Chosen(about, "classes")
+    chosen = Chosen(report, "classes")
     having = chosen.having()
-    pieces: list[object] = []
-    if having:
-        order = _order(chosen.all(having[0])[0])
-        groups = [group for group in about.groups if any(run in having for run in group.runs)]
-        pieces.append(Gallery([_bars(about, group, order, chosen) for group in groups]))
-        pieces += chosen.below("By class")
-        worst = _worst(chosen)
-        pieces.append(
-            worst if len(worst.rows) <= CLASSES_LONGEST_TABLE else Folded("The worst class of each run", [worst])
-        )
-        pieces += _confusions(about)
-    pieces += missing(about, [run for run in about.runs if run not in having], "Accuracy by class", "classes")
-    return Section("classes", "Classes", CLASSES_LEAD if having else "", pieces)
+    if not having:
+        return Section("Classes", "classes")
+    order = _order(chosen.all(having[0])[0])
+    groups = [group for group in report.groups if any(run in having for run in group.runs)]
+    few = max(sum(0 < n < FEW_IMAGES for n in chosen.all(run)[0]["count"]) for run in having)
+    sentences = [CLASSES_LEAD, *chosen.below("By class")]
+    if few:
+        classes = "class has" if few == 1 else "classes have"
+        sentences.append(f"{few} {classes} fewer than {FEW_IMAGES} images: their accuracies are hardly known.")
+    parts = [long_or_short(_worst(report, chosen), "The worst class of each run"), *_confusions(report)]
+    pictures = [_bars(report, group, order, chosen) for group in groups]
+    return Section("Classes", "classes", sentences, pictures, parts=parts)
 
 
 def _order(found: Record) -> list[str]:
@@ -249,19 +222,17 @@ def _order(found: Record) -> list[str]:
         for name, a, n in zip(found["classes"], found["attacked"], found["count"], strict=True)
     }
     names = sorted(shares, key=lambda name: shares[name])
-    if len(names) > MOST_BARS:
-        half = MOST_BARS // 2
-        names = [*names[:half], *names[-half:]]
-    return names
+    half = MOST_CLASSES // 2
+    return names if len(names) <= MOST_CLASSES else [*names[:half], *names[-half:]]
 
 
-def _bars(about: Subject, group: Group, order: Sequence[str], chosen: Chosen) -> Picture:
+def _bars(report: ReportedRuns, group: RunGroup, order: Sequence[str], chosen: Chosen) -> Picture:
     records = [record for run in group.runs if (record := chosen.of(run)) is not None]
     first = records[0]
     records = [record for record in records if chosen.beside(record) == chosen.beside(first)]
     several = len(records) > 1
     bars = []
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in [n for n in order if n in first["classes"]]:
         i = first["classes"].index(name)
         alike = [r for r in records if r["classes"] == first["classes"] and r["count"][i]]
@@ -274,165 +245,155 @@ def _bars(about: Subject, group: Group, order: Sequence[str], chosen: Chosen) ->
         bars.append(replace(bar, seeds=tuple(attacked)) if several else replace(bar, low=low, high=high))
         spread = ", ".join(map(percent, attacked)) if several else f"{percent(low)} to {percent(high)}"
         rows.append((name, percent(bars[-1].outer), percent(bars[-1].inner), spread, str(first["count"][i])))
-    title = "By class" if about.single else group.short
-    worst = min(bars, key=lambda bar: bar.inner)
+    title = "By class" if report.single else group.short
+    least = min(bars, key=lambda bar: bar.inner)
     alt = (
-        f"Accuracy by class, {len(bars)} classes; least robust: {worst.name}, {percent(worst.outer)} % clean and"
-        f" {percent(worst.inner)} % attacked."
+        f"Accuracy by class, {len(bars)} classes; least robust: {least.name}, {percent(least.outer)} % clean and"
+        f" {percent(least.inner)} % attacked."
     )
     some = "" if len(bars) == len(first["classes"]) else f"{len(bars)} of {len(first['classes'])} classes, both ends. "
     lines = "dots: seeds. " if several else "line: 95 % interval. "
     note = f"{some}Pale: clean; full: attacked; {lines}{chosen.beside(first)}"
-    head = ("class", "clean %", "attacked %", "attacked, each seed %" if several else "95 % interval", "images")
+    head = ["class", "clean %", "attacked %", "attacked, each seed %" if several else "95 % interval", "images"]
+    for other in [] if several else [r for r in chosen.all(group.first) if r is not first]:
+        if other["classes"] == first["classes"]:
+            head.append(f"{attack_title(str(other['attack'])) or other['label']} %")
+            right = dict(zip(other["classes"], zip(other["attacked"], other["count"], strict=True), strict=True))
+            rows = [(*row, percent(right[row[0]][0] / max(right[row[0]][1], 1))) for row in rows]
     slug = f"classes-{group.index}"
-    svg = bar_rows(slug, alt, bars, index=group.index, x="accuracy, %")
-    return Picture(slug, title, svg, note, TableBlock(head, rows))
+    draw = partial(bar_rows, slug, alt, bars, index=group.index, x="accuracy, %")
+    return Picture(slug, title, draw, note, Table(head, rows), printed=True)
 
 
-def _worst(chosen: Chosen) -> TableBlock:
-    """A row for each run and attack."""
+def _worst(report: ReportedRuns, chosen: Chosen) -> Table:
+    """The worst class and the mean over classes, a row for each run and attack."""
     found = [(run, record) for run in chosen.having() for record in chosen.all(run)]
     name = named([record for _, record in found])
     rows = []
     for run, record in found:
-        counted = [i for i, n in enumerate(record["count"]) if n]
         cells: list[str] = []
         for key in ("clean", "attacked"):
-            i = min(counted, key=lambda i, key=key: record[key][i] / record["count"][i])  # type: ignore[misc]
-            low, high = wilson(record[key][i], record["count"][i])
-            share = percent(record[key][i] / record["count"][i])
-            cells.append(f"{share} ({percent(low)} to {percent(high)}), {record['classes'][i]}")
+            mean, i = balanced(record[key], record["count"]), worst(record[key], record["count"])
+            if mean is None or i is None:
+                cells += ["", ""]
+                continue
+            right, n = record[key][i], record["count"][i]
+            low, high = map(percent, wilson(right, n))
+            cells += [percent(mean), f"{percent(right / n)} ({low} to {high}), {record['classes'][i]}"]
         rows.append((run.name, name(record), *cells))
-    head = ("run", "attack", "worst class, clean %", "worst class, attacked %")
-    return TableBlock(head, rows, "The worst class, with its 95 % interval", 2)
+    head = ("run", "attack", "balanced, clean %", "worst class, clean %", "balanced, attacked %",
+            "worst class, attacked %")  # fmt: skip
+    caption = "Mean over classes, and the worst class with its 95 % interval"
+    return without_names(report, Table(head, rows, caption, 2))
 
 
-def _confusions(about: Subject) -> list[object]:
+def _confusions(report: ReportedRuns) -> list[Section]:
     """What is taken for what: of the first seed of each group under attack, the rest when asked for."""
-    chosen = Chosen(about, "classes", usable=lambda record: record.get("confusion_attacked") is not None)
-    first: list[Heat] = []
-    rest: list[Heat] = []
-    pieces: list[object] = []
-    for group in about.groups:
+    chosen = Chosen(report, "classes", usable=lambda record: record.get("confusion_attacked") is not None)
+    first: list[Table] = []
+    rest: list[Table] = []
+    for group in report.groups:
         own = [(run, record) for run in group.runs if (record := chosen.of(run)) is not None]
         for k, (run, record) in enumerate(own):
             seed = f", seed {run.seed}" if len(group.runs) > 1 else ""
-            whole = "" if about.single else f"{group.short}{seed}, "
-            if len(record["classes"]) > MOST_CELLS:
-                pieces += [_commonest(run, record, "" if about.single else f": {group.short}")] if k == 0 else []
+            whole = "" if report.single else f"{group.short}{seed}, "
+            beside = f" {chosen.beside(record)}".rstrip()
+            if len(record["classes"]) > MOST_CLASSES:
+                first += [_commonest(record, whole + "under attack", beside)] if k == 0 else []
                 continue
-            beside = chosen.beside(record)
-            (rest if k else first).append(
-                _heat(record, "confusion_attacked", f"{whole}under attack" if whole else "Under attack", beside)
-            )
+            (rest if k else first).append(_confusion(record, "confusion_attacked", f"{whole}under attack.{beside}"))
             if record.get("confusion_clean") is not None:
-                rest.append(_heat(record, "confusion_clean", f"{whole}no attack" if whole else "No attack", beside))
+                rest.append(_confusion(record, "confusion_clean", f"{whole}no attack.{beside}"))
+    parts = []
     if first:
-        told = "" if chosen.several else f" {protocol(chosen.all(chosen.having()[0])[0])}."
-        pieces += [Heats(first), Note(f"Rows: the true class; columns: what it is taken for.{told}")]
+        how = "" if chosen.several else f" {protocol(chosen.all(chosen.having()[0])[0])}."
+        said = f"Rows: the true class; columns: what it is taken for.{how}"
+        parts.append(Section("What is taken for what", sentences=[said], tables=first, folded=not report.single))
     if rest:
-        others = ", and under attack of the other seeds" if about.seeds > 1 else ""
-        pieces.append(Folded(f"Confusion without attack{others}", [Heats(rest)]))
-    return pieces
+        others = ", and under attack of the other seeds" if report.seeds > 1 else ""
+        parts.append(Section(f"Confusion without attack{others}", tables=rest, folded=True))
+    return parts
 
 
-def _heat(record: Record, key: str, title: str, note: str) -> Heat:
-    cells = []
-    for i, row in enumerate(record[key]):
+def _confusion(record: Record, key: str, caption: str) -> Table:
+    rows: list[list[str | Entry]] = []
+    for i, (name, row) in enumerate(zip(record["classes"], record[key], strict=True)):
         whole = sum(row) or 1
         # The root of the share, so that rare confusions are seen as well.
-        cells.append([(str(n) if n else "", (n / whole) ** 0.5, i == j) for j, n in enumerate(row)])
-    names = record["classes"]
-    return Heat(title, "true class", [short(name) for name in names], names, cells, note)
+        tints = [Entry(str(n) if n else "", n, tint=(n / whole) ** 0.5, strong=i == j) for j, n in enumerate(row)]
+        rows.append([name, *tints])
+    heads = ["true class", *(name[:4] for name in record["classes"])]
+    return Table(heads, rows, caption[:1].upper() + caption[1:], kind="heat")
 
 
-def short(name: str) -> str:
-    """A name for the narrow head of a column.
-
-    >>> short("automobile"), short("7")
-    ('auto', '7')
-    """
-    return name if len(name) <= 4 else name[:4]
-
-
-def _commonest(run: Shown, record: Record, of: str) -> TableBlock:
+def _commonest(record: Record, of: str, beside: str) -> Table:
     """The commonest confusions where there are too many classes to show all."""
     counts, names = record["confusion_attacked"], record["classes"]
     pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n]
     rows = [
         (names[i], names[j], str(n), f"{percent(n / sum(counts[i]))}") for n, i, j in sorted(pairs, reverse=True)[:15]
     ]
-    title = f"The commonest confusions under attack{of}, {run.name}. {protocol(record)}."
-    return TableBlock(("true class", "taken for", "images", "of the class %"), rows, title, 2)
+    return Table(
+        ("true class", "taken for", "images", "of the class %"), rows, f"The commonest confusions {of}.{beside}", 2
+    )
 
 
-# radius ---------------------------------------------------------------------------------------------------------------
-# Accuracy against the radius of the ball and against the steps of the attack.
-
-
+# against the radius of the ball and the steps of the attack
 RADIUS_LEAD = (
     "Accuracy must fall as the radius grows, to about nothing where the ball holds any image, and must settle as steps"
     " are added. A curve that does not is a sign of gradients that mislead."
 )
 FAR = 2.5
-"""A last radius so many times the one before it is told beside the plot, which it would flatten."""
+"""A last radius so many times the one before it is said beside the plot, which it would flatten."""
 
-Key = tuple[str, ...]
+Curves = dict[int, list[tuple[str, Record]]]
+"""By index of the group: names of runs and their findings."""
 
 
-def radius_section(about: Subject) -> Section:
+def radius_section(report: ReportedRuns) -> Section:
     """Curves over eps and over steps, a plot for each protocol."""
-    pictures = [p for over in ("eps", "steps") for p in _radius_pictures(about, over)]
-    pieces: list[object] = [Gallery(pictures)] if pictures else []
-    pieces += [
-        piece
-        for over, what in (("eps", "Accuracy against the radius"), ("steps", "Accuracy against steps of the attack"))
-        for piece in missing(about, [run for run in about.runs if not run.found("curve", over=over)], what, over)
-    ]
-    return Section("radius", "Radius and steps", RADIUS_LEAD if pictures else "", pieces)
+    pictures = [p for over in ("eps", "steps") for p in _curves(report, over)]
+    return Section("Radius and steps", "radius", [RADIUS_LEAD] if pictures else [], pictures)
 
 
-def _radius_pictures(about: Subject, over: str) -> list[Picture]:
-    protocols: dict[Key, dict[int, list[tuple[str, Record]]]] = {}
-    for run in about.runs:
+def _curves(report: ReportedRuns, over: str) -> list[Picture]:
+    protocols: dict[tuple[str, ...], Curves] = {}
+    for run in report.runs:
         for found in run.found("curve", over=over):
             keys = ("label", "norm", "which", "split", "n", "data", *(("eps",) if over == "steps" else ()))
             key = tuple(str(found.get(k)) for k in keys)
             protocols.setdefault(key, {}).setdefault(run.group, []).append((run.name, found))
-    return [_picture(about, over, own, f"{over}-{i}") for i, own in enumerate(protocols.values())]
+    return [_curve(report, over, own, f"{over}-{i}") for i, own in enumerate(protocols.values())]
 
 
-def _picture(about: Subject, over: str, own: dict[int, list[tuple[str, Record]]], slug: str) -> Picture:
+def _curve(report: ReportedRuns, over: str, own: Curves, slug: str) -> Picture:
     first = next(iter(own.values()))[0][1]
     eps = [p["value"] for rows in own.values() for _, record in rows for p in record["points"]] if over == "eps" else []
     shown = _near(sorted(set(eps)))
-    grey = over == "eps" and of_255(shown)
-    by = 1 / 255 if grey else 1.0
+    by = 1 / 255 if over == "eps" and of_255(shown) else 1.0
     lines: list[Line] = []
     for index, rows in own.items():
-        lines += _lines(index, about.groups[index].short, [record for _, record in rows], set(shown), by)
-    if about.single:
-        lines = [Line(**{**vars(line), "label": ""}) for line in lines]
-    trained = {run.config.get("eps") for run in about.runs} if over == "eps" else set()
+        label = "" if report.single else report.groups[index].short
+        lines.append(_line(index, label, [record for _, record in rows], set(shown), by))
+    trained = {run.config.get("eps") for run in report.runs} if over == "eps" else set()
     mark = trained.pop() if len(trained) == 1 else None
-    x = f"radius, {first['norm']}" + (" in 1/255" if grey else "") if over == "eps" else "steps"
+    x = f"radius, {first['norm']}" + (" in 1/255" if by != 1 else "") if over == "eps" else "steps"
     title = "Accuracy against the radius" if over == "eps" else "Accuracy against steps"
-    svg = line_plot(
-        slug, _alt(about, own, title, over), lines, x=x, y="accuracy, %", fractions=True,
+    draw = partial(
+        line_plot, slug, _alt(report, own, title, over), lines, x=x, y="accuracy, %", fractions=True,
         upright=mark / by if mark is not None else None, x_log=over == "steps",
     )  # fmt: skip
     at = f" at {budget(first)}" if over == "steps" else ""
     note = f"{first['label']}{at}; {first['n']:,} images, {first['which']} weights. {_band(own)}"
     note += " Dotted: the radius trained for." if mark is not None else ""
-    far = sorted({value for value in eps if value not in shown})
-    for value in far:
+    for value in sorted({value for value in eps if value not in shown}):
         there = [
             p["correct"] / p["n"]
             for rows in own.values() for _, record in rows for p in record["points"] if p["value"] == value
         ]  # fmt: skip
         low, high = percent(min(there)), percent(max(there))
         note += f" At radius {setting('eps', value)}, beyond the plot: {low if low == high else f'{low} to {high}'} %."
-    return Picture(slug, title, svg, note, _radius_table(own, over))
+    return Picture(slug, title, draw, note, _curve_table(report, own, over), printed=True)
 
 
 def _near(values: Sequence[float]) -> list[float]:
@@ -442,7 +403,7 @@ def _near(values: Sequence[float]) -> list[float]:
     return kept
 
 
-def _band(own: dict[int, list[tuple[str, Record]]]) -> str:
+def _band(own: Curves) -> str:
     sizes = [len(rows) for rows in own.values()]
     if max(sizes) == 1:
         return "Band: 95 % interval over images."
@@ -450,7 +411,7 @@ def _band(own: dict[int, list[tuple[str, Record]]]) -> str:
     return f"Line: mean over seeds; band: smallest to largest{alone}."
 
 
-def _lines(index: int, name: str, records: Sequence[Record], shown: set[float], by: float) -> list[Line]:
+def _line(index: int, name: str, records: Sequence[Record], shown: set[float], by: float) -> Line:
     curves = [
         {p["value"]: (int(p["correct"]), int(p["n"])) for p in r["points"] if not shown or p["value"] in shown}
         for r in records
@@ -462,22 +423,22 @@ def _lines(index: int, name: str, records: Sequence[Record], shown: set[float], 
     else:
         bounds = [(min(s), max(s)) for s in shares]
     low, high = [b[0] for b in bounds], [b[1] for b in bounds]
-    return [Line([x / by for x in xs], [statistics.fmean(s) for s in shares], index, name, low, high, marks=True)]
+    return Line([x / by for x in xs], [statistics.fmean(s) for s in shares], index, name, low, high, marks=True)
 
 
-def _alt(about: Subject, own: dict[int, list[tuple[str, Record]]], title: str, over: str) -> str:
-    told = []
+def _alt(report: ReportedRuns, own: Curves, title: str, over: str) -> str:
+    texts = []
     for index, rows in own.items():
         points = rows[0][1]["points"]
         ends = " to ".join(
             f"{percent(p['correct'] / p['n'])} % at {setting('eps', p['value']) if over == 'eps' else p['value']}"
             for p in (points[0], points[-1])
         )
-        told.append(f"{about.groups[index].short}: {ends}")
-    return f"{title}. {'; '.join(told)}."
+        texts.append(f"{report.groups[index].short}: {ends}")
+    return f"{title}. {'; '.join(texts)}."
 
 
-def _radius_table(own: dict[int, list[tuple[str, Record]]], over: str) -> TableBlock:
+def _curve_table(report: ReportedRuns, own: Curves, over: str) -> Table:
     rows = []
     for runs in own.values():
         for name, record in runs:
@@ -487,58 +448,46 @@ def _radius_table(own: dict[int, list[tuple[str, Record]]], over: str) -> TableB
                 rows.append(
                     (name, at, percent(p["correct"] / p["n"]), f"{percent(low)} to {percent(high)}", f"{p['n']:,}")
                 )
-    return TableBlock(("run", "radius" if over == "eps" else "steps", "accuracy %", "95 % interval", "images"), rows)
+    heads = ("run", "radius" if over == "eps" else "steps", "accuracy %", "95 % interval", "images")
+    return without_names(report, Table(heads, rows, words=2))
 
 
-# transfer -------------------------------------------------------------------------------------------------------------
-# What attacks made on one network do to another.
-
-
+# what attacks made on one network do to another
 TRANSFER_LEAD = "Accuracy in percent of the network of the row on images made against the network of the column."
-PREFIX = "transfer-"
 
 
-def transfer_section(about: Subject) -> Section:
-    """A matrix for each attack, or what would make one."""
+def transfer_section(report: ReportedRuns) -> Section:
+    """A matrix for each attack."""
     tables: dict[tuple[str, ...], dict[str, dict[str, Record]]] = {}
-    for run in about.runs:
+    for run in report.runs:
         for score in run.scores:
-            if str(score["attack"]).startswith(PREFIX) and score.get("made_on"):
-                key = _key(score, str(score["attack"]).removeprefix(PREFIX))
-                tables.setdefault(key, {}).setdefault(run.name, {})[str(score["made_on"])] = score
-    heats = []
-    for (attack, _, eps, split, n, _), rows in tables.items():
+            if str(score["attack"]).startswith(TRANSFERRED) and score.get("made_on"):
+                keys = ("attack", "norm", "eps", "split", "n", "data")
+                of = tables.setdefault(tuple(str(score[key]) for key in keys), {})
+                of.setdefault(run.name, {})[str(score["made_on"])] = score
+    made = []
+    for (attack, *_), rows in tables.items():
         sources = sorted({source for own in rows.values() for source in own})
         one = next(iter(next(iter(rows.values())).values()))
-        cells = []
-        for name in rows:
-            run = next(run for run in about.runs if run.name == name)
-            own = next((s for s in run.scores if s["attack"] == attack and _alike(s, one)), None)
-            line = [
-                ("", 0.0, False) if source not in rows[name] else _cell(rows[name][source], same=False)
-                for source in sources
-            ]
-            cells.append([("", 0.0, False) if own is None else _cell(own, same=True), *line])
-        title = f"{attack} at {budget(one)}, {split}, {int(n):,} images" if eps else attack
-        heats.append(Heat(title, "attacked network", ["itself", *sources], list(rows), cells))
-    pieces: list[object] = [Heats(heats)] if heats else []
-    if not heats:
-        runs = " ".join(quoted(group.first) for group in about.groups)
-        command = (
-            f"mmard transfer {runs}" if len(about.groups) > 1 else f"mmard evaluate {runs} --attack pgd-20 --from OTHER"
-        )
-        pieces.append(Missing("What attacks made on one network do to another", [command]))
-    return Section("transfer", "Transfer", TRANSFER_LEAD if heats else "", pieces)
-
-
-def _key(score: Record, attack: str) -> tuple[str, ...]:
-    return (attack, str(score["norm"]), str(score["eps"]), str(score["split"]), str(score["n"]), str(score["data"]))
+        cells: list[list[str | Entry]] = []
+        for name, by_source in rows.items():
+            run = next(run for run in report.runs if run.name == name)
+            own = next(
+                (s for s in run.scores if s["attack"] == attack.removeprefix(TRANSFERRED) and _alike(s, one)), None
+            )
+            line = [_share(by_source.get(source), own=False) for source in sources]
+            cells.append([name, _share(own, own=True), *line])
+        title = f"{attack_title(attack) or attack} at {budget(one)}, {one['split']}, {one['n']:,} images"
+        made.append(Table(["attacked network", "itself", *sources], cells, title, kind="heat"))
+    return Section("Transfer", "transfer", [TRANSFER_LEAD] if made else [], tables=made)
 
 
 def _alike(score: Record, other: Record) -> bool:
     return all(score[key] == other[key] for key in ("norm", "eps", "split", "n", "data", "which"))
 
 
-def _cell(score: Record, same: bool) -> tuple[str, float, bool]:
+def _share(score: Record | None, own: bool) -> Entry:
+    if score is None:
+        return Entry()
     share = score["correct"] / score["n"]
-    return percent(share), share, same
+    return Entry(percent(share), share, tint=share, strong=own)

@@ -1,4 +1,4 @@
-"""The page: sections from a subject, set by the templates into one HTML file that needs nothing else.
+"""The page: sections of a report, set by the templates into one HTML file that needs nothing else.
 
 Equal records give equal pages, to the character: no clock, no random ids, no order of a set.
 """
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,24 +25,45 @@ from mmard.files import write_text
 from mmard.report import accuracy, findings, provenance, training
 from mmard.report.drawing import need_plots
 from mmard.report.palette import DARK, LIGHT, declarations, swatch
-from mmard.report.subject import Subject, budget, listed, subject
+from mmard.report.runs import ReportedRuns, budget, listed, missing, read_runs
+from mmard.report.section import Section
 from mmard.words import plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 
-SECTIONS = (
-    provenance.subject_matter_section,
-    accuracy.results_section,
-    findings.checks_section,
-    training.training_section,
-    accuracy.radius_section,
-    accuracy.classes_section,
-    findings.confidence_section,
-    findings.boundary_section,
-    findings.examples_section,
+def missing_section(report: ReportedRuns) -> Section:
+    """What was not measured, in one line, with the commands that measure it."""
+    texts, commands = missing(report)
+    sentences = [f"Not measured: {'; '.join(texts)}."] if texts else []
+    return Section("Not measured", "missing", sentences, commands=commands)
+
+
+FINDINGS = (
+    "findings.checks_section",
+    "accuracy.classes_section",
+    "accuracy.radius_section",
+    "findings.confidence_section",
+    "findings.boundary_section",
+    "findings.examples_section",
+)
+"""What evaluations find beside accuracies, as a terminal shows it after one and as the page does: functions of files
+of this folder."""
+
+
+def findings_sections(report: ReportedRuns) -> list[Section]:
+    """The sections of `FINDINGS` that have anything to show."""
+    files = [name.split(".") for name in FINDINGS]
+    made = [getattr(import_module(f"mmard.report.{file}"), function)(report) for file, function in files]
+    return [section for section in made if not section.empty]
+
+
+FIRST = (accuracy.results_section, provenance.runs_section)
+LAST = (
     accuracy.transfer_section,
+    training.training_section,
+    missing_section,
     provenance.settings_section,
     provenance.reproduce,
     provenance.environment,
@@ -63,22 +85,23 @@ class Live:
     seconds: int
 
 
-def page(about: Subject, live: Live | None = None) -> str:
+def page(report: ReportedRuns, live: Live | None = None) -> str:
     """The report on a subject, as HTML.
 
     Raises:
         Refused: if matplotlib is not installed.
     """
     need_plots()
-    made = [build(about) for build in SECTIONS]
+    first, last = ([build(report) for build in builds] for builds in (FIRST, LAST))
+    made = [section for section in (*first, *findings_sections(report), *last) if not section.empty]
     script = _template("theme.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = _template("page.html").render(
-        title=_title(about),
-        facts=_facts(about),
-        alarms=findings.alarms(about),
+        title=_title(report),
+        facts=_facts(report),
+        alarms=findings.alarms(report),
         sections=made,
-        about=about,
+        report=report,
         live=live,
         generator=GENERATOR,
         light=Markup(declarations(LIGHT)),
@@ -91,7 +114,7 @@ def page(about: Subject, live: Live | None = None) -> str:
 
 
 def _with_classes(text: str) -> str:
-    """The styles that drawings repeat, told once: a third of the page's size."""
+    """The styles that drawings repeat, said once: a third of the page's size."""
     counts = Counter(_STYLE.findall(text))
     often = [style for style, n in counts.items() if n > 3]
     names = {style: f"s{number}" for number, style in enumerate(often)}
@@ -113,7 +136,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"swatch": swatch, "explained": findings.EXPLAINED}
+    made.globals |= {"swatch": swatch}
     return made
 
 
@@ -121,23 +144,23 @@ def _template(name: str) -> Template:
     return _environment().get_template(name)
 
 
-def _title(about: Subject) -> str:
-    names = [group.short for group in about.groups]
+def _title(report: ReportedRuns) -> str:
+    names = [group.short for group in report.groups]
     if len(names) == 1:
-        run = about.groups[0].first
-        return about.groups[0].name if run.trained else run.name
+        run = report.groups[0].first
+        return report.groups[0].name if run.trained else run.name
     said = listed(names)
     return said if len(said) <= LONGEST_TITLE else f"{plural(len(names), 'configuration')} side by side"
 
 
-def _facts(about: Subject) -> list[str]:
+def _facts(report: ReportedRuns) -> list[str]:
     """The line under the title."""
-    runs = about.runs
+    runs = report.runs
     counts = plural(len(runs), "run")
-    if len(about.groups) > 1 and about.seeds > 1:
-        counts += f", {len(about.groups)} configurations, up to {about.seeds} seeds"
-    elif about.seeds > 1:
-        counts += f", {about.seeds} seeds"
+    if len(report.groups) > 1 and report.seeds > 1:
+        counts += f", {len(report.groups)} configurations, up to {report.seeds} seeds"
+    elif report.seeds > 1:
+        counts += f", {report.seeds} seeds"
     facts = [counts]
     data = list(dict.fromkeys(str(run.config["data"]) for run in runs if run.config.get("data")))
     budgets = list(dict.fromkeys(budget(run.config) for run in runs if run.config.get("eps") is not None))
@@ -146,10 +169,6 @@ def _facts(about: Subject) -> list[str]:
     unfinished = sum(not run.finished for run in runs)
     facts += [f"{unfinished} unfinished"] if unfinished else []
     return facts
-
-
-# writing --------------------------------------------------------------------------------------------------------------
-# Writing the report into a file: once, or again and again while runs go on.
 
 
 MADE_BY = '<meta name="generator" content="mmard '
@@ -165,7 +184,7 @@ def write_report(
     out: str | Path | None = None,
     *,
     watch: int | None = None,
-    told: Callable[[Path, Subject], None] | None = None,
+    written: Callable[[Path, ReportedRuns], None] | None = None,
 ) -> Path:
     """Write one self-contained HTML page about runs, from their folders alone.
 
@@ -173,7 +192,7 @@ def write_report(
         runs: run folders; those that differ in their seed alone are shown together.
         out: the file; `default_out` if not given. A file that is no report of ours is never written over.
         watch: write it anew every so many seconds until all runs are finished; the page then reloads itself.
-        told: called after each writing.
+        written: called after each writing.
 
     Returns:
         The file.
@@ -183,34 +202,34 @@ def write_report(
             written.
     """
     paths = [runs] if isinstance(runs, str | Path) else list(runs)
-    about = subject(paths)
+    report = read_runs(paths)
     file = default_out(paths) if out is None else Path(out)
     _refuse_others(file)
     if watch is not None:
         require(watch >= 1, "--watch", expected="at least 1 second", got=watch)
     drawn: list[tuple[str, int, int]] = []
-    while watch is not None and not all(run.finished for run in about.runs):
-        if (now := _stamps(about, file)) != drawn:
-            write_text(file, page(about, Live(watch)))
+    while watch is not None and not all(run.finished for run in report.runs):
+        if (now := _stamps(report, file)) != drawn:
+            write_text(file, page(report, Live(watch)))
             drawn = now
-        if told is not None:
-            told(file, about)
+        if written is not None:
+            written(file, report)
         try:
             time.sleep(watch)
         except KeyboardInterrupt:
             # The last page must not claim to be live.
-            write_text(file, page(subject(paths)))
+            write_text(file, page(read_runs(paths)))
             raise
-        about = subject(paths)
-    write_text(file, page(about))
-    if told is not None:
-        told(file, about)
+        report = read_runs(paths)
+    write_text(file, page(report))
+    if written is not None:
+        written(file, report)
     return file
 
 
-def _stamps(about: Subject, page_file: Path) -> list[tuple[str, int, int]]:
+def _stamps(report: ReportedRuns, page_file: Path) -> list[tuple[str, int, int]]:
     """What tells whether a file of the runs has changed since the last page."""
-    files = [file for run in about.runs for file in sorted(run.run.path.rglob("[!.]*")) if file.is_file()]
+    files = [file for run in report.runs for file in sorted(Path(run.folder).rglob("[!.]*")) if file.is_file()]
     stats = [(file, file.stat()) for file in files if file.resolve() != page_file.resolve() and file.exists()]
     return [(str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats]
 

@@ -1,4 +1,4 @@
-"""Two histograms over the same bins, e.g. of attacked and of clean images."""
+"""Histograms, lines, reliability, dots, bars and scatters: what the pictures of the report are drawn by."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def histogram(
 
 Numbers = Sequence[float]
 DIRECT = 6
-"""More series than these are told by the key of the page, not by labels within the plot."""
+"""More series than these are named by the key of the page, not by labels within the plot."""
 
 
 @dataclass(frozen=True)

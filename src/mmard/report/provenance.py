@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from mmard.errors import Refused
 from mmard.methods import compose
-from mmard.report.blocks import NO_NUMBERS, Cards, Commands, Facts, Folded, Note, Section, TableBlock, Text
-from mmard.report.subject import Group, Shown, Subject, listed, quoted, setting, size
+from mmard.report.runs import ReportedRun, ReportedRuns, RunGroup, listed, quoted, setting, size
+from mmard.report.section import Section
 from mmard.settings import Settings, command_of, teachers_text
 from mmard.tables.figures import Record
-from mmard.words import plural
+from mmard.tables.table import Entry, Table
+from mmard.words import plural, printable
 
 HASHED = 64_000_000
 """Bytes up to which a file is hashed; what weights were measured is in the records at any size."""
 PAGES = re.compile(r"report.*\.html")
 
 
-def reproduce(about: Subject) -> Section:
+def reproduce(report: ReportedRuns) -> Section:
     """Commands, as they were typed."""
-    pieces: list[object] = []
-    for run in about.runs:
+    parts = []
+    for run in report.runs:
         made = _commands(run.environments)
         measured = _commands([record.get("environment") or {} for record in _by_time([*run.scores, *run.findings])])
         lines = [*made, *(line for line in measured if line not in made)]
         if lines:
-            pieces.append(Commands(f"{run.name}, as it was made", lines))
-    if len(pieces) > 3:
-        pieces = [*pieces[:1], Folded(f"Commands of the other {len(pieces) - 1} runs", pieces[1:])]
-    trained = [run for run in about.runs if run.trained]
-    if trained:
-        again = [f"mmard {command_of(run.config)} --config {quoted(run)} --out runs/again" for run in trained[:1]]
-        pieces.append(Commands("Any run again, from its settings alone", again))
-    pieces.append(
-        Note(
-            "On a CPU with the same number of threads and the same versions, a run trained again has the same weights,"
-            " bit for bit, and an attack with the same seed and batch size gives the same verdicts."
-        )
+            parts.append(Section(f"{run.name}, as it was made", commands=lines))
+    trained = [run for run in report.runs if run.trained][:1]
+    again = [f"mmard {command_of(run.config)} --config {quoted(run)} --out runs/again" for run in trained]
+    parts += [Section("Any run again, from its settings alone", commands=again)] if again else []
+    sentence = (
+        "On a CPU with the same number of threads and the same versions, a run trained again has the same weights,"
+        " bit for bit, and an attack with the same seed and batch size gives the same verdicts."
     )
-    return Section("reproduce", "How to reproduce", "", pieces)
+    return Section("How to reproduce", "reproduce", [sentence], parts=parts, folded=True)
 
 
 def _by_time(records: list[Record]) -> list[Record]:
@@ -54,28 +51,26 @@ def _commands(environments: list[Record]) -> list[str]:
     return list(dict.fromkeys(re.sub(r"^(__main__\.py|mmard)(?=\s|$)", "mmard", line) for line in said))
 
 
-def environment(about: Subject) -> Section:
+def environment(report: ReportedRuns) -> Section:
     """What every process ran on."""
     rows: dict[tuple[str, ...], list[str]] = {}
-    for run in about.runs:
+    for run in report.runs:
         for place in [*run.environments, *(record.get("environment") or {} for record in [*run.scores, *run.findings])]:
             if place:
                 names = rows.setdefault(_row(place), [])
                 if run.name not in names:
                     names.append(run.name)
-    table = [(names[0] if len(names) == 1 else _several(names, about), *row) for row, names in sorted(rows.items())]
+    table = [(names[0] if len(names) == 1 else _several(names, report), *row) for row, names in sorted(rows.items())]
     head = ("runs", "mmard", "Python", "packages", "machine", "threads")
-    pieces: list[object] = (
-        [TableBlock(head, table, "", NO_NUMBERS)] if table else [Note("No run has noted its environment.")]
-    )
+    sentences = ["Of training and of every evaluation." if table else "No run has noted its environment."]
     dirty = sorted({name for row, names in rows.items() if "+dirty" in row[0] for name in names})
-    if dirty:
-        pieces.append(Note(f"Made from a checkout with changes that no commit has: {listed(dirty)}."))
-    return Section("environment", "Environment", "Of training and of every evaluation.", pieces)
+    sentences += [f"Made from a checkout with changes that no commit has: {listed(dirty)}."] if dirty else []
+    tables = [Table(head, table, words=len(head))] if table else []
+    return Section("Environment", "environment", sentences, tables=tables, folded=True)
 
 
-def _several(names: list[str], about: Subject) -> str:
-    return f"all {len(names)} runs" if len(names) == len(about.runs) else ", ".join(names)
+def _several(names: list[str], report: ReportedRuns) -> str:
+    return f"all {len(names)} runs" if len(names) == len(report.runs) else ", ".join(names)
 
 
 def _row(place: Record) -> tuple[str, ...]:
@@ -94,26 +89,29 @@ def _row(place: Record) -> tuple[str, ...]:
     )
 
 
-def files(about: Subject) -> Section:
+def files(report: ReportedRuns) -> Section:
     """All files of all runs with their hashes."""
-    pieces = [
-        Folded(
+    heads = ("file", "size", "SHA-256")
+    parts = [
+        Section(
             f"{run.name}: {plural(len(rows), 'file')}",
-            [TableBlock(("file", "size", "SHA-256"), rows, "", 1)],
+            tables=[Table(heads, rows, words=3)],
+            folded=len(report.runs) > 1,
         )
-        for run in about.runs
+        for run in report.runs
         if (rows := _files(run))
     ]
-    lead = (
+    sentence = (
         "What this page was read from. The hash of a file is that of its bytes; records name weights by their tensors."
     )
-    return Section("files", "Files", lead, pieces)
+    return Section("Files", "files", [sentence], parts=parts, folded=True)
 
 
-def _files(run: Shown) -> list[tuple[str, str, str]]:
+def _files(run: ReportedRun) -> list[tuple[str, str, str]]:
     rows = []
-    for file in sorted(run.run.path.rglob("*")):
-        name = file.relative_to(run.run.path)
+    root = Path(run.folder)
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
         if not file.is_file() or any(part.startswith(".") for part in name.parts) or PAGES.fullmatch(file.name):
             continue
         rows.append((name.as_posix(), size(file.stat().st_size), _hash(file)))
@@ -130,51 +128,45 @@ def _hash(file: Path) -> str:
         return "gone while this page was written"
 
 
-# settings -------------------------------------------------------------------------------------------------------------
-# All settings of all runs, those in which they differ first.
-
-
 ABSENT = "\N{EN DASH}"
 
 
-def settings_section(about: Subject) -> Section:
+def settings_section(report: ReportedRuns) -> Section:
     """A row for every setting; a column for every group."""
-    flat = {run.name: _flat(run.config) for run in about.runs}
+    flat = {run.name: _flat(run.config) for run in report.runs}
     keys = list(dict.fromkeys(key for config in flat.values() for key in config))
     values = {key: {name: _text(config, key) for name, config in flat.items()} for key in keys}
     differ = [key for key in keys if len(set(values[key].values())) > 1]
     # That one kind of run lacks a setting which the other leaves open is no difference.
     differ = [key for key in differ if set(values[key].values()) != {ABSENT, setting(key, None)}]
-    pieces: list[object] = []
-    if not about.single:
-        head = ("setting", *(group.name for group in about.groups))
-        rows = [(key, *(_of_group(group, values[key]) for group in about.groups)) for key in differ]
-        if rows:
-            pieces.append(TableBlock(head, rows, "Where runs differ", NO_NUMBERS))
-        else:
-            pieces.append(Note("The runs have the same settings."))
+    sentences = ["Every setting, defaults included, as config.json has it."]
+    tables = []
+    if not report.single and differ:
+        head = ("setting", *(group.name for group in report.groups))
+        rows = [(key, *(_of_group(group, values[key]) for group in report.groups)) for key in differ]
+        tables.append(Table(head, rows, "Where runs differ", len(head)))
+    sentences += ["The runs have the same settings."] if not report.single and not differ else []
     same = [key for key in keys if len(set(values[key].values())) == 1]
     describe = {name: field.description or "" for name, field in Settings.model_fields.items()}
-    first = about.runs[0].name
-    table = TableBlock(
-        ("setting", "value", "what it is"),
-        [(key, values[key][first], _code(describe.get(key, ""))) for key in same],
-        "",
-        NO_NUMBERS,
-    )
-    if same:
-        pieces.append(table if about.single else Folded("What all runs share", [table]))
-    return Section("settings", "Settings", "Every setting, defaults included, as config.json has it.", pieces)
+    first = report.runs[0].name
+    shared = [(key, values[key][first], _code(describe.get(key, ""))) for key in same]
+    if shared:
+        caption = "" if report.single else "What all runs share"
+        tables.append(Table(("setting", "value", "what it is"), shared, caption, 3))
+    return Section("Settings", "settings", sentences, tables=tables, folded=True)
 
 
-def _code(sentence: str) -> Markup:
+def _code(sentence: str) -> Entry:
     """A sentence with what stands in backticks as code.
 
-    >>> _code("see `mmard methods` & more")
+    >>> _code("see `mmard methods` & more").markup
     Markup('see <code>mmard methods</code> &amp; more')
     """
-    parts = sentence.split("`")
-    return Markup("").join(Markup("<code>{}</code>" if i % 2 else "{}").format(part) for i, part in enumerate(parts))
+    parts = [
+        Markup("<code>{}</code>" if i % 2 else "{}").format(part)
+        for i, part in enumerate(printable(sentence).split("`"))
+    ]
+    return Entry(sentence, markup=Markup("").join(parts))
 
 
 def _flat(config: Record) -> Record:
@@ -186,33 +178,29 @@ def _text(config: Record, key: str) -> str:
     return setting(key, config[key]) if key in config else ABSENT
 
 
-def _of_group(group: Group, values: dict[str, str]) -> str:
+def _of_group(group: RunGroup, values: dict[str, str]) -> str:
     return ", ".join(dict.fromkeys(values[run.name] for run in group.runs))
 
 
-# subject matter -------------------------------------------------------------------------------------------------------
-# What was run: what all runs share, and a card for each group with its two formulas.
-
-
-def subject_matter_section(about: Subject) -> Section:
-    """What was run."""
-    own = [dict(_facts(group.first.config)) for group in about.groups]
+def runs_section(report: ReportedRuns) -> Section:
+    """What all runs share, and each group with its two formulas."""
+    own = [dict(_facts(group.first.config)) for group in report.groups]
     shared = {key: value for key, value in own[0].items() if all(each.get(key) == value for each in own)}
-    cards = [
-        Facts(_card(group, {key: value for key, value in facts.items() if key not in shared}), group.name, group.index)
-        for group, facts in zip(about.groups, own, strict=True)
-    ]
-    pieces: list[object] = []
-    if shared:
-        pieces.append(Facts(list(shared.items()), "All runs" if not about.single else ""))
-    pieces.append(Cards(cards))
-    pieces += [Note(line) for line in about.left_out]
-    return Section("what", "What was run", "", pieces)
+    parts = []
+    for group, facts in zip(report.groups, own, strict=True):
+        rest = {key: value for key, value in facts.items() if key not in shared}
+        parts.append(Section(group.name, tables=[_fact_table(_group_facts(group, rest))], index=group.index))
+    tables = [_fact_table(list(shared.items()))] if shared else []
+    return Section("What was run", "what", report.left_out, tables=tables, parts=parts)
 
 
-def _card(group: Group, facts: Record) -> list[tuple[Text, Text]]:
+def _fact_table(facts: Sequence[tuple[str, str | Entry]]) -> Table:
+    return Table(("what", "how"), facts, words=2, kind="pairs")
+
+
+def _group_facts(group: RunGroup, facts: Record) -> list[tuple[str, str | Entry]]:
     config = group.first.config
-    pairs: list[tuple[Text, Text]] = []
+    pairs: list[tuple[str, str | Entry]] = []
     formulas = _formulas(config)
     if config.get("method"):
         halves = [f"{half} of {config[half]}" for half in ("inner", "outer") if config.get(half)]
@@ -231,12 +219,12 @@ def _card(group: Group, facts: Record) -> list[tuple[Text, Text]]:
         pairs.append(("seeds", listed([str(run.seed) for run in group.runs])))
         states = dict.fromkeys(run.progress for run in group.runs)
         lines = [f"{listed([run.name for run in group.runs if run.progress == state])}: {state}" for state in states]
-        pairs.append(("runs", Markup("<br>").join(lines)))
+        pairs.append(("runs", "; ".join(lines)))
     return pairs
 
 
-def _formula(text: str) -> Markup:
-    return Markup('<span class="formula">{}</span>').format(text)
+def _formula(text: str) -> Entry:
+    return Entry(text, markup=Markup('<span class="formula">{}</span>').format(printable(text)))
 
 
 def _formulas(config: Record) -> tuple[str, str, str] | None:
@@ -250,30 +238,30 @@ def _formulas(config: Record) -> tuple[str, str, str] | None:
     return (*made.says, made.source)
 
 
-def _facts(config: Record) -> list[tuple[str, Text]]:
+def _facts(config: Record) -> list[tuple[str, str]]:
     """What a run was, in the words of its settings."""
-    told: list[tuple[str, Text]] = []
+    facts: list[tuple[str, str]] = []
     if network := config.get("network"):
-        told.append(("student" if config.get("teachers") else "network", str(network)))
+        facts.append(("student" if config.get("teachers") else "network", str(network)))
     if config.get("teachers"):
         teacher = teachers_text(config["teachers"])
         which = f", {config['teacher_which']} weights" if config.get("teacher_which") else ""
-        told.append(("teacher", f"{teacher}{which}"))
+        facts.append(("teacher", f"{teacher}{which}"))
     if config.get("data"):
         limit = config.get("limit_train")
         share = f"; {limit:,} images train" if isinstance(limit, int) else ""
         augment = f", augmentation {config['augment']}" if config.get("augment") else ""
-        told.append(("data", f"{config['data']}{share}{augment}"))
+        facts.append(("data", f"{config['data']}{share}{augment}"))
     if config.get("eps") is not None:
-        told.append(("budget", f"{config.get('norm', 'linf')} {setting('eps', config['eps'])}, inputs in [0, 1]"))
+        facts.append(("budget", f"{config.get('norm', 'linf')} {setting('eps', config['eps'])}, inputs in [0, 1]"))
     if config.get("steps") is not None and config.get("eps") is not None:
         step = config.get("step_size") or float(config["eps"]) / 4
         start = f", {config['start']} start" if config.get("start") else ""
-        told.append(
+        facts.append(
             ("training attack", f"{plural(int(config['steps']), 'step')} of {setting('step_size', step)}{start}")
         )
     if config.get("epochs") is not None:
-        told.append(
+        facts.append(
             (
                 "recipe",
                 f"{plural(int(config['epochs']), 'epoch')}, batch {config.get('batch_size')}, lr "
@@ -282,7 +270,7 @@ def _facts(config: Record) -> list[tuple[str, Text]]:
             )
         )
     if config.get("val_attack"):
-        told.append(("best weights", f"chosen on validation images under {config['val_attack']}"))
+        facts.append(("best weights", f"chosen on validation images under {config['val_attack']}"))
     if config.get("preset"):
-        told.append(("preset", str(config["preset"])))
-    return told
+        facts.append(("preset", str(config["preset"])))
+    return facts

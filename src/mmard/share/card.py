@@ -13,7 +13,7 @@ from typing import Any
 from mmard.balls import Budget
 from mmard.data.fetch import REPOSITORIES
 from mmard.files import load_tensors, read_json, tensors_hash
-from mmard.report.subject import setting as shown
+from mmard.report.runs import setting as shown
 from mmard.run import Run
 from mmard.settings import is_given
 from mmard.tables.figures import Figure, figures_of, severity

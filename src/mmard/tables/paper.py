@@ -53,9 +53,9 @@ def caption(made: Comparison, sample: Sample) -> str:
     several = made.most_seeds(sample) > 1
     if several:
         counts = {len(cell.seeds) for _, cell in cells}
-        seeds = made.seeds(sample)
-        over = f"over {len(seeds)} seeds of training ({', '.join(map(str, seeds))})"
-        over = over if counts == {len(seeds)} else "over seeds of training, as many as the table says"
+        every = made.seeds(sample)
+        over = f"over {len(every)} seeds of training ({', '.join(map(str, every))})"
+        over = over if counts == {len(every)} else "over seeds of training, as many as the table says"
         text.append(f"Mean ± standard deviation {over}.")
     if any(cell.deviation is None for _, cell in cells):
         text.append(f"{'Of a single seed' if several else 'One seed of training'}: 95 % interval over images.")
@@ -85,6 +85,18 @@ def difference_caption(made: Comparison, sample: Sample) -> str:
     return f"{text}; half of the 95 % interval over {', then over '.join(over)}." if over else f"{text}."
 
 
+def seeds(made: Comparison, sample: Sample, r: int) -> str:
+    """How many seeds stand behind a row's figures, e.g. "3" or "2 to 3"."""
+    counts = sorted({len(made.cells[r, c].seeds) for c in sample.columns if (r, c) in made.cells})
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
+COLUMNS = {
+    "seeds": seeds,
+}
+"""What a table says of a row beside its figures: head -> (comparison, sample, index of the row) -> text."""
+
+
 def table_of(made: Comparison, sample: Sample, number: int = 1, *, with_differences: bool = False) -> Table:
     """The table of one sample.
 
@@ -100,8 +112,8 @@ def table_of(made: Comparison, sample: Sample, number: int = 1, *, with_differen
             entries = [
                 e if gap is None else replace(e, below=_gap(gap).plain) for e, gap in zip(entries, gaps, strict=True)
             ]
-        rows.append([made.rows[r].name, _seeds(made, sample, r), *entries])
-    heads = ["", "seeds", *(made.columns[c].title for c in sample.columns)]
+        rows.append([made.rows[r].name, *(column(made, sample, r) for column in COLUMNS.values()), *entries])
+    heads = ["", *COLUMNS, *(made.columns[c].title for c in sample.columns)]
     return Table(heads, rows, caption(made, sample), label=f"accuracy-{number}")
 
 
@@ -224,12 +236,6 @@ def _draw(column: Column) -> str:
 def _attack(column: Column, with_budget: bool, with_draw: bool) -> str:
     budget = f" at {column.budget}" if with_budget else ""
     return column.label + budget + (f", {_draw(column)}" if with_draw else "")
-
-
-def _seeds(made: Comparison, sample: Sample, r: int) -> str:
-    """How many seeds stand behind a row's figures, e.g. "3" or "2 to 3"."""
-    counts = sorted({len(made.cells[r, c].seeds) for c in sample.columns if (r, c) in made.cells})
-    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
 
 
 def _entry(one: Accuracy | None) -> Entry:

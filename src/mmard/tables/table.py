@@ -57,6 +57,7 @@ class Entry:
         emphasis: in a terminal and in HTML: of no weight, a warning, or good.
         marks: slugs of the suspicion checks that stand behind it, shown as `MARK`.
         markup: instead of the text in HTML, where that can say more.
+        tint: how strong the ground of the cell is in HTML, in [0, 1].
     """
 
     text: str = ""
@@ -67,6 +68,7 @@ class Entry:
     emphasis: Emphasis = ""
     marks: tuple[str, ...] = ()
     markup: Markup | None = None
+    tint: float | None = None
 
     @property
     def plain(self) -> str:
@@ -160,12 +162,15 @@ class Table:
 
     def html(self, *, compact: bool = False) -> Markup:
         """A table in a box that scrolls; how it looks is the page's."""
-        classes = " ".join(filter(None, (f"from-{self.words}", self.kind, "compact" if compact else "")))
+        look = "words" if self.words == len(self.heads) else f"from-{self.words}"
+        classes = " ".join(filter(None, (look, self.kind, "compact" if compact else "")))
         name = self.caption or ", ".join(entry(head).text for head in self.heads)
         heads = Markup("").join(self._html(entry(head), "col", c) for c, head in enumerate(self.heads))
+        # On a phone each cell is a line of its own, which says its head.
+        beside = ["" if compact or self.kind == "heat" else entry(head).plain for head in self.heads]
         rows = [
             Markup("<tr>{}</tr>\n").format(
-                Markup("").join(self._html(entry(each), "" if c else "row", c) for c, each in enumerate(row))
+                Markup("").join(self._html(entry(each), "" if c else "row", c, beside[c]) for c, each in enumerate(row))
             )
             for row in self.rows
         ]
@@ -180,9 +185,9 @@ class Table:
             Markup("").join(rows),
         )
 
-    def _html(self, one: Entry, scope: str, column: int) -> Markup:
+    def _html(self, one: Entry, scope: str, column: int, head: str = "") -> Markup:
         inner = escape(printable(one.text)) if one.markup is None else one.markup
-        look = " ".join(filter(None, ("strong" if one.strong else "", one.emphasis)))
+        look = " ".join(filter(None, ("strong" if one.strong and one.tint is None else "", one.emphasis)))
         if look:
             inner = Markup('<span class="{}">{}</span>').format(look, inner)
         if one.marks and column >= self.words:
@@ -201,12 +206,18 @@ class Table:
             inner += Markup("").join(links)
         for small in filter(None, (one.spread, one.below)):
             inner += Markup('<span class="under">{}</span>').format(printable(small))
-        tag, scoped = ("th", Markup(' scope="{}"').format(scope)) if scope else ("td", "")
-        return Markup("<{}{}>{}</{}>").format(Markup(tag), scoped, inner, Markup(tag))
+        if scope:
+            return Markup('<th scope="{}">{}</th>').format(scope, inner)
+        where = Markup(' data-head="{}"').format(printable(head)) if head else Markup("")
+        if one.tint is not None:
+            where += Markup('{} style="--tint: {}"').format(Markup(' class="own"' * one.strong), f"{one.tint:.2f}")
+        return Markup("<td{}>{}</td>").format(where, inner)
 
     def pieces(self, width: int | None = None) -> list[RichTable]:
         """For a terminal: one table, or several below each other where it would be wider than so many letters."""
-        widths = [self._width(c) for c in range(len(self.heads))]
+        whole = [self._width(c) for c in range(len(self.heads))]
+        fits = width is not None and sum(whole) + GAP * (len(whole) - 1) <= width
+        widths = whole if fits else [min(wide, NAME_WIDTH) if c == 0 else wide for c, wide in enumerate(whole)]
         named = sum(widths[: self.words]) + GAP * self.words
         found: list[list[int]] = [[]]
         for c in range(self.words, len(self.heads)):
@@ -226,7 +237,8 @@ class Table:
         for c in columns:
             head = Text(printable(entry(self.heads[c]).text))
             if c < self.words:
-                made.add_column(head, overflow="fold", max_width=NAME_WIDTH if c == 0 and len(self.heads) > 1 else None)
+                narrow = widths[0] if c == 0 and len(self.heads) > 1 else None
+                made.add_column(head, overflow="fold", max_width=narrow)
             else:
                 # Where heads have no room on one line, rich would crop figures at the right edge.
                 wide = widths[c] if crowded else None
@@ -259,8 +271,7 @@ class Table:
         longest = max((len(word) for word in head.split()), default=0)
         heads = len(head) if c < self.words else max(longest, -(-len(head) // 3))
         texts = (line for row in self.rows for line in self._text(row[c], c).plain.split("\n"))
-        wide = max(heads, *(len(text) for text in texts), 0)
-        return min(wide, NAME_WIDTH) if c == 0 and self.words else wide
+        return max(heads, *(len(text) for text in texts), 0)
 
 
 def entry(one: str | Entry) -> Entry:

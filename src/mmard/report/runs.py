@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from mmard.errors import Refused
+from mmard.evaluation.spellings import attack_title
 from mmard.files import read_json
-from mmard.report.blocks import Missing, Note
 from mmard.run import Run, terms_of
 from mmard.tables.comparison import configurations
 from mmard.tables.figures import Record, findings_of, outgrown, present, scores_of, severity, written
@@ -19,21 +21,21 @@ from mmard.words import as_fraction
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportedRun:
     """A run, read once.
 
     Attributes:
-        run: its folder.
+        run: its folder; None for records that have none.
         name: the folder's name, with its parents' where two would be alike.
-        said: the folder as the caller wrote it, for commands.
+        folder: as the caller wrote it, for commands.
         group: index of its group.
         config, environments, events, scores, findings: what its files hold.
         left_out: lines on findings of weights that the run has outgrown.
     """
 
-    run: Run
+    run: Run | None
     name: str
-    said: str
+    folder: str
     group: int
     config: Record
     environments: list[Record]
@@ -95,6 +97,10 @@ class Shown:
             return f"finished, {last} epoch" + "s" * (last != 1)
         return f"unfinished: {last} of {self.wanted_epochs or '?'} epochs so far"
 
+    def arrays(self, found: Record) -> Mapping[str, NDArray[Any]]:
+        """The arrays of a finding; none where there is no folder."""
+        return {} if self.run is None or "slug" not in found else self.run.finding_arrays(str(found["slug"]))
+
     def found(self, kind: str, **where: Any) -> list[Record]:
         """Its findings of a kind, those on the best weights first."""
         own = [f for f in self.findings if f["kind"] == kind and all(f.get(k) == v for k, v in where.items())]
@@ -102,7 +108,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs that differ in their seed alone.
 
     Attributes:
@@ -115,28 +121,28 @@ class Group:
     index: int
     name: str
     short: str
-    runs: tuple[Shown, ...]
+    runs: tuple[ReportedRun, ...]
 
     @property
-    def first(self) -> Shown:
+    def first(self) -> ReportedRun:
         """The run that stands for the others where one must."""
         return self.runs[0]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """All that a report is about.
+class ReportedRuns:
+    """All that a report is report.
 
     Attributes:
         groups: in the order in which their runs were given.
         left_out: a line on each thing that is not shown, and why.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     left_out: tuple[str, ...] = field(default=())
 
     @property
-    def runs(self) -> list[Shown]:
+    def runs(self) -> list[ReportedRun]:
         """All runs, by group."""
         return [run for group in self.groups for run in group.runs]
 
@@ -151,7 +157,7 @@ class Subject:
         return max(len(group.runs) for group in self.groups)
 
 
-def subject(paths: Sequence[str | Path]) -> Subject:
+def read_runs(paths: Sequence[str | Path]) -> ReportedRuns:
     """Read runs from their folders.
 
     Raises:
@@ -169,21 +175,27 @@ def subject(paths: Sequence[str | Path]) -> Subject:
     groups = []
     for index, each in enumerate(found):
         own = tuple(_shown(Run.open(path), names[path], index) for path in each.runs)
-        groups.append(Group(index, each.name, short[index], own))
+        groups.append(RunGroup(index, each.name, short[index], own))
     stale = [line for group in groups for run in group.runs for line in run.left_out]
-    return Subject(tuple(groups), (*left_out, *stale))
+    return ReportedRuns(tuple(groups), (*left_out, *stale))
 
 
-def _shown(run: Run, name: str, group: int) -> Shown:
+def of_records(name: str, findings: Sequence[Record]) -> ReportedRuns:
+    """Findings that were just made, as those of one run without a folder."""
+    run = ReportedRun(None, name, name, 0, {}, [], [], [], list(findings))
+    return ReportedRuns((RunGroup(0, name, name, (run,)),))
+
+
+def _shown(run: Run, name: str, group: int) -> ReportedRun:
     environments = run.path / "environment.json"
     every = scores_of(run)
     scores, early = present(run, every)
     found, stale = present(run, findings_of(run), every)
     texts = [f"{name}: {outgrown(n, what)}, not shown" for n, what in ((early, "figure"), (stale, "finding")) if n]
-    return Shown(
+    return ReportedRun(
         run=run,
         name=name,
-        said=str(run.path),
+        folder=str(run.path),
         group=group,
         config=run.config,
         environments=read_json(environments) if environments.is_file() else [],
@@ -221,10 +233,6 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
             depth += 1
         names[path] = "/".join(parts[-depth:])
     return names
-
-
-# words ----------------------------------------------------------------------------------------------------------------
-# Numbers and settings as the page writes them.
 
 
 RAISED = {"2": "₂", "inf": "∞"}
@@ -266,14 +274,14 @@ def budget(record: Record) -> str:
 
 
 def of_255(values: Iterable[float]) -> bool:
-    """Whether radii are told in grey levels: multiples of a quarter of one, and not all of them short decimals.
+    """Whether radii are said in grey levels: multiples of a quarter of one, and not all of them short decimals.
 
     >>> of_255([0.0, 2 / 255, 0.5 / 255]), of_255([0.0, 0.15])
     (True, False)
     """
-    told = list(values)
-    grey = all(abs(v * 255 * 4 - round(v * 255 * 4)) < 1e-6 for v in told)
-    return grey and any(float(f"{v:.3g}") != v for v in told)
+    radii = list(values)
+    grey = all(abs(v * 255 * 4 - round(v * 255 * 4)) < 1e-6 for v in radii)
+    return grey and any(float(f"{v:.3g}") != v for v in radii)
 
 
 def protocol(record: Record) -> str:
@@ -283,9 +291,9 @@ def protocol(record: Record) -> str:
     return f"{attack}{at}; {record['images']}; {record['which']} weights, attack seed {record['seed']}"
 
 
-def quoted(run: Shown) -> str:
+def quoted(run: ReportedRun) -> str:
     """A run's folder as a shell takes it."""
-    return shlex.quote(run.said)
+    return shlex.quote(run.folder)
 
 
 def listed(words: Sequence[str]) -> str:
@@ -324,25 +332,51 @@ def setting(name: str, value: Any) -> str:
     return str(value)
 
 
-# missing --------------------------------------------------------------------------------------------------------------
-# What was not measured, said in one way everywhere.
+def missing(report: ReportedRuns) -> tuple[list[str], list[str]]:
+    """What was not measured, in words, and for each run the command that measures it."""
+    said: dict[str, list[ReportedRun]] = {}
+    commands = []
+    for run in report.runs:
+        attacks = [] if run.scores else ["pgd-20", "cw-30"]
+        attacks += [] if any(score["attack"] == "aa" for score in run.scores) else ["aa"]
+        also = [name for name in WORDS if not _has(run, name)]
+        for what in [*(("AutoAttack",) if "aa" in attacks else ()), *(WORDS[name] for name in also)]:
+            said.setdefault(what, []).append(run)
+        if attacks or also:
+            options = [f"--attack {','.join(attacks)}"] if attacks else []
+            options += [f"--also {','.join(also)}"] if also else []
+            commands.append(f"mmard evaluate {quoted(run)} {' '.join(options)}")
+    if not any(score.get("made_on") for run in report.runs for score in run.scores):
+        said["attacks made on other networks"] = report.runs
+        firsts = " ".join(quoted(group.first) for group in report.groups)
+        single = len(report.groups) == 1
+        commands.append(
+            f"mmard evaluate {firsts} --attack pgd-20 --from OTHER" if single else f"mmard transfer {firsts}"
+        )
+    whole = len(report.runs)
+    texts = [
+        what + ("" if len(of) == whole else f" of {listed([run.name for run in of])}") for what, of in said.items()
+    ]
+    return texts, commands
 
 
-def missing(about: Subject, runs: Sequence[Shown], what: str, also: str) -> list[Missing]:
-    """Nothing if no run lacks it; else what is lacking, and the command for each run.
+WORDS = {
+    "checks": "suspicion checks",
+    "classes": "accuracy by class",
+    "margins": "margins and confidence",
+    "calibration": "calibration",
+    "examples": "images under attack",
+    "boundary": "nearness to the boundary",
+    "eps": "accuracy against the radius",
+    "steps": "accuracy against the steps of the attack",
+}
+"""What `mmard evaluate --also` can find, by how it is spelled."""
 
-    Args:
-        what: it, in words.
-        also: how `mmard evaluate --also` spells it.
-    """
-    if not runs:
-        return []
-    names = "" if len(runs) == len(about.runs) else f" of {', '.join(run.name for run in runs)}"
-    return [Missing(f"{what}{names}", [f"mmard evaluate {quoted(run)} --also {also}" for run in runs])]
 
-
-# protocols ------------------------------------------------------------------------------------------------------------
-# Which of a run's findings are shown: those that can stand beside the other runs', and how each was made.
+def _has(run: ReportedRun, name: str) -> bool:
+    if name in ("eps", "steps"):
+        return bool(run.found("curve", over=name))
+    return bool(run.found(name)) or (name == "boundary" and not run.config.get("teachers"))
 
 
 TRAINING = "training"
@@ -367,7 +401,7 @@ class Chosen:
     """The findings of one kind that are shown first, one for each run: by the protocol that most runs have.
 
     Args:
-        about: the runs.
+        report: the runs.
         kinds: kinds of findings that are shown together.
         usable: which of them will do; all if not given.
 
@@ -375,11 +409,11 @@ class Chosen:
         several: whether those shown first were made by several protocols after all.
     """
 
-    def __init__(self, about: Subject, *kinds: str, usable: Callable[[Record], bool] | None = None) -> None:
-        self.runs = about.runs
+    def __init__(self, report: ReportedRuns, *kinds: str, usable: Callable[[Record], bool] | None = None) -> None:
+        self.runs = report.runs
         self._found = {
             (run.name, kind): [found for found in run.found(kind) if usable is None or usable(found)]
-            for run in about.runs
+            for run in report.runs
             for kind in kinds
         }
         self.kind = kinds[0]
@@ -388,24 +422,24 @@ class Chosen:
             for record in records:
                 held.setdefault(key_of(record), []).append(record)
         self.keys = sorted(held, key=lambda key: (key[0] == TRAINING, -len(held[key]), -_severity(held[key][0]), key))
-        first = [shown for kind in kinds for run in about.runs if (shown := self.of(run, kind)) is not None]
-        self.told = list(dict.fromkeys(protocol(record) for record in first))
+        first = [shown for kind in kinds for run in report.runs if (shown := self.of(run, kind)) is not None]
+        self.protocols = list(dict.fromkeys(protocol(record) for record in first))
         self.several = len({key_of(record) for record in first}) > 1
 
-    def all(self, run: Shown, kind: str = "") -> list[Record]:
+    def all(self, run: ReportedRun, kind: str = "") -> list[Record]:
         """The findings of a run, the one to show first at the front."""
         own = self._found[run.name, kind or self.kind]
         return sorted(own, key=lambda record: self.keys.index(key_of(record)))
 
-    def of(self, run: Shown, kind: str = "") -> Record | None:
+    def of(self, run: ReportedRun, kind: str = "") -> Record | None:
         """The finding of a run that is shown first."""
         return next(iter(self.all(run, kind)), None)
 
-    def having(self, kind: str = "") -> list[Shown]:
+    def having(self, kind: str = "") -> list[ReportedRun]:
         """The runs that have one."""
         return [run for run in self.runs if self.all(run, kind)]
 
-    def by_protocol(self) -> list[list[tuple[Shown, Record]]]:
+    def by_protocol(self) -> list[list[tuple[ReportedRun, Record]]]:
         """All findings, those of one protocol together."""
         made = [
             [(run, record) for run in self.runs for record in self.all(run) if key_of(record) == key]
@@ -417,11 +451,11 @@ class Chosen:
         """What to say beside one finding: its protocol, where others have another."""
         return f"{protocol(record)}." if self.several else ""
 
-    def below(self, what: str) -> list[Note]:
+    def below(self, what: str) -> list[str]:
         """What to say once for all: the protocol, or that there are several."""
         if self.several:
-            return [Note(f"{what}: by several protocols, said beside each figure; do not compare across them.")]
-        return [Note(f"{what}: {told}.") for told in self.told[:1]]
+            return [f"{what}: by several protocols, said beside each figure; do not compare across them."]
+        return [f"{what}: {protocol}." for protocol in self.protocols[:1]]
 
 
 def named(records: Sequence[Record]) -> Callable[[Record], str]:
@@ -433,7 +467,6 @@ def named(records: Sequence[Record]) -> Callable[[Record], str]:
 
 
 def _short(record: Record) -> str:
-    label = str(record.get("label") or "no attack")
     if record["attack"] == TRAINING:
         return "the training's own attack"
-    return label if str(record["attack"]).startswith(("aa", "worst")) else label.partition(" (")[0]
+    return attack_title(str(record["attack"])) or str(record.get("label") or "no attack")

@@ -1,0 +1,69 @@
+"""The diffs of docs/extending.md: applied to a copy of the package, and what they add is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import invented_runs
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "extending.md"
+
+
+def diff_of(title: str) -> str:
+    """The diff under a title."""
+    section = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None, title
+    (diff,) = re.findall(r"^```diff\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL)
+    return str(diff)
+
+
+def applied(title: str, folder: Path) -> Path:
+    """A copy of the package with the diff; at most one line of what was there before is another."""
+    diff = diff_of(title)
+    files = re.split(r"^--- ", diff, flags=re.MULTILINE)[1:]
+    assert len(files) <= 2, "one file and one line"
+    changed = [file for file in files if not file.startswith("/dev/null")]
+    assert sum(line.startswith("+") for file in changed for line in file.splitlines()[2:]) == 1
+    assert not any(line.startswith("-") for file in changed for line in file.splitlines()[2:])
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "apply", "-"], input=diff, text=True, check=True, cwd=folder)
+    return folder / "src"
+
+
+def run(source: Path, code: str) -> str:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(source), *sys.path[1:]))}
+    done = subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_finding_is_one_file_and_one_line(tmp_path: Path) -> None:
+    folder = invented_runs.run(tmp_path / "r", epochs=1, kinds=())
+    for file in (folder / "scores").glob("*.json"):
+        file.write_text(file.read_text().replace('"seconds": 1.0', '"seconds": 12.5'))
+    code = (
+        "from mmard.report.page import findings_sections; from mmard.report.runs import read_runs;"
+        f"print(*[t.markdown() for s in findings_sections(read_runs([{str(folder)!r}])) for t in s.tables])"
+    )
+    out = run(applied("A finding", tmp_path), code)
+    assert "| run | attack | images | seconds |" in out
+    assert "| r | AutoAttack (standard) | 1,000 | 12.5 |" in out
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_a_column_of_a_table_is_one_line(tmp_path: Path, form: str) -> None:
+    folder = invented_runs.run(tmp_path / "r", epochs=7, kinds=())
+    code = (
+        "from mmard.tables.comparison import comparison; from mmard.tables.paper import FORMATS;"
+        f"print(FORMATS[{form!r}](comparison([{str(folder)!r}])))"
+    )
+    out = run(applied("A column of a table", tmp_path), code)
+    assert {"markdown": "|  | seeds | epochs | clean |", "latex": " & seeds & epochs & clean & "}[form] in out
+    assert re.search({"markdown": r"\| rslad \| 1 \| 7 \|", "latex": r"rslad & 1 & 7 &"}[form], out)
