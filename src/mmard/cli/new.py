@@ -10,7 +10,6 @@ from mmard.catalogue import facts
 from mmard.cli.options import Options, argument, command, option
 from mmard.cli.screen import commands, console, line
 from mmard.errors import Refused
-from mmard.files import writing_into
 
 METHOD = '''"""{name}: one sentence on what is new in it.
 
@@ -180,6 +179,8 @@ def new(options: New) -> None:
         code: (PLUGIN if plugin else METHOD).format(name=name),
         test: TEST.format(name=name, made=made, whole=whole, expected=expected),
     }
+    from mmard.files import writing_into
+
     with writing_into(options.to):
         options.to.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():

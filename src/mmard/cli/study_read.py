@@ -11,7 +11,6 @@ from mmard.cli.options import Json, Options, argument, command, option
 from mmard.cli.screen import busy, commands, complain, console, line, print_json
 from mmard.cli.study import print_tables, studies
 from mmard.errors import Refused, require, unknown
-from mmard.files import write_text
 from mmard.words import plural
 
 if TYPE_CHECKING:
@@ -104,6 +103,8 @@ def table(options: TableOptions) -> None:
     if out is None:
         print(text, end="" if text.endswith("\n") else "\n")
         return
+    from mmard.files import write_text
+
     write_text(out, text)
     line(console(), f"{out}: {plural(len(reading.grid.rows), 'row')} as {form}")
 
@@ -148,6 +149,7 @@ def plot(options: PlotOptions) -> None:
 
     need_plots()
     with busy("drawing"):
+        from mmard.files import write_text
         from mmard.study.tables import charts
 
         reading, _ = options.read()

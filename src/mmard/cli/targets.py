@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmard.catalogue import refuse_nowhere, refuse_unknown_data
 from mmard.cli.options import Json, argument, option
 from mmard.errors import Refused
-from mmard.run import Run
 from mmard.settings import EVALUATION_BATCH, Numbers, Settings, handed_over
 
 if TYPE_CHECKING:
     from mmard.data import ImageSet
     from mmard.networks import Network
+    from mmard.run import Run
 
 
 class Request(Json):
@@ -60,6 +60,8 @@ def run_of(target: str) -> Run | None:
         Refused: for what is neither there nor a name, before PyTorch is imported.
     """
     refuse_nowhere(target)
+    from mmard.run import Run
+
     return Run.open(target) if Path(target).is_dir() else None
 
 

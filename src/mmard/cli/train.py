@@ -16,7 +16,6 @@ from mmard.cli.boards import TrainingBoard
 from mmard.cli.options import Options, Said, command, flag_of, option, with_file
 from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
 from mmard.errors import Refused, require
-from mmard.run import Run
 from mmard.settings import Settings, code_of, command_of, handed_over, teachers_text
 from mmard.words import as_fraction, duration, percent, plural
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from mmard.job import Job
     from mmard.plan import Plan
     from mmard.ranks import Ranks
+    from mmard.run import Run
     from mmard.training.checkpoint import Position
 
 
@@ -92,6 +92,8 @@ def _train_or_distill(command: str, flags: Said, options: RunOptions) -> None:
         raise Refused("distill", expected="--teacher with a run folder or a file of weights", got="none", mend=mend)
     settings = Settings.resolve(said)
     refuse_unknown_names(settings)
+    from mmard.run import Run
+
     if options.out is not None:
         Run.refuse_taken(options.out)
     with _joined(settings.device) as ranks:
@@ -126,6 +128,8 @@ def _resume(command: str, flags: Said, path: Path, options: RunOptions) -> None:
         expected = "no other setting than --epochs, which lengthens the run"
         mend = "a run resumes with the settings it began with"
         raise Refused("--resume", expected=expected, got=", ".join(others), mend=mend)
+    from mmard.run import Run
+
     run = Run.open(path)
     settings = Settings.resolve(run.config)
     settings.refuse_unless_of(command, str(path), f"go on with: {resume_command(path, run.config)}")
