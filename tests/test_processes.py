@@ -66,6 +66,26 @@ def test_without_a_folder_processes_meet_in_a_passing_one(monkeypatch: pytest.Mo
     assert not any(folder.exists() for *_, folder in met)
 
 
+@pytest.mark.parametrize("damage", ["empty", "torn", "text", "shape", "kind", "numbers", "no seconds", "no object"])
+def test_a_damaged_journal_is_refused_in_a_line(damage: str, tmp_path: Path) -> None:
+    def judged() -> None:
+        Journal(tmp_path, {"of": "this test"}, 5).judged("pgd", np.arange(5), 2, lambda rows, _: rows > 2, None)
+
+    judged()
+    verdicts, seconds = tmp_path / "pgd.npy", tmp_path / "pgd.json"
+    arrays = {"shape": np.zeros(4, np.int8), "kind": np.zeros(5), "numbers": np.full(5, 7, np.int8)}
+    whole = verdicts.read_bytes()
+    contents = {"empty": b"", "torn": whole[: len(whole) // 2], "text": b"verdicts"}
+    if damage in arrays:
+        np.save(verdicts, arrays[damage])
+    elif damage in contents:
+        verdicts.write_bytes(contents[damage])
+    else:
+        seconds.write_text({"no seconds": "{}", "no object": "[1]"}[damage])
+    with pytest.raises(Refused, match=r"pgd\.npy: expected the verdicts of an attack, got .*; remove pgd\.npy"):
+        judged()
+
+
 def test_a_network_that_cannot_be_sent_is_refused() -> None:
     class Local(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from started import Started
 from test_table import augmented, looked_up, table_of
 
 from mmard.engine import table as sealed
-from mmard.engine.table import SEAL, SealedRows
+from mmard.engine.table import CHECKSUM_BYTES, ChecksummedRows
 from mmard.errors import Refused
 
 # --- files ---
@@ -27,7 +27,7 @@ def test_nothing_is_written_before_it_is_asked(tmp_path: Path) -> None:
     it = table_of(tmp_path / "new" / "folder")
     assert it.filled() == 0
     assert not (tmp_path / "new").exists()
-    assert it.size == 40 * 18 * (SEAL + 4 * CLASSES)
+    assert it.size == 40 * 18 * (CHECKSUM_BYTES + 4 * CLASSES)
     looked_up(it, augmented())
     assert it.path is not None
     assert it.path.stat().st_size == it.size
@@ -42,15 +42,15 @@ def test_a_row_that_was_not_written_whole_is_made_again(tmp_path: Path) -> None:
     expected, _ = looked_up(it, augmented())
     assert it.path is not None
     raw = bytearray(it.path.read_bytes())
-    width = SEAL + 4 * CLASSES
+    width = CHECKSUM_BYTES + 4 * CLASSES
     written = [i for i in range(0, len(raw), width) if any(raw[i : i + width])]
     assert len(written) == 40
     for i in written[:10]:
-        raw[i + SEAL : i + width] = bytes(4 * CLASSES)
+        raw[i + CHECKSUM_BYTES : i + width] = bytes(4 * CLASSES)
     for i in written[10:20]:
-        raw[i : i + SEAL] = bytes(SEAL)
+        raw[i : i + CHECKSUM_BYTES] = bytes(CHECKSUM_BYTES)
     for i in written[20:25]:
-        raw[i + SEAL + 2] ^= 1
+        raw[i + CHECKSUM_BYTES + 2] ^= 1
     raw[written[26] : written[26] + width], raw[written[27] : written[27] + width] = (
         raw[written[27] : written[27] + width],
         raw[written[26] : written[26] + width],
@@ -66,15 +66,15 @@ def test_a_row_that_was_not_written_whole_is_made_again(tmp_path: Path) -> None:
 def test_a_seal_tells_rows_and_places_apart(rows: list[bytes], place: int) -> None:
     body = torch.tensor([list(row) for row in rows], dtype=torch.uint8)
     places = torch.full((len(rows),), place)
-    seals = sealed._seal(body, places)
+    seals = sealed._checksum(body, places)
     assert len(set(seals.tolist())) == len(rows)
     assert 0 not in seals
-    assert (sealed._seal(body, places + 1) != seals).all()
+    assert (sealed._checksum(body, places + 1) != seals).all()
 
 
 def test_seals_of_any_width() -> None:
     for width in (1, 3, 4, 6, 8, 20):
-        rows = SealedRows("rows", 5, width, None, {})
+        rows = ChecksummedRows("rows", 5, width, None, {})
         body = torch.arange(2 * width, dtype=torch.uint8).view(2, width)
         rows.write(torch.tensor([1, 4]), body)
         found, known = rows.read(torch.arange(5))
@@ -117,9 +117,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def fill(folder: Path, first: int, last: int, kill_after: int) -> None:
     """Look epochs up in the table of a folder; dies half-way in this write, counted from 1."""
-    written, write = 0, SealedRows.write
+    written, write = 0, ChecksummedRows.write
 
-    def torn(self: SealedRows, places: torch.Tensor, body: torch.Tensor) -> None:
+    def torn(self: ChecksummedRows, places: torch.Tensor, body: torch.Tensor) -> None:
         nonlocal written
         written += 1
         if written == kill_after:
@@ -127,7 +127,7 @@ def fill(folder: Path, first: int, last: int, kill_after: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(self, places, body)
 
-    SealedRows.write = torn  # type: ignore[method-assign]
+    ChecksummedRows.write = torn  # type: ignore[method-assign]
     it = table_of(folder)
     for epoch in range(first, last):
         looked_up(it, augmented(), epoch)

@@ -54,11 +54,10 @@ from mmard.run import Event, Run
 from mmard.settings import MACHINE, Settings, Value, code_of, given_label, is_given
 from mmard.training.checkpoint import Position
 from mmard.training.fit import Validation, choose_twins, chosen_by, fit
-from mmard.training.known import NONE as NO_TABLES
-from mmard.training.known import Tables, tables_for
 from mmard.training.log import TensorBoard, writer_class
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
+from mmard.training.tables import NO_TABLES, Tables, tables_for
 from mmard.trust import code_in, is_trusted, refuse_untrusted
 from mmard.words import as_fraction
 
@@ -77,8 +76,13 @@ def load_images(settings: Settings, split: str) -> ImageSet:
 
 
 def _data_settings(settings: Settings) -> dict[str, Any]:
-    names = ("val_share", "split_seed", "limit_train", "on_disk", "image_size")
-    return {name: getattr(settings, name) for name in names}
+    return {
+        "val_share": settings.val_share,
+        "split_seed": settings.split_seed,
+        "limit_train": settings.limit_train,
+        "on_disk": settings.on_disk,
+        "image_size": settings.image_size,
+    }
 
 
 def batches_of(

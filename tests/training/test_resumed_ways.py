@@ -32,8 +32,8 @@ from mmard.plan import plan
 from mmard.run import Run
 from mmard.settings import Settings
 from mmard.training.fit import Interrupted, fit
-from mmard.training.known import tables_for
 from mmard.training.step import Step
+from mmard.training.tables import tables_for
 
 VIEWS = Augmentation(pad=1)
 

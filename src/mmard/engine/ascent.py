@@ -183,7 +183,7 @@ WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 """By which a RuntimeError is known for one of memory, where PyTorch has no class for it."""
 
 
-def unheard(text: str) -> None:
+def unobserved(text: str) -> None:
     """Where nobody listens."""
 
 
@@ -205,7 +205,7 @@ class Chunks:
 
     def __init__(self, size: int = 0, ascend: Ascent = plain) -> None:
         self.size, self.ascend = size, ascend
-        self.tell: Callable[[str], None] = unheard
+        self.tell: Callable[[str], None] = unobserved
 
     def listen(self, tell: Callable[[str], None]) -> None:
         """Tell this from now on, and have what climbs the slices tell it too."""
@@ -278,7 +278,7 @@ class Compiled(nn.Module):
     def __init__(self, module: nn.Module, backend: str = "inductor") -> None:
         super().__init__()
         self.module, self.failed = module, ""
-        self.tell: Callable[[str], None] = unheard
+        self.tell: Callable[[str], None] = unobserved
         self._held: tuple[Any] = (torch.compile(module, backend=backend, dynamic=False),)  # no submodule of this one
         self._proven: set[Any] = set()
 

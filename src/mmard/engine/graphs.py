@@ -36,7 +36,7 @@ from mmard.engine.ascent import (
     out_of_memory,
     plain,
     split,
-    unheard,
+    unobserved,
     why_whole,
 )
 from mmard.errors import Refused
@@ -116,7 +116,7 @@ class Graphs:
     def __init__(self, recorder: GraphRecorder) -> None:
         self.recorder, self.failed = recorder, ""
         self.recorded = self.played = 0
-        self.tell: Callable[[str], None] = unheard
+        self.tell: Callable[[str], None] = unobserved
         self._kept: _Recording | None = None
         self._last: Any = None
 

@@ -34,11 +34,11 @@ from mmard.errors import Refused
 from mmard.files import read_json, weights_hash, write_json, write_whole
 from mmard.modes import evaluating, frozen
 
-SEAL = 4
+CHECKSUM_BYTES = 4
 """Bytes of a seal, in front of every row."""
 
 
-class SealedRows:
+class ChecksummedRows:
     """So many rows of so many bytes, in a memory-mapped file or in memory; all of them empty at first.
 
     Many processes may fill one file at once. Each row stands under a seal, a checksum of its bytes and of its place,
@@ -60,7 +60,7 @@ class SealedRows:
 
     def __init__(self, what: str, count: int, width: int, path: Path | None, facts: Mapping[str, Any]) -> None:
         self.what, self.count, self.width, self.path, self.facts = what, count, width, path, dict(facts)
-        self.size = count * (SEAL + width)
+        self.size = count * (CHECKSUM_BYTES + width)
         self._kept: Tensor | None = None
         self._refuse_without_room()
 
@@ -72,18 +72,18 @@ class SealedRows:
     def read(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """The rows at these places (n,), uint8 (n, width), and which of them bear their seal, bool (n,)."""
         found = self._all()[places]
-        body = found[:, SEAL:].contiguous()
-        return body, found[:, :SEAL].contiguous().view(torch.int32)[:, 0] == _seal(body, places)
+        body = found[:, CHECKSUM_BYTES:].contiguous()
+        return body, found[:, :CHECKSUM_BYTES].contiguous().view(torch.int32)[:, 0] == _checksum(body, places)
 
     def write(self, places: Tensor, body: Tensor) -> None:
         """Write rows, uint8 (n, width), to these places (n,)."""
-        seals = _seal(body, places)[:, None].view(torch.uint8)
+        seals = _checksum(body, places)[:, None].view(torch.uint8)
         self._all()[places] = torch.cat([seals, body], 1)
 
     def _all(self) -> Tensor:
         if self._kept is None:
             flat = torch.zeros(self.size, dtype=torch.uint8) if self.path is None else self._mapped(self.path)
-            self._kept = flat.view(self.count, SEAL + self.width)
+            self._kept = flat.view(self.count, CHECKSUM_BYTES + self.width)
         return self._kept
 
     def _mapped(self, path: Path) -> Tensor:
@@ -131,7 +131,7 @@ class SealedRows:
             raise Refused(self.what, expected=expected, got=got, mend="name a folder with room for it, or off")
 
 
-def _seal(body: Tensor, places: Tensor) -> Tensor:
+def _checksum(body: Tensor, places: Tensor) -> Tensor:
     """A checksum of each row's bytes (n, width) and of its place, int32 (n,), never 0, which an empty row has."""
     words = F.pad(body, (0, -body.shape[1] % 4)).contiguous().view(torch.int32).long()
     odd = torch.tensor([seeds.derive(0, "seal", i) | 1 for i in range(words.shape[1] + 2)])
@@ -213,7 +213,7 @@ class TeacherTable:
         self.path = folder / f"teacher-{name}.table" if folder is not None else None
         self.made = self.read = 0
         width = self._classes * first.element_size()
-        self._rows = SealedRows("teacher table", self.rows * views, width, self.path, self.facts)
+        self._rows = ChecksummedRows("teacher table", self.rows * views, width, self.path, self.facts)
         self.size = self._rows.size
         self._waiting: list[tuple[Tensor, Tensor, Any]] = []
         self._tried = False

@@ -127,7 +127,20 @@ class Journal:
         if self._folder is None or not (file := self._folder / f"{name}.npy").exists():
             return verdicts, seconds
         spent = file.with_suffix(".json")
-        return np.load(file, allow_pickle=False), float(read_json(spent)["seconds"]) if spent.exists() else 0.0
+        try:
+            held = np.load(file, allow_pickle=False)
+            seconds = float(read_json(spent)["seconds"]) if spent.exists() else 0.0
+        except (ValueError, TypeError, KeyError, EOFError, OSError) as error:
+            raise self._damaged(file, str(error)) from None
+        fits = held.shape == verdicts.shape and held.dtype == np.int8
+        if not fits or not np.isin(held, (PENDING, FALLEN, SURVIVED)).all():
+            raise self._damaged(file, f"{held.dtype} of shape {held.shape}")
+        return held, seconds
+
+    @staticmethod
+    def _damaged(file: Path, got: str) -> Refused:
+        mend = f"remove {file.name} and the .json beside it: that attack is then made again"
+        return Refused(str(file), expected="the verdicts of an attack", got=got, mend=mend)
 
     def _add(
         self,

@@ -24,11 +24,10 @@ from mmard.modes import kept_random_state
 from mmard.ranks import Ranks, raising_lost, refuse_other_number
 from mmard.run import Event, Run
 from mmard.training.checkpoint import Position, load, pack, refuse_changed, refuse_without_state, unpack
-from mmard.training.known import NONE as NO_TABLES
-from mmard.training.known import Tables
 from mmard.training.log import Tally
 from mmard.training.recipe import Average, Recipe, optimizer_of
 from mmard.training.step import Outcome, Step, descend
+from mmard.training.tables import NO_TABLES, Tables
 
 LOG_EVERY_SECONDS = 10.0
 GPU_CHECK_EVERY = 20

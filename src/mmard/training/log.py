@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmard.errors import Refused, needs_extra
+from mmard.files import writing_into
 from mmard.run import LOGGED, Event
 from mmard.training.step import Outcome, Step
 
@@ -81,7 +82,15 @@ class TensorBoard:
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
-        """Write the numbers of one event."""
+        """Write the numbers of one event.
+
+        Raises:
+            Refused: if the folder cannot be written to.
+        """
+        with writing_into(self.folder):
+            self._write(event)
+
+    def _write(self, event: Event) -> None:
         kind, step = event["kind"], event.get("step", 0)
         if self._writer is None and kind not in ("tick", "note"):
             # Written only now, when it is known where the run stands: from here on earlier points are void.

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from mmard.data.augment import Augmentation
 from mmard.data.batches import LoaderBatches, SetBatches
 from mmard.methods import build
-from mmard.training.known import Tables, cache_folder, saves_a_forward, tables_for
+from mmard.training.tables import Tables, cache_folder, saves_a_forward, tables_for
 
 # --- which methods gain ---
 

@@ -1,4 +1,4 @@
-"""Predictions that are known before a step: which ones a method could use, and how they reach the training loop."""
+"""The teacher tables of a training: for which teachers they save a forward, and how predictions reach the loop."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Tables:
         """Make every prediction that is not known yet, saying now and then how far it has come."""
         spoke = time.monotonic()
 
-        def told(done: int, of: int) -> None:
+        def report(done: int, of: int) -> None:
             nonlocal spoke
             if done == of or time.monotonic() - spoke >= TELL_EVERY_SECONDS:
                 spoke = time.monotonic()
@@ -77,7 +77,7 @@ class Tables:
 
         for table in self.by_letter.values():
             assert addressed(batches)
-            table.fill(lambda rows, views: batches.batch(rows, views)[0], told, rank, ranks)
+            table.fill(lambda rows, views: batches.batch(rows, views)[0], report, rank, ranks)
 
     def close(self) -> None:
         """Write what is still on its way to a file."""
@@ -85,7 +85,7 @@ class Tables:
             table.close()
 
 
-NONE = Tables({})
+NO_TABLES = Tables({})
 
 
 def tables_for(
@@ -104,7 +104,7 @@ def tables_for(
         Refused: if there is no room.
     """
     if where == OFF or not method.teachers:
-        return NONE
+        return NO_TABLES
     if images is None or not addressed(batches):
         return Tables({}, ("teacher table off: a loader does not say which images it gives",))
     folder = {MEMORY: None, CACHE: cache_folder()}.get(where, Path(where).expanduser())
