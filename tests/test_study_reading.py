@@ -19,10 +19,9 @@ from mmard.study.reading import (
     Reading,
     axes_of,
     boundary_quantities,
-    distance,
     hosts_of,
-    margin,
     missing_rows,
+    nearness,
     pooled,
     row_name,
     row_of,
@@ -184,17 +183,17 @@ def test_distances_are_in_radii_and_by_state() -> None:
     found = Reading(made, records(made))
     row = made.rows[0]
     record = next(iter(found.recorded(row).values()))
-    mean = found.mean(row, distance("teacher"))
+    mean = found.mean(row, nearness("teacher distance"))
     assert mean is not None
     own = record["boundary"]["own"]["teacher"]["distance_first_order"]
     assert mean.by_seed[record["seed"]] == pytest.approx(own / record["settings"]["eps"])
     assert len({quantity.title for quantity in boundary_quantities("own")}) == 8
-    of_test = found.mean(row, margin("student", "test"))
+    of_test = found.mean(row, nearness("student margin", "test"))
     assert of_test is not None
     assert of_test.by_seed[record["seed"]] == record["boundary"]["test"]["student"]["mean_margin"]
     # A run without a boundary part, or without that state, has none.
-    assert margin("teacher").take({**record, "boundary": None}, "best") is None
-    assert margin("teacher").take({**record, "boundary": {"own": None}}, "best") is None
+    assert nearness("teacher margin").take({**record, "boundary": None}, "best") is None
+    assert nearness("teacher margin").take({**record, "boundary": {"own": None}}, "best") is None
 
 
 def test_names_say_no_more_than_they_must() -> None:

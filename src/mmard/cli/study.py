@@ -118,7 +118,6 @@ def list_() -> None:
     commands(out, "next", ["mmard study run all --scale S --dry-run"])
 
 
-# run ------------------------------------------------------------------------------------------------------------------
 class StudyRunOptions(Selection):
     """What `mmard study run` is asked for."""
 
@@ -196,15 +195,14 @@ def _expected(
     choice: Choice, left: Mapping[str, Cell], statuses: Mapping[str, Status], site: Site
 ) -> tuple[dict[str, float], str]:
     """Seconds of each cell that is left, and in words whence they are known."""
-    from mmard.study.progress import cell_kind, planned_minutes
+    from mmard.study.progress import cell_kind
 
     known = _time_estimate(choice, statuses, site)
-    minutes = planned_minutes([grid.study.name for grid in choice.grids], choice.scale.minutes)
-    if known.splits is None and not known.taken and minutes is not None:
+    planned = [choice.scale.minutes.get(grid.study.name) for grid in choice.grids]
+    if known.splits is None and not known.taken and None not in planned:
         seeds = max(len(row.cells) for grid in choice.grids for row in grid.rows)
-        return dict.fromkeys(
-            left, 60 * minutes * seeds / len(choice.cells)
-        ), f"as planned for {choice.scale.minutes_on}"
+        each = 60 * sum(filter(None, planned)) * seeds / len(choice.cells)
+        return dict.fromkeys(left, each), f"as planned for {choice.scale.minutes_on}"
     expected = {name: known.seconds(cell) for name, cell in left.items()}
     if all(cell_kind(cell) in known.taken for cell in left.values()):
         return expected, "as finished cells of their kinds took"
@@ -336,7 +334,6 @@ def _submit(selection: Selection, launcher: str, jobs: int, limits: JobLimits, s
         raise typer.Exit(1)
 
 
-# status ---------------------------------------------------------------------------------------------------------------
 class StatusOptions(Selection, Json):
     """What `mmard study status` is asked for."""
 
@@ -347,7 +344,7 @@ class StatusOptions(Selection, Json):
 def status(options: StatusOptions) -> None:
     """What is done, running, failed and missing; hours used and hours left."""
     with busy("looking at run folders"):
-        from mmard.study.progress import STATES, hours_used, statuses_of
+        from mmard.study.progress import STATES, spent, statuses_of
 
         choice, site = options.choice, replace(options.site, device=options.device)
         statuses = statuses_of(choice.cells, site)
@@ -367,7 +364,7 @@ def status(options: StatusOptions) -> None:
         grids.append(("together", list(statuses)))
     for title, cells in grids:
         states = [statuses[name].state for name in cells]
-        used = hours_used(record for name in cells if (record := statuses[name].record) is not None)
+        used = sum(spent(record) for name in cells if (record := statuses[name].record) is not None) / 3600
         hours = sum(rest.get(name, 0.0) for name in cells) / 3600
         counts = [str(states.count(state) or "") for state in STATES]
         rows.add_row(title, str(len(cells)), *counts, f"{used:.2f}", f"{hours:.2f}" if hours else "")
@@ -393,7 +390,6 @@ def _first(out: Console, lines: Sequence[str]) -> None:
         line(out, f"  and {len(lines) - MOST} more")
 
 
-# records --------------------------------------------------------------------------------------------------------------
 class RecordsOptions(Selection):
     """What `mmard study records` is asked for."""
 

@@ -66,7 +66,6 @@ def _check_which(which: str) -> None:
     require(which in ("", *WHICH), "--which", expected=" or ".join(WHICH), got=which)
 
 
-# table ----------------------------------------------------------------------------------------------------------------
 class TableOptions(RecordSource):
     """What `mmard study table` is asked for."""
 
@@ -128,7 +127,6 @@ def _text(reading: Reading) -> str:
     return captured.get()
 
 
-# plot -----------------------------------------------------------------------------------------------------------------
 class PlotOptions(RecordSource):
     """What `mmard study plot` is asked for."""
 
@@ -162,7 +160,6 @@ def plot(options: PlotOptions) -> None:
         line(console(), f"{file}: {plots[file].alt}")
 
 
-# ledger ---------------------------------------------------------------------------------------------------------------
 class LedgerOptions(Json):
     """What `mmard study ledger` is asked for."""
 

@@ -28,12 +28,10 @@ from mmard.study.reading import (
     Mean,
     Quantity,
     Reading,
-    distance,
     host_name,
     hosts_of,
-    margin,
-    misread,
-    nearest,
+    nearness,
+    on_common_seeds,
     pooled,
     row_name,
     row_of,
@@ -48,24 +46,10 @@ SHOWN = "by construction"
 """Said of what the program does; no figure could refute it."""
 Direction = Literal["more", "less", "not less"]
 
-QUANTITIES = {
-    "robust": ROBUST,
-    "clean": CLEAN,
-    "teacher margin": margin("teacher"),
-    "teacher distance": distance("teacher"),
-    "teacher nearest": nearest("teacher"),
-    "student distance": distance("student"),
-    "student misread": misread("student"),
-}
-UNITS = {
-    "robust": "points",
-    "clean": "points",
-    "teacher margin": "nats",
-    "teacher distance": "radii",
-    "teacher nearest": "radii",
-    "student distance": "radii",
-    "student misread": "points",
-}
+
+def quantity_of(name: str) -> Quantity:
+    """What a claim speaks of: "robust", "clean", or a number beside a boundary, e.g. "teacher margin"."""
+    return {"robust": ROBUST, "clean": CLEAN}.get(name) or nearness(name)
 
 
 class Claim(BaseModel):
@@ -137,21 +121,21 @@ def decided(low: float, high: float, direction: Direction, matters: float) -> st
     return HOLDS if low > 0 else FAILS if high < matters else OPEN
 
 
-def _judged(claim: Claim, gap: Difference | None, quantity: Quantity, unit: str, because: str) -> Verdict:
+def _judged(claim: Claim, gap: Difference | None, quantity: Quantity, because: str) -> Verdict:
     """By a difference and its interval over seeds and images together."""
     if gap is None:
         return Verdict(claim, OPEN, because="records are missing")
     text = number(gap.mean, quantity, sign=True)
     reach = gap.half
     if reach is None:
-        return Verdict(claim, OPEN, f"{text} {unit}", "one seed of training")
-    figure = f"{text} ± {reach * quantity.times:.{quantity.digits}f} {unit}"
+        return Verdict(claim, OPEN, f"{text} {quantity.unit}", "one seed of training")
+    figure = f"{text} ± {reach * quantity.times:.{quantity.digits}f} {quantity.unit}"
     verdict = decided(gap.mean - reach, gap.mean + reach, claim.direction, claim.matters)
     return Verdict(claim, verdict, figure, f"{because}, {gap.seeds[0]} seeds")
 
 
 def _gain(claim: Claim, reading: Reading) -> Verdict:
-    quantity = QUANTITIES[claim.quantity]
+    quantity = quantity_of(claim.quantity)
     rows = [row_of(reading, key, claim.variant) for key in hosts_of(reading)]
     pairs = [(row, reading.reference(row)) for row in rows if row is not None]
     gaps = [gap for row, other in pairs if (gap := reading.gain(row, other, quantity)) is not None]
@@ -166,21 +150,19 @@ def _gain(claim: Claim, reading: Reading) -> Verdict:
         if rest is not None and rest.half is not None:
             figure = f"{number(rest.mean, quantity, sign=True)} ± {rest.half * quantity.times:.{quantity.digits}f}"
             words += f"; without {name}, which is most for it, {figure}"
-    found = _judged(claim, pooled(reading, pairs, quantity), quantity, UNITS[claim.quantity], words)
+    found = _judged(claim, pooled(reading, pairs, quantity), quantity, words)
     return replace(found, verdict=OPEN) if found.verdict == HOLDS and worse and claim.direction != "not less" else found
 
 
 def _farther(claim: Claim, reading: Reading) -> Verdict:
-    one, other = QUANTITIES[claim.quantity], QUANTITIES[claim.than]
+    one, other = quantity_of(claim.quantity), quantity_of(claim.than)
     rows = [row for key in hosts_of(reading) if (row := row_of(reading, key, variants_of(reading)[0])) is not None]
-    sides: list[dict[int, float]] = []
+    sides = []
     for quantity in (one, other):
-        means = [reading.mean(row, quantity) for row in rows]
-        known = [mean for mean in means if mean is not None]
-        seeds = set.intersection(*(set(mean.by_seed) for mean in known)) if known and known == means else set[int]()
-        sides.append({seed: statistics.fmean(mean.by_seed[seed] for mean in known) for seed in sorted(seeds)})
+        by_seed = on_common_seeds([reading.mean(row, quantity) for row in rows])
+        sides.append({seed: statistics.fmean(values) for seed, values in by_seed.items()})
     gap = difference(sides[0], sides[1]) if sides[0] and sides[0].keys() == sides[1].keys() else None
-    return _judged(claim, gap, one, UNITS[claim.quantity], f"mean of {len(rows)} hosts")
+    return _judged(claim, gap, one, f"mean of {len(rows)} hosts")
 
 
 def _each_host(reading: Reading) -> list[tuple[str, list[TeacherResult]]]:
@@ -203,18 +185,15 @@ def _slope(claim: Claim, reading: Reading) -> Verdict:
 def _spread(claim: Claim, reading: Reading) -> Verdict:
     (_, teachers), *_ = _each_host(reading)
     robust = [each for each in teachers if not each.apart]
-    sides: list[dict[int, float]] = []
+    sides = []
     for variant in (claim.variant, variants_of(reading)[0]):
-        means = [each.students.get(variant) for each in robust]
-        known = [mean for mean in means if mean is not None]
-        whole = len(known) > 1 and known == means
-        seeds = set.intersection(*(set(mean.by_seed) for mean in known)) if whole else set[int]()
-        sides.append({seed: statistics.stdev(mean.by_seed[seed] for mean in known) for seed in sorted(seeds)})
+        by_seed = on_common_seeds([each.students.get(variant) for each in robust])
+        sides.append({seed: statistics.stdev(values) for seed, values in by_seed.items() if len(values) > 1})
     shared = sides[0].keys() & sides[1].keys()
     ours, theirs = ({seed: side[seed] for seed in shared} for side in sides)
     gap = difference(ours, theirs) if shared else None
     words = f"standard deviation between {len(robust)} robust teachers"
-    return _judged(claim, gap, ROBUST, "points", words)
+    return _judged(claim, gap, ROBUST, words)
 
 
 def _above(claim: Claim, reading: Reading) -> Verdict:
@@ -231,7 +210,7 @@ def _above(claim: Claim, reading: Reading) -> Verdict:
     at = None if row is None else reading.mean(row, CLEAN)
     if at is not None and ends[0] is not None and at.mean < ends[0].mean:
         words += ", less accurate than all of them: held beside the line's end"
-    return _judged(claim, gap, ROBUST, "points", words)
+    return _judged(claim, gap, ROBUST, words)
 
 
 def _top(claim: Claim, reading: Reading) -> Verdict:
@@ -256,7 +235,7 @@ def _top(claim: Claim, reading: Reading) -> Verdict:
         " or ".join(dict.fromkeys(row_name(reading, row) for row in side.values())) for side in chosen
     )
     words += f", chosen on the other seeds, of {len(found)} methods"
-    judged = _judged(claim, gap, ROBUST, "points", words)
+    judged = _judged(claim, gap, ROBUST, words)
     mine, other = (_best(rows, whole, None) for rows in sides)
     gaps = {row: each for row in sides[0] if (each := reading.gain(row, other, ROBUST)) is not None}
     ps = {row: p for row, each in gaps.items() if (p := each.p()) is not None}

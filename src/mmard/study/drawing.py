@@ -17,6 +17,7 @@ from mmard.report.drawing import LETTER, LETTERS, SMALL, Canvas, canvas, need_pl
 from mmard.report.palette import mark, marker, series
 from mmard.study.figures import protocol
 from mmard.study.reading import Reading
+from mmard.tables.statistics import Difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,6 +139,12 @@ def dot(
         [x], [y], marker=marker(index), color=colour, markersize=5.5, linestyle="none",
         markerfacecolor=mark("page") if hollow else colour, markeredgewidth=1.2 if hollow else 0,
     )  # fmt: skip
+
+
+def gap_dot(axes: Axes, gap: Difference, y: float, index: int) -> None:
+    """A difference with its intervals over seeds (thick) and over images (thin); hollow within noise."""
+    seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
+    dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not gap.clear)
 
 
 def in_rows(axes: Axes, names: Sequence[str], positions: Sequence[float], bottom: float, *, named: bool = True) -> None:

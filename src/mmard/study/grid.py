@@ -205,9 +205,6 @@ def _checked(made: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
         raise refusal_of(error, f"{where}: {'.'.join(map(str, error.errors()[0]['loc']))}") from None
 
 
-# the grid -------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Cell:
     """One network to train and to attack.
@@ -428,7 +425,6 @@ def cell_name(settings: Settings, network: str, teachers: dict[str, str], role: 
     return f"{slug}-{settings.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-# which cells ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Choice:
     """Cells that are meant.

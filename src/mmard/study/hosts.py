@@ -14,6 +14,7 @@ from mmard.study.drawing import (
     along,
     around,
     dot,
+    gap_dot,
     in_rows,
     legend,
     level_title,
@@ -36,12 +37,10 @@ from mmard.study.reading import (
     SweepPoint,
     axes_of,
     boundary_quantities,
-    distance,
     half_width,
     host_name,
     hosts_of,
-    margin,
-    misread,
+    nearness,
     pooled,
     row_name,
     row_of,
@@ -60,7 +59,6 @@ ROW = 14
 Cells = tuple[str | Entry, ...]
 
 
-# plug-and-play --------------------------------------------------------------------------------------------------------
 def plug_and_play_tables(reading: Reading) -> list[Table]:
     """Hosts down, variants across: robust accuracy, gain, clean accuracy, its gain, time."""
     variants, keys = variants_of(reading), hosts_of(reading)
@@ -137,8 +135,7 @@ def plug_and_play_plots(reading: Reading) -> list[Plot]:
                 dot(level, mean.mean, y, index, reach=mean.interval)
                 gap = reading.gain(row, reading.reference(row), ROBUST)
                 if gap is not None:
-                    seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
-                    dot(gains, gap.mean, y, index, reach=seeds, thin=images, hollow=not gap.clear)
+                    gap_dot(gains, gap, y, index)
         middles = [position * step + (len(variants) - 1) / 2 for position in range(len(keys))]
         last = step * len(keys) - 1.3
         in_rows(level, names, middles, last)
@@ -155,7 +152,6 @@ def plug_and_play_plots(reading: Reading) -> list[Plot]:
     return [plot(reading, "", alt, draw, top + height + BOTTOM)]
 
 
-# boundary -------------------------------------------------------------------------------------------------------------
 _WORDS = (
     "Margin, in nats: log-probability of the true class minus the largest other. Entropy in nats. Distance: to first"
     " order, in radii of the ball. Means over images."
@@ -165,7 +161,12 @@ _WORDS = (
 def boundary_tables(reading: Reading) -> list[Table]:
     """What changes most, then margins, misreadings, entropy and distances of every variant."""
     first = variants_of(reading)[0]
-    shown = (margin("teacher"), misread("teacher"), distance("teacher"), misread("student"))
+    shown = (
+        nearness("teacher margin"),
+        nearness("teacher misread"),
+        nearness("teacher distance"),
+        nearness("student misread"),
+    )
     lines: list[Cells] = []
     for row in reading.grid.rows:
         reference = reading.reference(row)
@@ -196,9 +197,9 @@ def boundary_plots(reading: Reading) -> list[Plot]:
     """From the host, hollow, to its variants, filled, for the teacher's margin and what either network misreads."""
     keys, variants = hosts_of(reading), variants_of(reading)
     shown: tuple[tuple[Quantity, str, bool], ...] = (
-        (margin("teacher"), "teacher's margin, nats", False),
-        (misread("teacher"), "misread by the teacher, %", True),
-        (misread("student"), "misread by the student, %", True),
+        (nearness("teacher margin"), "teacher's margin, nats", False),
+        (nearness("teacher misread"), "misread by the teacher, %", True),
+        (nearness("student misread"), "misread by the student, %", True),
     )
     names = [host_name(reading, each) for each in keys]
     lanes = max(1, len(variants) - 1)
@@ -242,7 +243,6 @@ def _moved(axes: Axes, reading: Reading, row: Row | None, quantity: Quantity, y:
         dot(axes, before.mean, y, 0, hollow=True)
 
 
-# ablation -------------------------------------------------------------------------------------------------------------
 def ablation_tables(reading: Reading) -> list[Table]:
     """One table for each host: its variants, then the points of every axis with the default in its position."""
     made = []

@@ -23,14 +23,11 @@ from mmard.study.claims import Verdict, judge, load_claims
 from mmard.study.drawing import drawn_from, stamp
 from mmard.study.figures import NOTHING, foot, number, study_table
 from mmard.study.grid import Scale, grid_of, load_scale, load_study, names
-from mmard.study.reading import CLEAN, ROBUST, Reading, Record, missing_rows
+from mmard.study.reading import CLEAN, ROBUST, Reading, missing_rows
+from mmard.study.records import Record
 from mmard.study.tables import charts, tables
 from mmard.tables.table import Entry, Table, markdown, markdown_text
 from mmard.words import as_fraction, duration, plural
-
-# provenance -----------------------------------------------------------------------------------------------------------
-# Where the records of a scale come from: data, recipe, teachers, commits, machines, hours, commands.
-
 
 COMMIT = 7
 """Letters of a commit's hash."""
@@ -137,9 +134,6 @@ def commands(scale: Scale) -> list[str]:
         f"mmard study records all --scale {scale.name} --out results/studies/{scale.name}.jsonl",
         "mmard study ledger",
     ]
-
-
-# ledger ---------------------------------------------------------------------------------------------------------------
 
 
 RECORDS = Path("results/studies")
@@ -387,7 +381,6 @@ def _not_run(scales: Sequence[Scale], every: Mapping[str, Mapping[str, Reading]]
     return "## Not run\n\n" + "\n".join(lines) if lines else ""
 
 
-# files ----------------------------------------------------------------------------------------------------------------
 def write_page(page: ResultsPage, out: Path, pictures: Path) -> None:
     """Write the page and its pictures; pictures of the same kind that it has no more are removed."""
     pictures.mkdir(parents=True, exist_ok=True)

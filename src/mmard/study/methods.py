@@ -17,8 +17,8 @@ from mmard.study.drawing import (
     WIDTH,
     Plot,
     along,
-    around,
     dot,
+    gap_dot,
     in_percent,
     in_rows,
     legend,
@@ -38,7 +38,6 @@ from mmard.study.reading import (
     WHICH,
     Quantity,
     Reading,
-    Record,
     accuracy,
     axes_of,
     host_name,
@@ -48,15 +47,12 @@ from mmard.study.reading import (
     row_of,
     variants_of,
 )
+from mmard.study.records import Record
 from mmard.tables.statistics import Difference
 from mmard.tables.table import Entry, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-if TYPE_CHECKING:
-    pass
-
 
 ROW = 19
 
@@ -65,7 +61,6 @@ NEAR = 16.0
 """Pixels from a point at which its name is read as its own without a line."""
 
 
-# benchmark ------------------------------------------------------------------------------------------------------------
 def ranked(reading: Reading) -> list[Row]:
     """Rows that have a robust accuracy, the highest first."""
     found = {row: mean.mean for row in reading.grid.rows if (mean := reading.mean(row, ROBUST)) is not None}
@@ -164,8 +159,7 @@ def _ranks(reading: Reading) -> Plot:
                     dot(level, mean.mean, y, 0, reach=mean.interval if index == 0 else None, hollow=index > 0)
             gap = reading.gain(row, rows[0], ROBUST) if y else None
             if gap is not None:
-                seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
-                dot(gaps, gap.mean, y, 2, reach=seeds, thin=images, hollow=not gap.clear)
+                gap_dot(gaps, gap, y, 2)
         in_rows(level, names, range(len(rows)), len(rows) - 0.3)
         in_rows(gaps, names, range(len(rows)), len(rows) - 0.3, named=False)
         along(level, level_title(reading))
@@ -256,7 +250,6 @@ def _seconds_axis(axes: Axes, seconds: list[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
 
 
-# sensitivity ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Sensitivity:
     """A hyperparameter of a method, off by a factor to both sides.
@@ -348,7 +341,7 @@ def sensitivity_plots(reading: Reading) -> list[Plot]:
                 if gap is not None:
                     index = labels_said.index(label)
                     shift = (index - (len(labels_said) - 1) / 2) * 0.36
-                    _change(axes, gap, y + shift, index)
+                    gap_dot(axes, gap, y + shift, index)
         in_rows(axes, names, range(len(rows)), len(rows) - 0.3)
         along(axes, "change of robust accuracy, points, paired 95 % intervals", zero=True, n=7)
         legend(made, [(index, label, False) for index, label in enumerate(labels_said)], left - 4, 14)
@@ -364,12 +357,6 @@ def _name(each: Sensitivity) -> str:
     return f"{each.axis} = {each.default}" if owner == each.host else f"{each.host}: {each.axis} = {each.default}"
 
 
-def _change(axes: Axes, gap: Difference, y: float, index: int) -> None:
-    seeds, images = (around(gap.mean, each) for each in (gap.over_seeds, gap.over_images))
-    dot(axes, gap.mean, y, index, reach=seeds, thin=images, hollow=not gap.clear)
-
-
-# networks -------------------------------------------------------------------------------------------------------------
 def networks_of(reading: Reading) -> list[tuple[str, dict[int, Record]]]:
     """The networks of a study with their records by seed: teachers, then rows."""
     found: dict[str, dict[int, Record]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -84,13 +84,13 @@ class TimeEstimate:
         """From passes alone."""
         assert self.splits is not None
         settings, test = cell.settings, len(self.splits.test)
-        name = network_of(settings)
+        name = settings.network
         passes = self._counted(settings)
         images = settings.epochs * len(self.splits.train)
         total = 0.0
         for letter, count in passes.items():
             teacher = self.cells.get(cell.teachers.get(letter, ""))
-            forward, backward = self._unit(name if teacher is None else network_of(teacher.settings), settings)
+            forward, backward = self._unit(name if teacher is None else teacher.settings.network, settings)
             backwards = count.input_backwards + count.weight_backwards
             total += images * (count.forwards * forward + backwards * backward)
         both = sum(self._unit(name, settings))
@@ -129,13 +129,8 @@ class TimeEstimate:
 def cell_kind(cell: Cell) -> str:
     """Cells of one kind take equally long: they differ in seed and parameters alone."""
     s = cell.settings
-    parts = (s.method, s.inner, s.outer, s.peer, network_of(s), s.epochs, s.steps, s.batch_size, s.limit_train)
+    parts = (s.method, s.inner, s.outer, s.peer, s.network, s.epochs, s.steps, s.batch_size, s.limit_train)
     return " ".join(map(str, (*parts, cell.boundary, cell.role)))
-
-
-def network_of(settings: Settings) -> str:
-    """The network that is trained."""
-    return settings.network
 
 
 def spent(record: Mapping[str, Any]) -> float:
@@ -181,16 +176,6 @@ def _timed(network: nn.Module, x: torch.Tensor, backward: bool) -> float:
             torch.cuda.synchronize(x.device)
         least = min(least, time.perf_counter() - at)
     return least
-
-
-def planned_minutes(studies: Sequence[str], minutes: Mapping[str, float]) -> float | None:
-    """Of one seed of some studies, as the scale declares it; None where it does not for one of them."""
-    return sum(minutes[name] for name in studies) if all(name in minutes for name in studies) else None
-
-
-def hours_used(records: Iterable[Mapping[str, Any]]) -> float:
-    """Of all workers together."""
-    return sum(map(spent, records)) / 3600
 
 
 STATES = ("done", "running", "begun", "failed", "missing")

@@ -4,7 +4,7 @@
     reading.mean(row, ROBUST)                           mean, deviation and interval over the seeds that there are
     reading.gain(row, reading.reference(row), ROBUST)   the row minus the one that it is held beside
 
-The statistics are those of `mmard.evaluation.spread`. Nothing is filled in: a row without records has no mean.
+The statistics are those of `mmard.tables.statistics`. Nothing is filled in: a row without records has no mean.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import numpy as np
 from mmard.evaluation.score import Mask, wilson
 from mmard.settings import Value
 from mmard.study.grid import Cell, Grid, Row
-from mmard.study.records import unpacked
+from mmard.study.records import Record, unpacked
 from mmard.tables.statistics import Difference, deviation, difference, mean_interval
 
-Record = Mapping[str, Any]
 WHICH = ("best", "last")
 
 
@@ -36,6 +35,7 @@ class Quantity:
         times: what the number is multiplied with to be shown: 100 for a share.
         digits: behind the point when shown.
         figure: the key of the figure whose verdicts on images can be paired; "" for none.
+        unit: of a difference as it is shown.
     """
 
     title: str
@@ -43,6 +43,7 @@ class Quantity:
     times: float = 1.0
     digits: int = 1
     figure: str = ""
+    unit: str = "points"
 
 
 def accuracy(key: str, title: str) -> Quantity:
@@ -55,32 +56,6 @@ def accuracy(key: str, title: str) -> Quantity:
     return Quantity(title, take, 100.0, 1, key)
 
 
-def boundary_quantity(
-    whose: str, key: str, title: str, *, state: str = "own", times: float = 1.0, digits: int = 2
-) -> Quantity:
-    """A number on inputs beside the decision boundary of "teacher" or "student".
-
-    Args:
-        state: which inputs: "own", training examples under the run's own attack, or "test", attacked test images.
-    """
-
-    def take(record: Record, which: str) -> float | None:
-        found = ((record.get("boundary") or {}).get(state) or {}).get(whose, {}).get(key)
-        return None if found is None else float(found)
-
-    return Quantity(title, take, times, digits)
-
-
-def in_radii(quantity: Quantity) -> Quantity:
-    """A distance as a multiple of the radius that the run was trained for."""
-
-    def take(record: Record, which: str) -> float | None:
-        found = quantity.take(record, which)
-        return None if found is None else found / float(record["settings"]["eps"])
-
-    return Quantity(quantity.title, take, quantity.times, quantity.digits)
-
-
 def _train_seconds(record: Record, which: str) -> float | None:
     # A clock on the wall says little of a CPU that does other work too.
     found = record["seconds"].get("train_cpu" if record["device"] == "cpu" else "train")
@@ -89,7 +64,7 @@ def _train_seconds(record: Record, which: str) -> float | None:
 
 ROBUST = accuracy("robust", "robust %")
 CLEAN = accuracy("clean", "clean %")
-SECONDS = Quantity("training s", _train_seconds, 1.0, 0)
+SECONDS = Quantity("training s", _train_seconds, 1.0, 0, unit="s")
 """Of the CPU where a run was trained there, in one sitting; on a GPU by the clock."""
 
 
@@ -98,38 +73,36 @@ INPUTS = {
     "test": "attacked test images",
 }
 """Which inputs, and in words."""
+NEARNESS = {
+    "margin": ("mean_margin", "margin", "nats"),
+    "misread": ("wrong", "misread %", "points"),
+    "entropy": ("entropy", "entropy", "nats"),
+    "distance": ("distance_first_order", "distance", "radii"),
+    "nearest": ("distance_minimal", "nearest", "radii"),
+}
+"""Numbers on inputs beside a decision boundary: key in the record, title, unit. The margin is the log-probability of
+the true class minus the largest other; the distance is that to the boundary if the margin were linear, `nearest` that
+to the nearest point with another prediction that an attack of least norm finds."""
 
 
-def margin(whose: str, state: str = "own") -> Quantity:
-    """Log-probability of the true class minus the largest other, in nats."""
-    return boundary_quantity(whose, "mean_margin", f"{whose}: margin", state=state)
+def nearness(name: str, state: str = "own") -> Quantity:
+    """A number of `NEARNESS`, e.g. "teacher margin", on inputs of this kind."""
+    whose, what = name.split()
+    key, title, unit = NEARNESS[what]
 
+    def take(record: Record, which: str) -> float | None:
+        found = ((record.get("boundary") or {}).get(state) or {}).get(whose, {}).get(key)
+        radius = float(record["settings"]["eps"]) if unit == "radii" else 1.0
+        return None if found is None else float(found) / radius
 
-def misread(whose: str, state: str = "own") -> Quantity:
-    """Share of inputs that a network reads wrongly."""
-    return boundary_quantity(whose, "wrong", f"{whose}: misread %", state=state, times=100.0, digits=1)
-
-
-def entropy(whose: str, state: str = "own") -> Quantity:
-    """Of the prediction, in nats."""
-    return boundary_quantity(whose, "entropy", f"{whose}: entropy", state=state)
-
-
-def distance(whose: str, state: str = "own") -> Quantity:
-    """To the boundary, if the margin were linear, in radii of the ball."""
-    return in_radii(boundary_quantity(whose, "distance_first_order", f"{whose}: distance", state=state))
-
-
-def nearest(whose: str, state: str = "own") -> Quantity:
-    """To the nearest point with another prediction that an attack of least norm finds, in radii of the ball."""
-    return in_radii(boundary_quantity(whose, "distance_minimal", f"{whose}: nearest", state=state))
+    times, digits = (100.0, 1) if unit == "points" else (1.0, 2)
+    return Quantity(f"{whose}: {title}", take, times, digits, unit=unit)
 
 
 def boundary_quantities(state: str) -> tuple[Quantity, ...]:
-    """All of them, the teacher's first."""
-    return tuple(
-        each(whose, state) for whose in ("teacher", "student") for each in (margin, misread, entropy, distance)
-    )
+    """What a table of boundaries shows, the teacher's first."""
+    shown = ("margin", "misread", "entropy", "distance")
+    return tuple(nearness(f"{whose} {what}", state) for whose in ("teacher", "student") for what in shown)
 
 
 @dataclass(frozen=True)
@@ -395,27 +368,30 @@ def short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float | int) else str(value)
 
 
+def on_common_seeds(means: Sequence[Mean | None]) -> dict[int, list[float]]:
+    """Numbers of several rows by seed, for the seeds that all have; nothing where a row has no figure."""
+    known = [mean for mean in means if mean is not None]
+    if not known or len(known) < len(means):
+        return {}
+    seeds = set.intersection(*(set(mean.by_seed) for mean in known))
+    return {seed: [mean.by_seed[seed] for mean in known] for seed in sorted(seeds)}
+
+
 def pooled(reading: Reading, pairs: Sequence[tuple[Row, Row | None]], quantity: Quantity) -> Difference | None:
     """The mean of what rows gain over others, paired by the seeds that all of them have.
 
     None where a pair has no figure: an average over fewer hosts would be another one.
     """
-    sides: tuple[list[Row], list[Row]] = ([], [])
-    for row, other in pairs:
-        if other is None:
-            return None
-        sides[0].append(row)
-        sides[1].append(other)
-    means = [[reading.mean(row, quantity) for row in side] for side in sides]
-    known = [[mean for mean in side if mean is not None] for side in means]
-    if not pairs or known != means:
+    ours, theirs = [row for row, _ in pairs], [other for _, other in pairs if other is not None]
+    both = [*ours, *theirs]
+    by_seed = on_common_seeds([reading.mean(row, quantity) for row in both])
+    if not by_seed or len(both) < 2 * len(pairs):
         return None
-    seeds = set.intersection(*(set(mean.by_seed) for side in known for mean in side))
-    if not seeds:
-        return None
-    values = [{s: statistics.fmean(mean.by_seed[s] for mean in side) for s in sorted(seeds)} for side in known]
-    masks = [_mean_masks(reading, side, seeds, quantity) for side in sides]
-    return difference(values[0], values[1], masks[0], masks[1], of_images=bool(quantity.figure))
+    n = len(pairs)
+    mine = {seed: statistics.fmean(values[:n]) for seed, values in by_seed.items()}
+    other = {seed: statistics.fmean(values[n:]) for seed, values in by_seed.items()}
+    masks = [_mean_masks(reading, side, set(by_seed), quantity) for side in (ours, theirs)]
+    return difference(mine, other, *masks, of_images=bool(quantity.figure))
 
 
 def _mean_masks(reading: Reading, rows: Sequence[Row], seeds: set[int], quantity: Quantity) -> dict[int, Any]:

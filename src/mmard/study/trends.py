@@ -326,7 +326,6 @@ def _students(axes: Axes, x: float, mean: Mean | None, index: int) -> None:
     dot(axes, x, mean.mean, index, reach=mean.interval, upright=True)
 
 
-# robust accuracy at the same clean accuracy ---------------------------------------------------------------------------
 HEIGHT = 380
 
 

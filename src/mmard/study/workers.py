@@ -71,7 +71,6 @@ class Work:
     session: str = field(default_factory=lambda: uuid4().hex)
 
 
-# failures -------------------------------------------------------------------------------------------------------------
 def failure_file(site: Site, name: str) -> Path:
     """Why a cell failed the last time."""
     return site.runs / ASIDE / f"{name}.failed.json"
@@ -90,7 +89,6 @@ def write_failure(work: Work, name: str, text: str, trace: str = "") -> None:
     write_json(file, {"cell": name, "session": work.session, "error": text, "traceback": trace, "written": now()})
 
 
-# one worker -----------------------------------------------------------------------------------------------------------
 def take_part(work: Work, report: Report, worker: int = 0) -> None:
     """Make cells until none is left that this process could make.
 
@@ -167,7 +165,6 @@ def _make(work: Work, cell: Cell, report: Report, worker: int) -> None:
     report(Message(worker, "done", cell.name, 1.0, time.monotonic() - began))
 
 
-# processes of this machine --------------------------------------------------------------------------------------------
 def sites_for(site: Site, cells: Sequence[Cell], jobs: int | None, device: str) -> list[Site]:
     """A site for each worker: a GPU each in turn, or a share of the cores.
 
@@ -333,7 +330,6 @@ def _handled(number: signal.Signals, handler: Any) -> Iterator[None]:
         signal.signal(number, before)
 
 
-# jobs of a cluster ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class JobLimits:
     """What is asked of the scheduler for each job.
