@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,23 @@ def bench(options: Bench) -> None:
 
     With --agreement: how far the engine's results are from the plain path's.
     """
+    from mmard.bench.agreement import agreement
+    from mmard.bench.measure import benchmark
+    from mmard.bench.records import default_folder
+
     if options.run is not None and not options.agreement:
         raise Refused("--run", expected="--agreement beside it", got="none", mend="say --agreement as well")
+    data_dir = None if options.data_dir is None else str(options.data_dir)
+    both: dict[str, Any] = {"only": _words(options.only), "device": options.device}
+    both["out"] = options.out or default_folder()
+    speed: dict[str, Any] = {"part": _words(options.part), "minutes": options.minutes, "threads": options.threads}
+    closeness: dict[str, Any] = {"images": options.images, "seed": options.seed, "data_dir": data_dir}
     try:
         with busy("agreement" if options.agreement else "benchmark") as tell:
-            record = (_agreement if options.agreement else _benchmark)(options, tell)
+            if options.agreement:
+                record = agreement(options.run, **both, **closeness, progress=tell)
+            else:
+                record = benchmark(options.size, **both, **speed, progress=tell)
     except KeyboardInterrupt:
         complain("stopped; nothing was written")
         raise typer.Exit(INTERRUPTED) from None
@@ -78,38 +90,6 @@ def _words(text: str) -> list[str]:
 
 
 Record = Mapping[str, Any]
-
-
-def _benchmark(options: Bench, tell: Callable[[str], None]) -> Record:
-    from mmard.bench.measure import benchmark
-    from mmard.bench.records import default_folder
-
-    return benchmark(
-        options.size,
-        only=_words(options.only),
-        part=_words(options.part),
-        minutes=options.minutes,
-        threads=options.threads,
-        device=options.device,
-        out=options.out or default_folder(),
-        progress=tell,
-    )
-
-
-def _agreement(options: Bench, tell: Callable[[str], None]) -> Record:
-    from mmard.bench.agreement import agreement
-    from mmard.bench.records import default_folder
-
-    return agreement(
-        options.run,
-        only=_words(options.only),
-        images=options.images,
-        seed=options.seed,
-        data_dir=None if options.data_dir is None else str(options.data_dir),
-        device=options.device,
-        out=options.out or default_folder(),
-        progress=tell,
-    )
 
 
 def shown(out: Console, record: Record) -> None:

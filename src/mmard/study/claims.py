@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmard.study.figures import number
+from mmard.study.figures import number, signed, with_half
 from mmard.study.grid import Row
 from mmard.study.reading import (
     CLEAN,
@@ -125,12 +125,12 @@ def _judged(claim: Claim, gap: Difference | None, quantity: Quantity, because: s
     """By a difference and its interval over seeds and images together."""
     if gap is None:
         return Verdict(claim, OPEN, because="records are missing")
-    text = number(gap.mean, quantity, sign=True)
     reach = gap.half
     if reach is None:
-        return Verdict(claim, OPEN, f"{text} {quantity.unit}", "one seed of training")
-    figure = f"{text} ± {reach * quantity.times:.{quantity.digits}f} {quantity.unit}"
+        figure = f"{number(gap.mean, quantity, sign=True)} {quantity.unit}"
+        return Verdict(claim, OPEN, figure, "one seed of training")
     verdict = decided(gap.mean - reach, gap.mean + reach, claim.direction, claim.matters)
+    figure = f"{with_half(gap, quantity)} {quantity.unit}"
     return Verdict(claim, verdict, figure, f"{because}, {gap.seeds[0]} seeds")
 
 
@@ -148,8 +148,7 @@ def _gain(claim: Claim, reading: Reading) -> Verdict:
         rest = pooled(reading, [pair for k, pair in enumerate(pairs) if k != most], quantity)
         name = pairs[most][0].host
         if rest is not None and rest.half is not None:
-            figure = f"{number(rest.mean, quantity, sign=True)} ± {rest.half * quantity.times:.{quantity.digits}f}"
-            words += f"; without {name}, which is most for it, {figure}"
+            words += f"; without {name}, which is most for it, {with_half(rest, quantity)}"
     found = _judged(claim, pooled(reading, pairs, quantity), quantity, words)
     return replace(found, verdict=OPEN) if found.verdict == HOLDS and worse and claim.direction != "not less" else found
 
@@ -177,7 +176,7 @@ def _slope(claim: Claim, reading: Reading) -> Verdict:
         return Verdict(claim, OPEN, because="fewer than three robust teachers with records")
     line = found.teachers
     half = found.teachers.half
-    figure = f"{line.slope:+.2f} ± {half:.2f}".replace("-", "\N{MINUS SIGN}")
+    figure = f"{signed(line.slope)} ± {half:.2f}"
     verdict = decided(line.slope - half, line.slope + half, claim.direction, claim.matters)
     return Verdict(claim, verdict, figure, f"difference of slopes, {line.n} robust teachers as points")
 

@@ -21,6 +21,7 @@ from mmard.tables.statistics import Difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 WIDTH = 720
@@ -158,14 +159,19 @@ def in_rows(axes: Axes, names: Sequence[str], positions: Sequence[float], bottom
 
 def along(axes: Axes, title: str, *, shares: bool = True, n: int = 5, zero: bool = False) -> None:
     """Few ticks along x, in percent for shares, and what they count."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(n, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(in_percent if shares else plain))
+    few_ticks(axes.xaxis, n, in_percent if shares else plain)
     axes.margins(x=0.06)
     axes.set_xlabel(title, loc="right", labelpad=3)
     if zero:
         axes.axvline(0, color=mark("muted"), linewidth=1, zorder=0)
+
+
+def few_ticks(axis: Axis, n: int, said: Callable[[float, object], str] | None = None) -> None:
+    """At most so many ticks at round numbers, in percent unless said otherwise."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(n, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(said or in_percent))
 
 
 def in_percent(value: float, _: object = None) -> str:
@@ -196,10 +202,7 @@ def slug_of(reading: Reading, *more: str) -> str:
 
 def same_heights(panels: Sequence[Axes]) -> None:
     """The widest of the limits along y for all of some panels, with the same ticks in percent."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     limits = [axes.get_ylim() for axes in panels]
     for axes in panels:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
+        few_ticks(axes.yaxis, 4)

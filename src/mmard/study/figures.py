@@ -28,6 +28,21 @@ def number(value: float, quantity: Quantity, *, sign: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
+def signed(slope: float) -> str:
+    """A slope with its sign, a real minus."""
+    return f"{slope:+.2f}".replace("-", MINUS)
+
+
+def with_half(gap: Difference, quantity: Quantity) -> str:
+    """A difference and half of its interval over seeds and images together, which is known.
+
+    >>> with_half(Difference(-0.05, 0.03, 0.04, True, (3, 3)), ROBUST)
+    '\N{MINUS SIGN}5.0 ± 5.0'
+    """
+    assert gap.half is not None
+    return f"{number(gap.mean, quantity, sign=True)} ± {gap.half * quantity.times:.{quantity.digits}f}"
+
+
 def mean_text(found: Mean | None, quantity: Quantity) -> str:
     """Mean and standard deviation, and how many seeds where some are missing.
 

@@ -18,8 +18,8 @@ from mmard.study.drawing import (
     Plot,
     along,
     dot,
+    few_ticks,
     gap_dot,
-    in_percent,
     in_rows,
     legend,
     level_title,
@@ -238,7 +238,7 @@ def _along(corners: Sequence[tuple[float, ...]]) -> list[tuple[float, float]]:
 
 def _seconds_axis(axes: Axes, seconds: list[float]) -> None:
     """Ticks at round numbers of a logarithmic axis."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     low, high = axes.get_xlim()
     ticks = [m * 10.0**e for e in range(-3, 8) for m in (1, 1.5, 2, 3, 4, 5, 7) if low <= m * 10.0**e <= high]
@@ -246,8 +246,7 @@ def _seconds_axis(axes: Axes, seconds: list[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
+    few_ticks(axes.yaxis, 6)
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from mmard.study.drawing import (
     along,
     around,
     dot,
-    in_percent,
+    few_ticks,
     legend,
     panel,
     plot,
     same_heights,
     words,
 )
-from mmard.study.figures import NOTHING, gap_entry, mean_text, number, study_table
+from mmard.study.figures import NOTHING, gap_entry, mean_text, number, signed, study_table
 from mmard.study.grid import Row
 from mmard.study.hosts import Cells
 from mmard.study.reading import (
@@ -239,11 +239,7 @@ def _slopes(found: Trend | None) -> Cells:
         return (NOTHING,) * 4
     halves = ["unknown" if line.half is None else f"{line.half:.2f}" for line in (found.cells, found.teachers)]
     clear = found.teachers.half is not None and abs(found.cells.slope) > found.teachers.half
-    return (Entry(_signed(found.teachers), strong=clear), *halves, f"{found.teachers.n}, {found.cells.n}")
-
-
-def _signed(line: FittedLine) -> str:
-    return f"{line.slope:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return (Entry(signed(found.teachers.slope), strong=clear), *halves, f"{found.teachers.n}, {found.cells.n}")
 
 
 def saturation_plots(reading: Reading) -> list[Plot]:
@@ -464,7 +460,10 @@ def trade_off_plots(reading: Reading) -> list[Plot]:
             if len(at) > 1:
                 shown.append((index, " by ".join([host_name(reading, host), *axes_of(reading, host)]), False))
         axes.margins(0.08, 0.08)
-        _in_percent(axes)
+        for each in (axes.xaxis, axes.yaxis):
+            few_ticks(each, 7)
+        axes.grid(visible=True, axis="both")
+        axes.set_xlabel("clean %", loc="right", labelpad=3)
         words(made, 2, 14, "robust %", quiet=True)
         legend(made, shown, left + 40, 14)
         words(made, 2, top + HEIGHT + BOTTOM - 8, "means, and thin the standard deviation over seeds", quiet=True)
@@ -486,13 +485,3 @@ def _place(reading: Reading, row: Row) -> tuple[Mean, Mean] | None:
 def _value(reading: Reading, row: Row) -> str:
     axis = row.axis or next(each.axis for each in reading.grid.rows if each.host == row.host and each.axis)
     return short(reading.value(row, axis))
-
-
-def _in_percent(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    for each in (axes.xaxis, axes.yaxis):
-        each.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-        each.set_major_formatter(FuncFormatter(in_percent))
-    axes.grid(visible=True, axis="both")
-    axes.set_xlabel("clean %", loc="right", labelpad=3)
