@@ -59,12 +59,12 @@ def bench(options: Bench) -> None:
 
     With --agreement: how far the engine's results are from the plain path's.
     """
+    if options.run is not None and not options.agreement:
+        raise Refused("--run", expected="--agreement beside it", got="none", mend="say --agreement as well")
     from mmard.bench.agreement import agreement
     from mmard.bench.measure import benchmark
     from mmard.bench.records import default_folder
 
-    if options.run is not None and not options.agreement:
-        raise Refused("--run", expected="--agreement beside it", got="none", mend="say --agreement as well")
     data_dir = None if options.data_dir is None else str(options.data_dir)
     both: dict[str, Any] = {"only": _words(options.only), "device": options.device}
     both["out"] = options.out or default_folder()
