@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -208,6 +209,13 @@ def test_a_recorded_cell_is_made_again_from_its_record_alone(tmp_path: Path, mon
     with pytest.raises(Refused, match=teacher):
         repeat(student, {student: held[student]}, Site(tmp_path / "third"))
     assert replace(cells[student], boundary=True) == cell_of(held[student])
+
+
+def test_teachers_that_teach_each_other_are_refused(tmp_path: Path) -> None:
+    teacher = RECORDS[STUDENT]["teachers"]["T"]
+    circle = {**RECORDS, teacher: changed(RECORDS[teacher], teachers={"T": STUDENT})}
+    with pytest.raises(Refused, match=f"got {re.escape(STUDENT)} taught by {teacher} taught by {re.escape(STUDENT)}"):
+        repeat(STUDENT, circle, Site(tmp_path))
 
 
 # another CPU ----------------------------------------------------------------------------------------------------------

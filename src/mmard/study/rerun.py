@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused, require, unknown
 from mmard.settings import Settings
 from mmard.study.cell import Site, make
 from mmard.study.grid import Cell, added, cell_name
@@ -163,11 +163,8 @@ def repeat(
     Raises:
         Refused: for a cell without a record, or a folder that holds the very run that the record is of.
     """
-    for needed in (name, *_teachers(name, records)):
-        if needed not in records:
-            raise unknown("cell", needed, records)
     made: dict[str, Record] = {}
-    for each in (*reversed(_teachers(name, records)), name):
+    for each in dict.fromkeys(_in_order(name, records)):
         recorded = records[each]
         held = site.record(each)
         if each == name and held is not None and held["environment"] == recorded["environment"]:
@@ -182,17 +179,19 @@ def repeat(
     return Repeated(records[name], made[name], differ, compared, spread)
 
 
-def _teachers(name: str, records: Mapping[str, Record]) -> list[str]:
-    """Cells that a cell needs, the nearest first."""
-    found: list[str] = []
-    asked = [name]
-    while asked:
-        for teacher in records.get(asked.pop(0), {}).get("teachers", {}).values():
-            if teacher in found:
-                found.remove(teacher)
-            found.append(teacher)
-            asked.append(teacher)
-    return found
+def _in_order(name: str, records: Mapping[str, Record], taught: tuple[str, ...] = ()) -> Iterator[str]:
+    """The teachers that a cell needs, each before what it teaches, and the cell.
+
+    Raises:
+        Refused: where one has no record, or they teach each other in a circle.
+    """
+    if name not in records:
+        raise unknown("cell", name, records)
+    circle = " taught by ".join((*taught, name))
+    require(name not in taught, f"cell {name}", expected="teachers that were there before it", got=circle)
+    for teacher in records[name]["teachers"].values():
+        yield from _in_order(teacher, records, (*taught, name))
+    yield name
 
 
 def over_seeds(name: str, records: Mapping[str, Record]) -> dict[int, Record]:
