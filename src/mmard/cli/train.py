@@ -170,7 +170,8 @@ def _go_on(run: Run, dry_run: bool, quiet: bool, ranks: Ranks | None) -> None:
         job.step.twins.keep(run.engine or {})
         _show_plan(job, said, done=position.epoch if position else 0)
         return
-    _train(job, Run(run.path, writes=ranks is None or ranks.first), quiet)
+    run.writes = ranks is None or ranks.first
+    _train(job, run, quiet)
 
 
 def _free(path: Path) -> Path:
