@@ -18,8 +18,9 @@ from mmard.evaluation.score import wilson
 from mmard.files import read_json, tensors_hash, write_json
 from mmard.run import Run
 from mmard.tables.comparison import Accuracy, Comparison, comparison
-from mmard.tables.figures import Column, findings_of, present
+from mmard.tables.figures import Column
 from mmard.tables.paper import remarks
+from mmard.tables.records import findings_of, present
 
 HERE = Path(__file__).resolve().parents[1] / "results" / "cifar10-jpeg"
 

@@ -76,6 +76,12 @@ def test_every_figure_is_seen_and_nothing_sticks_out(browser: Browser, report: P
     assert len(sizes) > 80
     assert all(width > 60 and height > 60 for width, height in sizes)
     assert browser.value("document.documentElement.scrollWidth") == size[0]
+    if size == NARROW:
+        cut = browser.value(
+            "[...document.querySelectorAll('.scroll:not(:has(.compact))')]"
+            ".filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.getAttribute('aria-label'))"
+        )
+        assert cut == []
     # Letters of plots are no smaller on a phone than beside each other on a desk.
     letters = browser.value(
         "Math.min(...[...document.querySelectorAll('svg.plot')].map(e => 11 * e.getBoundingClientRect().width / 320))"

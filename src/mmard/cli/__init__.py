@@ -19,8 +19,8 @@ from mmard.errors import Refused
 from mmard.trust import trust_typed
 
 FILES = (
-    *("train", "evaluate", "show", "compare", "transfer", "export", "catalogue", "bench", "share", "doctor", "new"),
-    *("study", "study_read", "demo"),
+    *("train", "evaluate", "show", "compare", "report", "transfer", "export", "catalogue", "bench", "share", "doctor"),
+    *("new", "study", "study_read", "demo"),
 )
 ORDER = (
     *("demo", "train", "distill", "evaluate", "show", "compare", "transfer", "report", "methods", "attacks", "models"),

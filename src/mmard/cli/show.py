@@ -44,7 +44,7 @@ def show(options: Show) -> None:
 
     path = options.run
     run = Run.open(path)
-    from mmard.tables.figures import findings_of, outgrown, present, scores_of
+    from mmard.tables.records import findings_of, outgrown, present, scores_of
 
     if "method" not in run.config:
         got = f"records of {run.config.get('network', 'a network')}"

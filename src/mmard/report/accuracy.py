@@ -30,8 +30,9 @@ from mmard.report.runs import (
 )
 from mmard.report.section import Picture, Section
 from mmard.tables.comparison import Comparison, comparison
-from mmard.tables.figures import ACCURACY, Column, Record, Sample
+from mmard.tables.figures import ACCURACY, Column, Sample
 from mmard.tables.paper import COLUMNS, table_of
+from mmard.tables.records import Record
 from mmard.tables.table import Entry, Table, entry
 
 MOST_PLOTS = 8

@@ -256,10 +256,6 @@ def _written(element: ElementTree.Element) -> str:
     return f"<{element.tag}{attributes}>{inner}</{element.tag}>"
 
 
-# axes -----------------------------------------------------------------------------------------------------------------
-# What plots share: the names of axes, ticks, and places for labels.
-
-
 LETTER = 6.2
 """Width of a letter of a label, on average."""
 
@@ -324,10 +320,6 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
         for k, i in enumerate(members):
             placed[i] = centre - half + gap * k
     return placed
-
-
-# labels ---------------------------------------------------------------------------------------------------------------
-# Places for names beside points of a scatter, so that no name lies on another or on a point.
 
 
 class Box(NamedTuple):

@@ -28,7 +28,7 @@ from mmard.report.runs import (
     protocol,
 )
 from mmard.report.section import Picture, Section
-from mmard.tables.figures import Record
+from mmard.tables.records import Record
 from mmard.tables.table import Emphasis, Entry, Table
 from mmard.words import plural
 

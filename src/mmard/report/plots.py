@@ -78,10 +78,6 @@ def histogram(
     return made.svg
 
 
-# lines ----------------------------------------------------------------------------------------------------------------
-# Lines over a number, each named at its end.
-
-
 Numbers = Sequence[float]
 DIRECT = 6
 """More series than these are named by the key of the page, not by labels within the plot."""
@@ -225,10 +221,6 @@ def _label_ends(made: Canvas, lines: Sequence[Line]) -> None:
         made.figure.text(at, place / made.height, text, fontsize=LETTERS, va="center_baseline")
 
 
-# reliability ----------------------------------------------------------------------------------------------------------
-# Accuracy against confidence, which is the diagonal for a network that knows how sure to be.
-
-
 @dataclass(frozen=True)
 class Bin:
     """Images of about one confidence: their mean confidence, their accuracy and its interval, shares in [0, 1]."""
@@ -261,10 +253,6 @@ def reliability(slug: str, alt: str, clean: Sequence[Bin], attacked: Sequence[Bi
         ticks(axes, n=4, fractions=True, x_text=percentages)
         frame(made, "confidence, %", "accuracy, %")
     return made.svg
-
-
-# rows -----------------------------------------------------------------------------------------------------------------
-# Dots and bars in named rows.
 
 
 @dataclass(frozen=True)
@@ -364,10 +352,6 @@ def _names(names: Sequence[str]) -> Any:
     from matplotlib.ticker import FixedFormatter
 
     return FixedFormatter(list(names))
-
-
-# scatter --------------------------------------------------------------------------------------------------------------
-# Clean against robust accuracy: a dot for each run, larger ones for means over seeds.
 
 
 @dataclass(frozen=True)

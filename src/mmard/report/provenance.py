@@ -14,7 +14,7 @@ from mmard.methods import compose
 from mmard.report.runs import ReportedRun, ReportedRuns, RunGroup, listed, quoted, setting, size
 from mmard.report.section import Section
 from mmard.settings import Settings, command_of, teachers_text
-from mmard.tables.figures import Record
+from mmard.tables.records import Record
 from mmard.tables.table import Entry, Table
 from mmard.words import plural, printable
 

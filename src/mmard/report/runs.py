@@ -15,8 +15,9 @@ from mmard.errors import Refused
 from mmard.evaluation.spellings import attack_title
 from mmard.files import read_json
 from mmard.run import Run, terms_of
-from mmard.tables.comparison import configurations
-from mmard.tables.figures import Record, findings_of, outgrown, present, scores_of, severity, written
+from mmard.tables.configurations import configurations, shown
+from mmard.tables.figures import severity
+from mmard.tables.records import Record, findings_of, outgrown, present, scores_of, written
 from mmard.words import as_fraction
 
 
@@ -321,15 +322,11 @@ def setting(name: str, value: Any) -> str:
     """A setting's value as it would be said on the command line."""
     if value is None:
         return "not set"
-    if name in ("eps", "step_size") and isinstance(value, float):
-        return as_fraction(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(setting("", each) for each in value)
-    return str(value)
+    return str(value) if isinstance(value, dict) else shown(name, value)
 
 
 def missing(report: ReportedRuns) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from mmard.report.plots import Line, line_plot
 from mmard.report.runs import ReportedRun, ReportedRuns, number, percent, quoted, setting
 from mmard.report.section import Picture, Section
 from mmard.settings import command_of
-from mmard.tables.figures import Record
+from mmard.tables.records import Record
 from mmard.tables.table import Table
 
 TRAINING_LONGEST_TABLE = 40

@@ -293,7 +293,6 @@ def off_by(half: float | None, times: float = 100.0, digits: int = 1) -> str:
     return f"±{text}" if float(text) else f"±<{10.0**-digits:.{digits}f}"
 
 
-# documents of several tables ------------------------------------------------------------------------------------------
 def markdown(tables: Iterable[Table], below: str = "", notes: Iterable[str] = ()) -> str:
     """Tables with their captions, what holds for all of them, and notes as a list."""
     parts = [part for table in tables for part in (table.markdown(), markdown_text(table.caption)) if part]
@@ -310,7 +309,6 @@ def latex(tables: Iterable[Table], below: str = "", notes: Iterable[str] = (), n
     return "\n".join(["% Needs \\usepackage{booktabs}.", *made, *(f"% {printable(note)}" for note in notes)]) + "\n"
 
 
-# escaping -------------------------------------------------------------------------------------------------------------
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
