@@ -58,5 +58,5 @@ def leave_steps(out: Path, specs: Sequence[str]) -> None:
     with joined(on_gpus=False) as found:
         assert found is not None
         draw = torch.rand(3, generator=generator("cpu", 0, "spread", found.rank), dtype=torch.float64)
-        everywhere = found.gathered(draw[: found.shares(5)[found.rank]], 5)
+        everywhere = found.gather(draw[: found.shares(5)[found.rank]], 5)
         torch.save({"gathered": everywhere, **{spec: taken(spec, found) for spec in specs}}, out / f"{found.rank}.pt")
