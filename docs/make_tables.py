@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmard.catalogue import written_anew
+from mmard.catalogue import facts, written_anew
 from mmard.methods import METHODS, PLUGINS, build, parameters
 from mmard.passes import count_passes
 from mmard.settings import DISTILLED, TAUGHT, Settings
@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = "src/mmard/catalogue.json"
 PAGES = (
     CATALOGUE,
-    "README.md", "docs/architecture.md", "docs/methods.md", "docs/released_code.md", "docs/teachers.md",
-    "docs/settings.md",
+    "README.md", "docs/architecture.md", "docs/evaluation.md", "docs/methods.md", "docs/released_code.md",
+    "docs/settings.md", "docs/teachers.md",
     "docs/results/cifar10-jpeg.md", "docs/results/digits-saad.md",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z0-9-]+) \(make docs\) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -219,7 +219,13 @@ def architecture() -> str:
     return "\n\n".join(parts)
 
 
+def attacks() -> str:
+    """What `mmard attacks` lists."""
+    return table(("spelling", "attack"), [(code(each["spelling"]), each["says"]) for each in facts("attacks")])
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "attacks": attacks,
     "architecture": architecture,
     "methods": methods,
     "costs": costs,

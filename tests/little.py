@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks import PGD, Attack, AutoAttack, read_attacks
+from mmard.attacks import PGD, Attack, AutoAttack, UntargetedPGD, read_attacks
 from mmard.attacks.autoattack import shortened
 from mmard.balls import Budget
 from mmard.data import ImageSet, Splits, load
@@ -187,6 +187,8 @@ def measured(
 
 def short(attack: Attack | AutoAttack, *, steps: int, queries: int, targets: int) -> Attack | AutoAttack:
     """An attack of AutoAttack, or all, under its own name at a fraction of its effort."""
+    if isinstance(attack, UntargetedPGD):
+        return attack
     whole = attack if isinstance(attack, AutoAttack) else AutoAttack("", "", {attack.spec: attack})  # type: ignore[dict-item]
     less = shortened(whole, steps=steps, queries=queries, targets=targets).attacks
     return AutoAttack(attack.spec, attack.label, less) if isinstance(attack, AutoAttack) else less[attack.spec]

@@ -12,7 +12,7 @@ from laws import over
 from nets import conv, generator, images, labels, linear, state
 from torch import Tensor, nn
 
-from mmard.attacks import FAMILY, PGD, Untargeted, UntargetedPGD, fgsm, read_attack, read_attacks
+from mmard.attacks import ATTACKS, PGD, Untargeted, UntargetedPGD, fgsm, read_attack, read_attacks
 from mmard.attacks.pgd import LOSSES as NAMED
 from mmard.balls import NORMS, Budget
 from mmard.errors import Refused
@@ -327,7 +327,11 @@ ALL_BUDGETS = over("budget", CONV_NORMS, ids=str)
 
 
 def test_the_common_tests_meet_every_kind_of_attack() -> None:
-    assert {spec.split("-")[0] for spec in SPELLINGS} == set(FAMILY)
+    assert {spec.split("-")[0] for spec in SPELLINGS} == {
+        name
+        for name in ATTACKS
+        if isinstance(read_attacks([next(iter(ATTACKS[name].says))], Budget(0.1), 10)[0], UntargetedPGD)
+    }
 
 
 def attacked(t: UntargetedPGD, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, seed: int = 0) -> Tensor:
@@ -431,10 +435,10 @@ def test_a_spelling_is_read(spec: str, label: str, attack: PGD) -> None:
 @over(
     ("spec", "words"),
     [
-        ("pdg-20", "did you mean 'pgd'"),
-        ("pgdd-20", "did you mean 'pgd'"),
+        ("pdg-20", "did you mean 'pgd-20'"),
+        ("pgdd-20", "did you mean 'pgd-20'"),
         ("fgms", "did you mean 'fgsm'"),
-        ("apgd-20", "did you mean 'pgd'"),
+        ("apgd-20", "did you mean 'apgd-ce' or 'apgd-dlr' or 'apgd-t'?"),
         ("pgd", "number of steps, e.g. pgd-20"),
         ("cw", "number of steps, e.g. cw-20"),
         ("fgsm-3", "plain 'fgsm'"),
@@ -445,10 +449,10 @@ def test_a_spelling_is_read(spec: str, label: str, attack: PGD) -> None:
         ("pgd-5@-1", "a positive step"),
         ("pgd-5@0.1", "swapped"),
         ("pgd-5@1e99", "swapped"),
-        ("pgd-5@1/0", "such as 8/255"),
-        ("pgd-5@/", "such as 8/255"),
-        ("pgd-5@0.01x2", "a spelling such as"),
-        ("pgd 20", "a spelling such as"),
+        ("pgd-5@1/0", "a step such as 2/255"),
+        ("pgd-5@/", "a step such as 2/255"),
+        ("pgd-5@0.01x2", "did you mean 'pgd-5x2@0.01'?"),
+        ("pgd 20", "did you mean 'pgd-20'?"),
         ("20", "a spelling such as"),
         ("", "a spelling such as"),
     ],
@@ -499,6 +503,35 @@ def test_eight_as_a_radius_is_refused_with_the_mend() -> None:
             "attack 'square-5': expected plain 'square', got 'square-5'; its numbers are fixed; say square",
         ),
         ("aa-rand-3", 10, "expected plain 'aa-rand'"),
+        ("square5000", 10, "expected plain 'square', got 'square5000'; its numbers are fixed; say square"),
+        ("square@0.1", 10, "expected plain 'square', got 'square@0.1'; its numbers are fixed; say square"),
+        ("fgsm-2", 10, "expected plain 'fgsm', got 'fgsm-2'; its numbers are fixed; say fgsm"),
+        ("aax2", 10, "expected plain 'aa', got 'aax2'; its numbers are fixed; say aa"),
+        ("aa@", 10, "expected plain 'aa', got 'aa@'"),
+        ("aa.square", 10, "expected plain 'aa', got 'aa.square'; say square for that attack alone"),
+        ("autoattack", 10, "did you mean 'aa'?"),
+        ("Auto-Attack", 10, "did you mean 'aa'?"),
+        ("apgd_ce", 10, "did you mean 'apgd-ce'?"),
+        ("apgd", 10, "did you mean 'apgd-ce' or 'apgd-dlr' or 'apgd-t'?"),
+        ("fab", 10, "did you mean 'fab-t'?"),
+        ("bim-10", 10, "did you mean 'pgd-10'?"),
+        ("mim", 10, "fab-t, square, got 'mim'"),
+        ("pgd-20@pyautoattack", 10, "got 'pgd-20@pyautoattack'; say pgd-20"),
+        ("pgd-20-10", 10, "did you mean 'pgd-20x10'?"),
+        ("pgd-20*10", 10, "did you mean 'pgd-20x10'?"),
+        ("pgd-20@", 10, "did you mean 'pgd-20'?"),
+        ("pgd-20x", 10, "did you mean 'pgd-20'?"),
+        ("pgd\u201320", 10, "did you mean 'pgd-20'?"),
+        ("pgd-20@1/255x10", 10, "did you mean 'pgd-20x10@1/255'?"),
+        ("pgd-20@e", 10, "attack 'pgd-20@e': expected a step such as 2/255 or 0.003 after the @, got 'e'"),
+        ("pgd-20@nan", 10, "attack 'pgd-20@nan': expected a positive step after the @, got nan"),
+        (
+            "pgd-20@2",
+            10,
+            "expected a step within the diameter 16/255 of the ball linf 8/255, got 2; did you mean 2/255?",
+        ),
+        ("pgd-99999999", 10, "expected at least 1 and at most 1,000,000 steps, got 99999999"),
+        ("pgd-x10", 10, "expected the number of steps, e.g. pgd-20, pgd-20x10 with restarts"),
         ("apgd-ce-50", 10, "expected plain 'apgd-ce'"),
         ("pgd20", 10, "did you mean 'pgd-20'?"),
         ("cw_30", 10, "did you mean 'cw-30'?"),
@@ -507,10 +540,18 @@ def test_eight_as_a_radius_is_refused_with_the_mend() -> None:
         (
             "apgd-t",
             2,
-            "expected four classes or more, got 2, on which its loss is not defined; take apgd-ce, fab-t, square",
+            "expected four classes or more, got 2, on which its loss is not defined; take aa, apgd-ce, fab-t, square",
         ),
     ],
 )
 def test_a_spelling_that_is_none_is_told_the_one_that_is_meant(spec: str, classes: int, says: str) -> None:
-    with pytest.raises(Refused, match=re.escape(says)):
+    with pytest.raises(Refused, match=re.escape(says)) as refusal:
         read_attacks([spec], Budget(8 / 255), classes)
+    assert "\n" not in str(refusal.value)
+    for meant in re.findall(r"'([^']*)'(?:\?| or)", refusal.value.mend):
+        assert read_attacks([meant], Budget(8 / 255), 10)[0].spec == meant
+
+
+def test_what_follows_the_steps_of_pgd_is_given_nothing_else() -> None:
+    with pytest.raises(Refused, match=r"attack 'aa': expected FGSM, PGD or CW-PGD, e\.g\. fgsm, pgd-20, cw-30"):
+        read_attack("aa", Budget(8 / 255))

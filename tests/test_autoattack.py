@@ -17,8 +17,9 @@ from little import measured
 from reference_autoattack import CLASSES, STANDARD, Scene, in_double, reference_masks, scene_images, scene_labels
 from torch import Tensor, nn
 
+from mmard.attacks import named
 from mmard.attacks.apgd import APGD
-from mmard.attacks.autoattack import AutoAttack, named, rand, shortened, standard
+from mmard.attacks.autoattack import AutoAttack, rand, shortened, standard
 from mmard.attacks.fab import FAB
 from mmard.attacks.square import Square
 from mmard.balls import NORMS, Budget

@@ -44,6 +44,51 @@ def run(source: Path, code: str) -> str:
     return done.stdout
 
 
+ATTACK = """
+import torch
+from mmard.attacks import attack_title, named, spellings
+from mmard.balls import Budget
+from mmard.cli import answer
+from mmard.data import load
+from mmard.errors import Refused
+from mmard.evaluation.evaluate import Protocol, measure
+from mmard.models import build
+
+budget = Budget(0.1)
+attack = named("mi-fgsm-3", budget, 10)
+assert attack.label == "MI-FGSM-3 (CE, step 0.025, momentum 1, no start)", attack.label
+assert attack_title("mi-fgsm-3") == attack.title == "MI-FGSM-3"
+assert attack_title("transfer-mi-fgsm-10") == "MI-FGSM-10"
+assert "mi-fgsm-10" in spellings()
+for wrong, meant in (("mifgsm-3", "mi-fgsm-3"), ("mi-fgsm3", "mi-fgsm-3"), ("mi-fsgm-5", "mi-fgsm-5")):
+    try:
+        named(wrong, budget, 10)
+        raise AssertionError(wrong)
+    except Refused as refusal:
+        assert f"did you mean {meant!r}?" in str(refusal), refusal
+images = load("digits").test.take(slice(0, 64))
+torch.manual_seed(0)
+x, y = images.x.float() / 255, images.y
+means = torch.stack([x[y == c].mean(0) for c in range(10)]).flatten(1)
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+net[1].weight.data, net[1].bias.data = 5 * means, -2.5 * means.square().sum(1)
+clean, attacked = measure(net, images, Protocol((attack,), budget), split="test", which="means")
+assert attacked.score.correct < clean.score.correct, "an attack finds something"
+assert attacked.score.label == attack.label
+# One step from x without an average is FGSM on any network.
+(fgsm,) = Protocol.read("fgsm", budget, 10).attacks
+one = named("mi-fgsm-1@0.1", budget, 10)
+given = {"generator": torch.Generator()}
+assert torch.equal(one(net, x, y, budget, **given), fgsm(net, x, y, budget, **given))
+assert answer(["attacks"]) == 0
+"""
+
+
+def test_an_attack_is_one_file_and_one_line(tmp_path: Path) -> None:
+    assert "MI-FGSM" not in run(ROOT / "src", "from mmard.attacks import ATTACKS; print(ATTACKS)")
+    assert "mi-fgsm-10" in run(applied("An attack", tmp_path), ATTACK)
+
+
 def test_a_finding_is_one_file_and_one_line(tmp_path: Path) -> None:
     folder = invented_runs.run(tmp_path / "r", epochs=1, kinds=())
     for file in (folder / "scores").glob("*.json"):

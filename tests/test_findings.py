@@ -15,7 +15,7 @@ from little import CLASSES, SHAPE, matcher, measured, net, picture_set, protocol
 from suspects import EntropyMinimiser
 from torch import nn
 
-from mmard.attacks.autoattack import named
+from mmard.attacks import named
 from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.evaluation.checks import CHECKS

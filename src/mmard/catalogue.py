@@ -1,4 +1,4 @@
-"""What can be named, with the facts that lists of it show: methods, networks, data sets; read without PyTorch.
+"""What can be named, with the facts that lists of it show: methods, networks, data sets, attacks; read without PyTorch.
 
 `make docs` writes catalogue.json from the tables of the code, and beside each kind of fact a hash of the source that it
 follows from. Where that source has changed since, the facts are made anew, which takes PyTorch and some seconds.
@@ -35,7 +35,7 @@ _FILE = "catalogue.json"
 
 
 def facts(kind: str) -> list[Fact]:
-    """The rows of "methods" (plug-ins among them), "networks", "families" (of networks) or "data"."""
+    """The rows of "methods" (plug-ins among them), "networks", "families" (of networks), "data" or "attacks"."""
     held = _held(kind)
     return _MADE[kind]() if held is None else held
 
@@ -178,15 +178,23 @@ def _data() -> list[Fact]:
     ]
 
 
+def _attacks() -> list[Fact]:
+    from mmard.attacks import spellings
+
+    return [{"spelling": spelling, "says": says} for spelling, says in spellings().items()]
+
+
 _MADE: dict[str, Callable[[], list[Fact]]] = {
     "methods": _methods,
     "networks": _networks,
     "families": _families,
     "data": _data,
+    "attacks": _attacks,
 }
 _SOURCES = {
     "methods": ("methods/[!_]*.py",),
     "networks": ("models/*.py",),
     "families": ("models/__init__.py",),
     "data": ("data/__init__.py", "data/fetch.py"),
+    "attacks": ("attacks/*.py",),
 }

@@ -14,8 +14,7 @@ import torch
 from little import short
 from typed import SMALL, Typed
 
-from mmard.attacks import Attack, AutoAttack
-from mmard.attacks.autoattack import named
+from mmard.attacks import Attack, AutoAttack, named
 from mmard.balls import Budget
 from mmard.evaluation.score import Score
 from mmard.models import build

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmard.attacks.kinds import STANDARD_TARGETS, AttackKind
 from mmard.attacks.queries import ascent, length, logits_of, outside_inference_mode, prompt, wide
 from mmard.balls import Budget, l1_surplus, ranked
 from mmard.errors import Refused, unknown
@@ -564,3 +565,36 @@ class APGD:
 
 def _pick(logits: Tensor, index: Tensor) -> Tensor:
     return logits.gather(1, index[:, None])[:, 0]
+
+
+L1_TARGETS, L1_STARTS = 5, 5
+"""Of APGD under l1, in the standard whole."""
+
+
+def _ce(spec: str, budget: Budget, num_classes: int) -> APGD:
+    return APGD("ce", restarts=L1_STARTS if budget.norm == "l1" else 1)
+
+
+def _targeted(spec: str, budget: Budget, num_classes: int) -> APGD:
+    return APGD("targeted-dlr", targets=min(L1_TARGETS if budget.norm == "l1" else STANDARD_TARGETS, num_classes - 1))
+
+
+KINDS = {
+    "apgd-ce": AttackKind(
+        _ce, {"apgd-ce": "APGD on cross-entropy, 100 steps; under l1 from 5 starts"}, "APGD-CE", classes=2, backend=True
+    ),
+    "apgd-dlr": AttackKind(
+        lambda spec, budget, num_classes: APGD("dlr"),
+        {"apgd-dlr": "APGD on the DLR loss without a target, 100 steps; needs three classes"},
+        "APGD-DLR",
+        classes=LOSSES["dlr"].classes,
+        backend=True,
+    ),
+    "apgd-t": AttackKind(
+        _targeted,
+        {"apgd-t": "APGD on the targeted DLR loss, 100 steps for each of 9 targets, 5 under l1; needs four classes"},
+        "APGD-T",
+        classes=LOSSES["targeted-dlr"].classes,
+        backend=True,
+    ),
+}

@@ -12,17 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mmard.attacks.apgd import APGD
+from mmard.attacks.apgd import KINDS as APGD_KINDS
 from mmard.attacks.authors import PACKAGE, Authors, Own, installed
-from mmard.attacks.fab import FAB
+from mmard.attacks.fab import KINDS as FAB_KINDS
+from mmard.attacks.kinds import STANDARD_TARGETS, AttackKind
 from mmard.attacks.queries import Attack
+from mmard.attacks.square import KINDS as SQUARE_KINDS
 from mmard.attacks.square import Square
 from mmard.balls import Budget
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused
 from mmard.words import plural
 
-STANDARD_TARGETS = 9
-L1_TARGETS, L1_STARTS = 5, 5
-"""Of APGD under l1, in the standard whole."""
+PARTS = {**APGD_KINDS, **FAB_KINDS, **SQUARE_KINDS}
+"""What the ensembles are made of, by name."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,13 @@ def standard(budget: Budget, num_classes: int) -> AutoAttack:
     """
     if num_classes < 2:
         raise Refused("AutoAttack", expected="two classes or more", got=str(num_classes))
-    sparse = budget.norm == "l1"
-    targets = min(STANDARD_TARGETS, num_classes - 1)
-    attacks: dict[str, Own] = {"apgd-ce": APGD("ce", restarts=L1_STARTS if sparse else 1)}
-    if num_classes >= 4:
-        attacks["apgd-t"] = APGD("targeted-dlr", targets=min(L1_TARGETS, targets) if sparse else targets)
-    elif num_classes == 3:
-        attacks["apgd-dlr"] = APGD("dlr")
-    attacks |= {"fab-t": FAB(targets=targets), "square": Square()}
-    if targets == STANDARD_TARGETS:
+    third = {2: [], 3: ["apgd-dlr"]}.get(num_classes, ["apgd-t"])
+    attacks = {name: PARTS[name].make(name, budget, num_classes) for name in ("apgd-ce", *third, "fab-t", "square")}
+    if num_classes > STANDARD_TARGETS:
         return AutoAttack("aa", "AutoAttack (standard)", attacks)
+    targets = plural(num_classes - 1, "target")
     loss = {3: ", APGD-DLR for APGD-T", 2: ", no APGD-T"}.get(num_classes, "")
-    return AutoAttack("aa", f"AutoAttack, {plural(targets, 'target')}{loss}", attacks)
+    return AutoAttack("aa", f"AutoAttack, {targets}{loss}", attacks)
 
 
 def rand(budget: Budget, num_classes: int) -> AutoAttack:
@@ -109,50 +106,17 @@ def rand(budget: Budget, num_classes: int) -> AutoAttack:
     return AutoAttack("aa-rand", "AutoAttack (rand)", attacks)
 
 
-SPECS = ("aa", "aa-rand", "apgd-ce", "apgd-t", "fab-t", "square")
-"""What `named` reads, as it is and with a backend behind it, e.g. "aa@pyautoattack"."""
-
-
-def named(spec: str, budget: Budget, num_classes: int) -> Attack | AutoAttack:
-    """AutoAttack, or one attack of the standard list, by its short spelling.
-
-    >>> named("fab-t", Budget(8 / 255), num_classes=5).label
-    'FAB-T (margin, 100 steps x 4 targets, no random start)'
-
-    Raises:
-        Refused: for a spelling that is not in `SPECS`, or an attack that so few classes do not have.
-    """
-    text, at, backend = spec.strip().lower().partition("@")
-    if text not in SPECS:
-        raise unknown("attack", spec, SPECS)
-    if at and backend != PACKAGE:
-        raise unknown("backend", backend, [PACKAGE])
-    found = rand(budget, num_classes) if text == "aa-rand" else standard(budget, num_classes)
-    if text not in ("aa", "aa-rand"):
-        if text not in found.attacks:
-            got = f"{num_classes}, on which its loss is not defined"
-            mend = f"take {', '.join(found.attacks)}, or aa, which leaves it out"
-            raise Refused(f"attack {spec!r}", expected="four classes or more", got=got, mend=mend)
-        found = found.only(text)
-    if at:
-        found = by_authors(found)
-    return found if text in ("aa", "aa-rand") else found.attacks[text]
-
-
-def is_named(spec: str) -> bool:
-    """Whether a spelling is one for `named`, a backend that it does not know included."""
-    return spec.strip().lower().partition("@")[0] in SPECS
-
-
-def by_authors(whole: AutoAttack) -> AutoAttack:
-    """The same attacks by their authors' code, from the package pyautoattack.
+def by_authors(ours: AutoAttack | Own) -> AutoAttack | Authors:
+    """The same by its authors' code, from the package pyautoattack.
 
     Raises:
         Refused: where it is not installed.
     """
     version = installed()
-    attacks = {name: Authors(name, own, version) for name, own in whole.attacks.items() if not isinstance(own, Authors)}
-    return AutoAttack(f"{whole.spec}@{PACKAGE}", f"{whole.label}, by {PACKAGE} {version}", attacks)
+    if not isinstance(ours, AutoAttack):
+        return Authors(ours.spec, ours, version)
+    attacks = {name: Authors(name, own, version) for name, own in ours.attacks.items() if not isinstance(own, Authors)}
+    return AutoAttack(f"{ours.spec}@{PACKAGE}", f"{ours.label}, by {PACKAGE} {version}", attacks)
 
 
 def shortened(whole: AutoAttack, *, steps: int, queries: int, targets: int) -> AutoAttack:
@@ -173,3 +137,28 @@ def shortened(whole: AutoAttack, *, steps: int, queries: int, targets: int) -> A
         "shortened AutoAttack: " + ", ".join(attack.label for attack in attacks.values()),
         attacks,
     )
+
+
+KINDS = {
+    "aa": AttackKind(
+        lambda spec, budget, num_classes: standard(budget, num_classes),
+        {
+            "aa": "AutoAttack: apgd-ce, apgd-t, fab-t and square, each on the images that the earlier ones left",
+            f"aa@{PACKAGE}": "the same by the authors' code, which pip install 'mmard[autoattack]' brings; so for each "
+            "attack below",
+        },
+        classes=2,
+        backend=True,
+        also=("autoattack", "aastandard"),
+    ),
+    "aa-rand": AttackKind(
+        lambda spec, budget, num_classes: rand(budget, num_classes),
+        {
+            "aa-rand": "for networks that answer at random: APGD on cross-entropy and on DLR, "
+            "each gradient the mean of 20"
+        },
+        classes=3,
+        backend=True,
+        also=("autoattackrand",),
+    ),
+}

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmard.attacks.kinds import STANDARD_TARGETS, AttackKind
 from mmard.attacks.queries import ascent, length, logits_of, outside_inference_mode, prompt, wide
 from mmard.balls import Budget, ranked
 from mmard.errors import Refused
@@ -231,3 +232,14 @@ def _size(v: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return v.abs().flatten(1).amax(1)
     return length(v) if norm == "l2" else v.abs().flatten(1).sum(1)
+
+
+KINDS = {
+    "fab-t": AttackKind(
+        lambda spec, budget, num_classes: FAB(targets=min(STANDARD_TARGETS, num_classes - 1)),
+        {"fab-t": "targeted FAB, 100 steps for each of 9 targets"},
+        "FAB-T",
+        classes=2,
+        backend=True,
+    )
+}

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mmard.attacks.kinds import AttackKind, counts
 from mmard.attacks.queries import logits_of, outside_inference_mode
 from mmard.balls import Budget, gaussian
 from mmard.errors import Refused, require, unknown
@@ -57,6 +58,9 @@ def starting_point(start: str, x: Tensor, budget: Budget, generator: torch.Gener
     return budget.project(drawn, x)
 
 
+_SWAPPED = "are eps and step_size swapped?"
+
+
 def refuse_leap(attack: str, step_size: float, budget: Budget) -> None:
     """Refuse a step that jumps across the ball.
 
@@ -68,7 +72,7 @@ def refuse_leap(attack: str, step_size: float, budget: Budget) -> None:
             f"{attack}(step_size={as_fraction(step_size)})",
             expected=f"a step within the diameter {as_fraction(2 * budget.eps)} of the ball {budget}",
             got=as_fraction(step_size),
-            mend="are eps and step_size swapped?",
+            mend=f"did you mean {step_size:g}/255?" if 1 <= step_size <= 510 * budget.eps else _SWAPPED,
         )
 
 
@@ -252,6 +256,43 @@ class UntargetedPGD:
         """As `Attack`; `trace` collects the logits (B, C) at all iterates but the last."""
         objective = Untargeted(y, LOSSES[self.loss][0])
         return self.climb(model, objective, x, budget, generator=generator, trace=trace)
+
+
+def _of_one_step(spec: str, budget: Budget, num_classes: int) -> UntargetedPGD:
+    return UntargetedPGD(spec, "FGSM", fgsm(budget))
+
+
+def _of_steps(name: str, title: str, loss: str) -> Callable[[str, Budget, int], UntargetedPGD]:
+    def make(spec: str, budget: Budget, num_classes: int) -> UntargetedPGD:
+        steps, restarts, step = counts(spec, name, budget)
+        climb = PGD(steps, step, "uniform", restarts)
+        climb.check(budget)
+        return UntargetedPGD(spec, title, climb, loss)
+
+    return make
+
+
+KINDS = {
+    "fgsm": AttackKind(_of_one_step, {"fgsm": "one step of eps on cross-entropy, from x"}, "FGSM"),
+    "pgd": AttackKind(
+        _of_steps("pgd", "PGD", "ce"),
+        {
+            "pgd-20": "20 steps of eps/4 on cross-entropy from a uniform start: the 2/255 of the field at 8/255",
+            "pgd-20@0.003": "with another step, here the second published setting of PGD-20",
+            "pgd-100x10": "100 steps, 10 restarts; an image counts as broken if any restart breaks it",
+        },
+        "PGD",
+        counted=True,
+        also=("bim", "ifgsm"),
+    ),
+    "cw": AttackKind(
+        _of_steps("cw", "CW-PGD", "margin"),
+        {"cw-30": "30 steps of eps/4 on the margin of Carlini and Wagner, from a uniform start, in the same ball"},
+        "CW-PGD",
+        counted=True,
+        also=("cwpgd", "pgdcw", "carliniwagner"),
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mmard.attacks.kinds import AttackKind
 from mmard.attacks.queries import length, logits_of, prompt, wide
 from mmard.balls import Budget, l1_surplus
 from mmard.errors import Refused
@@ -484,3 +485,14 @@ class Square:
                 x_adv[surviving[fooled]] = best[fooled].clamp(0, 1)
                 surviving = surviving[~fooled]
         return x_adv
+
+
+KINDS = {
+    "square": AttackKind(
+        lambda spec, budget, num_classes: Square(),
+        {"square": "Square, 5,000 queries of the logits alone"},
+        "Square",
+        classes=2,
+        backend=True,
+    )
+}

@@ -166,16 +166,15 @@ def _plain(default: Any) -> str:
 @command("Look", "mmard attacks")
 def attacks(options: Json) -> None:
     """Attacks that an evaluation can be told to make, as they are spelled, and groups of them."""
-    from mmard.evaluation.spellings import GROUPS, SPELLINGS
+    from mmard.evaluation.spellings import GROUPS
 
     if options.as_json:
-        spelt = [{"spelling": spelling, "says": says} for spelling, says in SPELLINGS]
-        print_json({"attacks": spelt, "groups": {name: asdict(group) for name, group in GROUPS.items()}})
+        print_json({"attacks": facts("attacks"), "groups": {name: asdict(group) for name, group in GROUPS.items()}})
         return
     out = console()
     rows = rich_table("spelling", "attack", fold=("attack",))
-    for spelling, says in SPELLINGS:
-        rows.add_row(Text(spelling, style="command"), Text(says))
+    for row in facts("attacks"):
+        rows.add_row(Text(row["spelling"], style="command"), Text(row["says"]))
     put(out, rows)
     out.print()
     rows = rich_table("group", "attacks", "", fold=("attacks", ""))

@@ -1,80 +1,18 @@
-"""The columns of a table of results by name, and groups of them: data, so that help pages and documents list the same.
+"""Groups of attacks by name: data, so that help pages and documents list the same.
 
 Nothing here needs PyTorch, so that a help page opens at once.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmard.errors import Refused
-from mmard.words import as_fraction, radius
 
 if TYPE_CHECKING:
     from mmard.balls import Budget
-
-SPELLINGS = (
-    ("fgsm", "one step of eps on cross-entropy, from x"),
-    ("pgd-20", "20 steps of eps/4 on cross-entropy from a uniform start: the 2/255 of the field at 8/255"),
-    ("pgd-20@0.003", "with another step, here the second published setting of PGD-20"),
-    ("pgd-100x10", "100 steps, 10 restarts; an image counts as broken if any restart breaks it"),
-    ("cw-30", "30 steps of eps/4 on the margin of Carlini and Wagner, from a uniform start, in the same ball"),
-    ("aa", "AutoAttack: the four attacks below, in this order, each on the images that the earlier ones left"),
-    ("apgd-ce", "APGD on cross-entropy, 100 steps; under l1 from 5 starts"),
-    ("apgd-t", "APGD on the targeted DLR loss, 100 steps for each of 9 targets, 5 under l1; needs four classes"),
-    ("fab-t", "targeted FAB, 100 steps for each of 9 targets"),
-    ("square", "Square, 5,000 queries of the logits alone"),
-    ("aa-rand", "for networks that answer at random: APGD on cross-entropy and on DLR, each gradient the mean of 20"),
-    ("aa@pyautoattack", "any of the six above by the authors' code, which pip install 'mmard[autoattack]' brings"),
-)
-"""Spellings of attacks, each standing for its kind, and what they are."""
-
-TITLES = {
-    "clean": "clean",
-    "fgsm": "FGSM",
-    "pgd": "PGD",
-    "cw": "CW-PGD",
-    "apgd-ce": "APGD-CE",
-    "apgd-dlr": "APGD-DLR",
-    "apgd-t": "APGD-T",
-    "fab-t": "FAB-T",
-    "square": "Square",
-}
-"""What a column of an attack is headed by."""
-WORST, TRANSFERRED = "worst_of_", "transfer-"
-"""How a spelling begins whose figure is of several attacks together, and of one that was made on another network."""
-_STEPS = re.compile(r"(?P<kind>pgd|cw)-(?P<steps>\d+)(?:x(?P<restarts>\d+))?(?:@(?P<step>[\d./e-]+))?")
-
-
-def attack_title(spec: str) -> str:
-    """The title of an attack by its short spelling; "" where the spelling does not say it.
-
-    >>> [attack_title(spec) for spec in ("pgd-100x10", "aa.fab-t", "worst_of_pgd-20,cw-30", "transfer-fgsm", "mine")]
-    ['PGD-100', 'after FAB-T', 'worst of pgd-20, cw-30', 'FGSM', '']
-    """
-    if spec.startswith(WORST):
-        return "worst of " + spec.removeprefix(WORST).replace(",", ", ")
-    whole, dot, part = spec.removeprefix(TRANSFERRED).partition(".")
-    if dot and part in TITLES:
-        return f"after {TITLES[part]}"
-    steps = _STEPS.fullmatch(spec.removeprefix(TRANSFERRED))
-    return TITLES.get(whole, "") if steps is None else f"{TITLES[steps['kind']]}-{steps['steps']}"
-
-
-def attack_settings(spec: str, eps: float | None) -> list[str]:
-    """What a short spelling says beside the title, by which two attacks of one title are told apart.
-
-    >>> attack_settings("pgd-20", 8 / 255), attack_settings("pgd-100x10@0.003", 8 / 255), attack_settings("aa", 0.1)
-    (['step 2/255', '1 restart'], ['step 0.003', '10 restarts'], [])
-    """
-    steps = _STEPS.fullmatch(spec.removeprefix(TRANSFERRED))
-    if steps is None or eps is None:
-        return []
-    step, restarts = radius(steps["step"]) if steps["step"] else eps / 4, int(steps["restarts"] or 1)
-    return [f"step {as_fraction(step)}", f"{restarts} restart" + "s" * (restarts > 1)]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmard.attacks import UntargetedPGD, is_black_box, read_attack
-from mmard.attacks.autoattack import is_named
+from mmard.attacks import Attack, AutoAttack, is_black_box, read_attacks
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
@@ -84,18 +83,20 @@ class Surrogate:
             )
 
 
-def transferable(specs: Sequence[str], budget: Budget) -> tuple[UntargetedPGD, ...]:
+def transferable(specs: Sequence[str], budget: Budget, num_classes: int = 10) -> tuple[Attack, ...]:
     """The attacks whose examples are shown to other networks.
 
     Raises:
         Refused: for an unknown attack, and for those that stop at the edge of the first network's mistake: what they
             find is no more than needed there, and hardly ever enough elsewhere.
     """
-    for spec in specs:
-        if is_named(spec):
+    found: list[Attack] = []
+    for spec, attack in zip(specs, read_attacks(specs, budget, num_classes), strict=True):
+        if attack.stops_at_success or isinstance(attack, AutoAttack):
             mend = "use pgd-20, pgd-100 or cw-30"
             raise Refused(f"attack {spec!r}", expected="one that goes on after its first success", got=spec, mend=mend)
-    return tuple(read_attack(spec, budget) for spec in specs)
+        found.append(attack)
+    return tuple(found)
 
 
 @torch.inference_mode(False)
@@ -129,7 +130,7 @@ def transfer(
         Refused: if logits are not finite.
     """
     (attack,) = protocol.attacks
-    assert isinstance(attack, UntargetedPGD)
+    assert not isinstance(attack, AutoAttack)
     made_on, name, began = weights_hash(surrogate.module), f"transfer-{attack.spec}", time.monotonic()
     masks = {each: np.zeros(len(images), dtype=np.bool_) for each in targets}
     with evaluating(surrogate.module, *targets.values()), frozen(surrogate.module, *targets.values()):
@@ -158,7 +159,7 @@ def _score(
     evaluated: Evaluated,
     surrogate: Surrogate,
     made_on_weights: str,
-    attack: UntargetedPGD,
+    attack: Attack,
     budget: Budget,
     mask: np.ndarray,
     seconds: float,
@@ -267,7 +268,7 @@ def transfer_matrix(
         Refused: if logits are not finite.
     """
     (attack,) = protocol.attacks
-    assert isinstance(attack, UntargetedPGD)
+    assert not isinstance(attack, AutoAttack)
     clean = []
     for j, member in enumerate(members):
         (own,) = measure(member.module, images, protocol.only(), split=split, which=member.which)

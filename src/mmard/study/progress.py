@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmard.attacks import read_attack
-from mmard.attacks.autoattack import is_named
+from mmard.attacks import UntargetedPGD, named, read_attack
 from mmard.balls import Budget
 from mmard.data import Splits
 from mmard.job import method_of
@@ -158,8 +157,9 @@ def _steps(cell: Cell, budget: Budget) -> float:
     """Forwards and backwards together that an image costs which survives all attacks."""
     total = 1.0 + (BOUNDARY_STEPS if cell.boundary else 0)
     for spec in cell.attacks:
-        attack = None if is_named(spec) else read_attack(spec, budget).climb
-        total += attack.steps * getattr(attack, "restarts", 1) if attack is not None else ENSEMBLE_STEPS
+        attack = named(spec, budget, num_classes=10)
+        climb = attack.climb if isinstance(attack, UntargetedPGD) else None
+        total += climb.steps * climb.restarts if climb else ENSEMBLE_STEPS
     return total
 
 

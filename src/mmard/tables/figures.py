@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmard.attacks import attack_settings, attack_title
 from mmard.balls import Budget
 from mmard.errors import Refused
 from mmard.evaluation.score import Z_95, Mask, wilson
-from mmard.evaluation.spellings import attack_settings, attack_title
 from mmard.run import Run
 from mmard.tables.records import Record, findings_of, outgrown, present, scores_of, verdicts_of, written
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmard.evaluation.spellings import WORST
+from mmard.attacks import WORST
 from mmard.tables import table
 from mmard.tables.comparison import Accuracy, Comparison
 from mmard.tables.figures import ACCURACY, BALANCED, WORST_CLASS, Column, Sample
