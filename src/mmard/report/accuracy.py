@@ -10,10 +10,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from mmard.attacks import TRANSFERRED, attack_title
 from mmard.errors import Refused
 from mmard.evaluation.findings import FEW_IMAGES, balanced, worst
 from mmard.evaluation.score import wilson
-from mmard.evaluation.spellings import TRANSFERRED, attack_title
 from mmard.report.findings import long_or_short, without_names
 from mmard.report.palette import swatch
 from mmard.report.plots import Bar, Dot, Line, Place, bar_rows, dot_rows, line_plot, trade_off

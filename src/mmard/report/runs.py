@@ -11,8 +11,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mmard.attacks import attack_title
 from mmard.errors import Refused
-from mmard.evaluation.spellings import attack_title
 from mmard.files import read_json
 from mmard.run import Run, terms_of
 from mmard.tables.configurations import configurations, shown
