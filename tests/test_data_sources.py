@@ -115,7 +115,7 @@ def write_all(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def write_tar(path: Path, folder: str, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz") as tar:
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         for name, content in {"readme.html": b"hello", **files}.items():
             info = tarfile.TarInfo(f"{folder}/{name}")
             info.size = len(content)
@@ -607,3 +607,77 @@ def test_reading_takes_little_more_memory_than_the_set(kind: str, on_disk: bool,
     tracemalloc.stop()
     assert peak < (0.5 if on_disk else 1.5) * x.nbytes
     assert torch.equal(s.test.x[:, 0], torch.from_numpy(x[:8]))
+
+
+def official_svhn(root: Path, n: int, n_test: int) -> None:
+    for split, k in (("train", n), ("test", n_test)):
+        x = np.random.default_rng(k).integers(0, 4, (32, 32, 3, k), np.uint8)
+        y = (np.arange(k) % 10 + 1).astype(np.uint8)[:, None]
+        scipy_io.savemat(root / f"{split}_32x32.mat", {"X": x, "y": y}, do_compression=True)
+
+
+def official_stl10(root: Path, n: int, n_test: int) -> None:
+    for split, k in (("train", n // 9), ("test", n_test // 9)):
+        (root / f"{split}_X.bin").write_bytes(bytes(3 * 96 * 96 * k))
+        (root / f"{split}_y.bin").write_bytes((np.arange(k) % 10 + 1).astype(np.uint8).tobytes())
+
+
+def official_idx(packed: bool) -> Callable[[Path, int, int], None]:
+    def write(root: Path, n: int, n_test: int) -> None:
+        for stem, k in (("train", 3 * n), ("t10k", 3 * n_test)):
+            for name, shape in (("images-idx3", (k, 28, 28)), ("labels-idx1", (k,))):
+                head = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
+                content = head + (np.arange(np.prod(shape), dtype=np.uint32) % 10).astype(np.uint8).tobytes()
+                path = root / (f"{stem}-{name}-ubyte" + (".gz" if packed else ""))
+                path.write_bytes(gzip.compress(content, 1) if packed else content)
+
+    return write
+
+
+def official_cifar(name: str, kind: str, packed: bool) -> Callable[[Path, int, int], None]:
+    def write(root: Path, n: int, n_test: int) -> None:
+        classes = 10 if name == "cifar10" else 100
+        x = np.random.default_rng(0).integers(0, 4, (n, 3, 32, 32), np.uint8)
+        y = np.arange(n) % classes
+        a = Arrays(x, y, x[:n_test], y[:n_test], (), "")
+        encode = cifar_python("labels" if classes == 10 else "fine_labels", python2)
+        files = cifar_files(a, kind, name, encode if kind == "py" else cifar_binary(1 if classes == 10 else 2))
+        long = {"py": "python", "bin": "binary"}[kind]
+        if packed:
+            write_tar(root / f"cifar-{classes}-{long}.tar.gz", f"cifar-{classes}-{long}", files)
+        else:
+            write_all(root, files)
+
+    return write
+
+
+LARGE = {
+    "cifar10, binary": ("cifar10", official_cifar("cifar10", "bin", False)),
+    "cifar10, python": ("cifar10", official_cifar("cifar10", "py", False)),
+    "cifar10, python archive": ("cifar10", official_cifar("cifar10", "py", True)),
+    "cifar100, python": ("cifar100", official_cifar("cifar100", "py", False)),
+    "cifar100, python archive": ("cifar100", official_cifar("cifar100", "py", True)),
+    "mnist": ("mnist", official_idx(False)),
+    "mnist, packed": ("mnist", official_idx(True)),
+    "stl10": ("stl10", official_stl10),
+    "svhn": ("svhn", official_svhn),
+}
+
+
+@pytest.mark.parametrize("form", LARGE)
+def test_official_files_take_little_memory_beside_the_set_while_they_are_read(form: str, tmp_path: Path) -> None:
+    """Peak of what Python and NumPy allocate: the set, labels as a list, and two blocks of 128 KB of 6 MB or more.
+
+    A set that lies in memory beside what it is read from would take twice its size.
+    """
+    name, write = LARGE[form]
+    n, n_test = 1832, 651
+    write(tmp_path, n, n_test)
+    load(name, tmp_path)  # imports and caches
+    tracemalloc.start()
+    s = load(name, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = sum(part.x.nbytes for part in (s.train, s.val, s.test))
+    assert size > 2**22
+    assert peak < 1.25 * size

@@ -297,3 +297,16 @@ def test_facts_are_readable_without_us(tmp_path: Path) -> None:
     save_tensors(tmp_path / "w.safetensors", TENSORS, FACTS)
     with safe_open(tmp_path / "w.safetensors", framework="np") as opened:
         assert json.loads(opened.metadata()["mmard"]) == FACTS
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_newer_pickles_are_called_by_their_name_and_not_damaged(protocol: int, zipped: bool, tmp_path: Path) -> None:
+    """PyTorch's reader without execution knows protocols 2 and 3; the mend makes a file that it reads."""
+    held = {"state_dict": {"fc.weight": torch.ones(2, 3)}}
+    torch.save(held, tmp_path / "a.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(Refused, match=rf"a\.pt: .*got a pickle of protocol {protocol}; have its maker") as refused:
+        open_weights(tmp_path / "a.pt")
+    assert "\n" not in str(refused.value)
+    torch.save(held, tmp_path / "b.pt", _use_new_zipfile_serialization=zipped)
+    assert torch.equal(open_weights(tmp_path / "b.pt")[0]["fc.weight"], torch.ones(2, 3))

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from mmard.data.decoding import damaged, import_extra, missing, search_folders
+from mmard.data.decoding import damaged, import_extra, missing, search_folders, unpacked
 from mmard.data.image_set import Images, Part, Rows, as_levels, numbered, part_of_arrays, whole_labels
 from mmard.data.parquet import Columns, find_parquet, read_parquet
 from mmard.errors import Refused
@@ -53,8 +53,8 @@ def read_digits(data_dir: Path | None = None, image_size: int | None = None) -> 
         counts, y, is_test = stored["counts"], stored["labels"].astype(np.int64), stored["is_test"]
     x: Images = as_levels(torch.from_numpy(counts / 16)).numpy()[:, None]
     return (
-        part_of_arrays(x[~is_test], y[~is_test], [], _DIGITS, "digits, bundled, train"),
-        part_of_arrays(x[is_test], y[is_test], [], _DIGITS, "digits, bundled, test"),
+        part_of_arrays([x[~is_test]], y[~is_test], [], _DIGITS, "digits, bundled, train"),
+        part_of_arrays([x[is_test]], y[is_test], [], _DIGITS, "digits, bundled, test"),
     )
 
 
@@ -246,8 +246,12 @@ def _mat(path: Path, split: str) -> Part:
         # Looked at first, as a small file may unpack to a large array.
         shape, kind = {name: (shape, kind) for name, shape, kind in matlab.whosmat(path)}["X"]
         if kind == "uint8" and shape[:3] == (32, 32, 3):
-            content = matlab.loadmat(path, variable_names=["X", "y"])
-            x, y = content["X"], content["y"].reshape(-1)
+            y = matlab.loadmat(path, variable_names=["y"])["y"].reshape(-1)
+            x = matlab.loadmat(path, variable_names=["X"])["X"]
+            # Columns lie together in MATLAB's files, so that the transpose is what lies in memory.
+            pixels = unpacked([np.ascontiguousarray(x.T).reshape(-1).data], x.size)
+    except Refused:
+        raise
     except Exception as error:  # scipy raises TypeError, zlib.error, ValueError and others on damaged files
         raise damaged(path, expected, error) from error
     if kind != "uint8" or len(shape) != 4 or shape[:3] != (32, 32, 3):
@@ -255,4 +259,5 @@ def _mat(path: Path, split: str) -> Part:
     y = whole_labels(y, f"{path}, y")
     if len(y) and (y.min() < 1 or y.max() > 10):
         raise damaged(path, "labels 1..10, where 10 is the digit 0", f"labels {y.min()}..{y.max()}")
-    return part_of_arrays(x.transpose(3, 2, 0, 1), y % 10, [path], _DIGITS, f"svhn, official .mat files, {split}")
+    x = np.frombuffer(pixels, np.uint8).reshape(-1, 3, 32, 32).transpose(0, 1, 3, 2)
+    return part_of_arrays([x], y % 10, [path], _DIGITS, f"svhn, official .mat files, {split}")

@@ -14,11 +14,12 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
 
-from mmard.data.decoding import damaged, missing, search_folders
+from mmard.data.decoding import blocks_of, damaged, mapped, missing, search_folders, unpacked
 from mmard.data.image_set import Images, Part, Rows, averaged, part_of_arrays, whole_labels
 from mmard.data.parquet import Columns, find_parquet, read_parquet
 from mmard.data.pickles import read_pickle
@@ -30,7 +31,7 @@ _MOST_BYTES = 2**29  # of a file; the largest official one has 154 million
 _Arrays = tuple[Images, Rows]
 
 
-def _python(data: bytes, label: str) -> _Arrays:
+def _python(data: mmap, label: str) -> _Arrays:
     """Images and labels of a python file, whose labels are a list named `label`."""
     content = read_pickle(data)
     if label not in content or "data" not in content:
@@ -44,20 +45,13 @@ def _python(data: bytes, label: str) -> _Arrays:
     return x.reshape(-1, *_SHAPE), y
 
 
-def _binary(data: bytes, label_bytes: int) -> _Arrays:
+def _binary(data: mmap, label_bytes: int) -> _Arrays:
     """Images and labels of a binary file: before each image `label_bytes` bytes, of which the last is its label."""
     row = label_bytes + _PIXELS
-    if not data or len(data) % row:
+    if len(data) % row:
         raise ValueError(f"{len(data):,} bytes, which is no multiple of the {row:,} that an image takes")
     rows = np.frombuffer(data, np.uint8).reshape(-1, row)
     return rows[:, label_bytes:].reshape(-1, *_SHAPE), rows[:, label_bytes - 1].astype(np.int64)
-
-
-def _bounded(size: int, read: Callable[[], bytes]) -> bytes:
-    """What there is to read, unless it is more than any such file has."""
-    if size > _MOST_BYTES:
-        raise ValueError(f"{size:,} bytes")
-    return read()
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class Layout:
     archive: str
     train: tuple[str, ...]
     test: tuple[str, ...]
-    reader: Callable[[bytes], _Arrays]
+    reader: Callable[[mmap], _Arrays]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -89,13 +83,15 @@ class Layout:
             return {name: self._read_file(source / name, expected) for name in self.files}
         found = {}
         try:
-            # One pass through the stream; nothing is unpacked to disk.
+            # One pass through the stream.
             with tarfile.open(source, "r|gz") as tar:
                 for member in tar:
                     name = Path(member.name).name
                     content = tar.extractfile(member) if name in self.files and member.isfile() else None
                     if content is not None:
-                        found[name] = self.reader(_bounded(member.size, content.read))
+                        found[name] = self.reader(unpacked(blocks_of(content), _MOST_BYTES))
+        except Refused:
+            raise
         except Exception as error:  # gzip, tar, pickle and shapes each fail in their own ways
             raise damaged(source, f"an archive with each {expected.removeprefix('an ')}", error) from error
         absent = [name for name in self.files if name not in found]
@@ -105,7 +101,11 @@ class Layout:
 
     def _read_file(self, path: Path, expected: str) -> _Arrays:
         try:
-            return self.reader(_bounded(path.stat().st_size, path.read_bytes))
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                if not 0 < size <= _MOST_BYTES:
+                    raise ValueError(f"{size:,} bytes")
+                return self.reader(mapped(file))
         except FileNotFoundError:
             raise Refused(str(path), expected=expected, got="no such file", mend="copy the whole folder") from None
         except Exception as error:
@@ -151,9 +151,9 @@ class Cifar:
         files = [source / name for name in layout.files] if source.is_dir() else [source]
 
         def part(split: str, names: tuple[str, ...]) -> Part:
-            x, y = (np.concatenate(each) for each in zip(*(arrays[name] for name in names), strict=True))
+            xs, ys = zip(*(arrays[name] for name in names), strict=True)
             form = f"{layout.form} {'files' if source.is_dir() else 'archive'}"
-            return part_of_arrays(x, y, files, self.classes, f"{self.name}, {form}, {split}")
+            return part_of_arrays(xs, np.concatenate(ys), files, self.classes, f"{self.name}, {form}, {split}")
 
         return part("train", layout.train), part("test", layout.test)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 
 from mmard.data.image_set import Images
 from mmard.errors import Refused, needs_extra
+from mmard.files import writing_into
 
 Encoded = tuple[str, bytes | Path]  # a name for people, and the file or its content
 
@@ -174,6 +177,36 @@ def _unreadable(name: str, error: Exception) -> Refused:
         got=str(error).splitlines()[0] if str(error) else type(error).__name__,
         mend="the file is damaged or cut off: fetch or copy it again",
     )
+
+
+def mapped(file: Any) -> mmap:
+    """The content of an open file, which the system reads when it is looked at, and need not keep in memory."""
+    return mmap(file.fileno(), 0, access=ACCESS_READ)
+
+
+def unpacked(blocks: Iterable[bytes | memoryview], most: int) -> mmap:
+    """What was compressed, mapped: it goes through a nameless temporary file and does not stay in memory.
+
+    Raises:
+        ValueError: for more than `most` bytes.
+        Refused: if the folder for temporary files has no room.
+    """
+    folder, size = Path(tempfile.gettempdir()), 0
+    with tempfile.TemporaryFile() as file:
+        for block in blocks:
+            size += len(block)
+            if size > most:
+                raise ValueError(f"over {most:,} bytes")
+            with writing_into(folder):
+                file.write(block)
+                file.flush()
+        return mapped(file)
+
+
+def blocks_of(stream: Any) -> Iterator[bytes]:
+    """What a stream has left, a megabyte at a time."""
+    while block := stream.read(2**20):
+        yield block
 
 
 def import_extra(module: str, purpose: str, package: str = "", extra: str = "data") -> Any:

@@ -26,6 +26,7 @@ from torch import Tensor
 from mmard.errors import Refused
 from mmard.files import replacing
 
+_BLOCK = 2**17  # bytes of images taken at a time
 _CHUNK = 4096  # images looked at together where a set may be larger than memory
 
 
@@ -269,16 +270,26 @@ def numbered(y: Rows, where: str) -> tuple[str, ...]:
     return tuple(map(str, range(most + 1)))
 
 
-def part_of_arrays(x: Images, y: Rows, files: Sequence[Path], classes: tuple[str, ...], origin: str) -> Part:
-    """A part whose images, uint8 (N, C, H, W), had to be read as a whole anyway."""
-    if len(x) != len(y):
-        raise Refused(origin, expected=f"as many labels as images, {len(x)}", got=f"{len(y)} labels")
+def taken(x: Images, rows: Rows) -> Iterator[Images]:
+    """The images at these rows, a few at a time."""
+    step = max(1, _BLOCK // math.prod(x.shape[1:]))
+    for start in range(0, len(rows), step):
+        yield x[rows[start : start + step]]
+
+
+def part_of_arrays(xs: Sequence[Images], y: Rows, files: Sequence[Path], classes: tuple[str, ...], origin: str) -> Part:
+    """A part whose images are in these arrays, uint8 (n, C, H, W), one after the other; large ones are mapped files."""
+    n = sum(map(len, xs))
+    if n != len(y):
+        raise Refused(origin, expected=f"as many labels as images, {n}", got=f"{len(y)} labels")
 
     def read(rows: Rows) -> Iterator[Images]:
-        for start in range(0, len(rows), 1024):
-            yield x[rows[start : start + 1024]]
+        start = 0
+        for x in xs:
+            yield from taken(x, rows[(rows >= start) & (rows < start + len(x))] - start)
+            start += len(x)
 
-    _, c, h, w = x.shape
+    _, c, h, w = xs[0].shape
     return Part(y.astype(np.int64), (c, h, w), read, tuple(files), classes, origin)
 
 

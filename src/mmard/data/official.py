@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmard.data.decoding import damaged, missing, search_folders
+from mmard.data.decoding import blocks_of, damaged, mapped, missing, search_folders, unpacked
 from mmard.data.image_set import Part, part_of_arrays
 from mmard.errors import Refused
 
@@ -52,7 +52,7 @@ def _idx_parts(data_dir: Path, name: str, torchvision: str, classes: tuple[str, 
                     y = _idx(inside, f"{stem}-labels-idx1-ubyte", 1)
                     files = [path for path in inside.iterdir() if path.name.startswith(stem)]
                     origin = f"{name}, official IDX files, {split}"
-                    parts.append(part_of_arrays(x[:, None], y.astype(np.int64), sorted(files), classes, origin))
+                    parts.append(part_of_arrays([x[:, None]], y.astype(np.int64), sorted(files), classes, origin))
                 return parts[0], parts[1]
     forms = "train-images-idx3-ubyte and its three companions, packed by gzip or not"
     raise missing(name, data_dir, forms, fetchable=False)
@@ -72,11 +72,15 @@ def _idx(folder: Path, name: str, axes: int) -> np.ndarray[tuple[int, ...], np.d
             size = int(np.prod(shape, dtype=object))
             if size > _MOST_BYTES:
                 raise ValueError(f"{size:,} bytes")
-            content = file.read(size + 1)
+            head = file.tell()
+            # A packed file is unpacked, and the bytes of its head left out, to disk.
+            content = unpacked(blocks_of(file), size) if path.suffix == ".gz" else memoryview(mapped(file))[head:]
+    except Refused:
+        raise
     except Exception as error:  # gzip, zlib and struct each fail in their own ways
         raise damaged(path, expected, error) from error
     if len(content) != size:
-        raise damaged(path, expected, f"{len(content):,} bytes or more where {size:,} should be")
+        raise damaged(path, expected, f"{len(content):,} bytes where {size:,} should be")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -104,9 +108,10 @@ def _stl10_part(folder: Path, split: str) -> Part:
         size = file.stat().st_size
         if not size or size % unit or size > _MOST_BYTES:
             raise damaged(file, f"{unit:,} bytes for each image", f"{size:,} bytes")
-        contents.append(np.fromfile(file, np.uint8))
+        with file.open("rb") as opened:
+            contents.append(np.frombuffer(mapped(opened), np.uint8))
     x, y = contents
     if y.min() < 1 or y.max() > len(_STL10):
         raise damaged(files[1], f"labels 1..{len(_STL10)}", f"labels {y.min()}..{y.max()}")
     pixels = x.reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
-    return part_of_arrays(pixels, y.astype(np.int64) - 1, files, _STL10, f"stl10, official binary files, {split}")
+    return part_of_arrays([pixels], y.astype(np.int64) - 1, files, _STL10, f"stl10, official binary files, {split}")

@@ -7,13 +7,16 @@ after its type and length have been looked at.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from mmap import mmap
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+Content = bytes | mmap
+_LONG = 2**16  # bytes from which on a piece is not copied
 
 
 class _Dtype:
@@ -75,7 +78,25 @@ NUMPY_NUMBERS: list[Any] = [
 """For `torch.serialization.safe_globals`: what a checkpoint names that has numbers of NumPy, and what is called."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Views:
+    """The content of a file as the reader of pickles asks for it: long pieces are views, and are not copied."""
+
+    def __init__(self, content: Content) -> None:
+        self._content, self._view, self._at = content, memoryview(content), 0
+
+    def read(self, n: int) -> bytes | memoryview:
+        piece = self._view[self._at : self._at + n]
+        if len(piece) != n:
+            raise EOFError("it ends in the middle")
+        self._at += n
+        return piece if n > _LONG else bytes(piece)
+
+    def readline(self) -> bytes:
+        end = self._content.find(b"\n", self._at)
+        return bytes(self.read((end if end >= 0 else len(self._view)) + 1 - self._at))
+
+
+class _Unpickler(pickle._Unpickler):  # the one in Python, which takes views
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ADMITTED[module, name]
@@ -83,14 +104,16 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs") from None
 
 
-def read_pickle(data: bytes) -> dict[str, Any]:
+def read_pickle(data: Content) -> dict[str, Any]:
     """The dictionary in an official CIFAR python file: names to arrays of uint8, lists, text or bytes.
+
+    Arrays are views of `data`, so that those of a mapped file take no memory.
 
     Raises:
         Exception: of many kinds, for data that is cut off, damaged, or names anything but a uint8 array. Nothing named
             in the data has been imported or called then. The caller knows the file and says so.
     """
-    content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    content = _Unpickler(cast(Any, _Views(data)), encoding="bytes").load()
     if not isinstance(content, dict):
         raise pickle.UnpicklingError(f"a {type(content).__name__} where a dictionary was due")
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}

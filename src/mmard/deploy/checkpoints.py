@@ -50,12 +50,12 @@ def open_weights(path: str | Path, prefer: str = "") -> tuple[dict[str, Tensor],
         got = "a folder" if Path(file).is_dir() else "no such file"
         raise Refused(file, expected="a file of weights", got=got)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
+        with warnings.catch_warnings(record=True) as said, torch.serialization.safe_globals(NUMPY_NUMBERS):
             # PyTorch warns of old and of unusual pickles; what it cannot read, it refuses.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("always")
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the reader fail in any way
-        raise _unreadable(Path(file), error) from None
+        raise _unreadable(Path(file), error, " ".join(str(each.message) for each in said)) from None
     sets = _sets(found)
     return _chosen(sets, key or (prefer if prefer in sets else ""), file, found), {}
 
@@ -113,7 +113,7 @@ def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _unreadable(path: Path, error: Exception) -> Refused:
+def _unreadable(path: Path, error: Exception, said: str) -> Refused:
     expected = "a checkpoint that holds tensors alone"
     beginning = path.read_bytes()[:64].lstrip().lower()
     if beginning.startswith((b"<!doctype", b"<html")):
@@ -122,6 +122,10 @@ def _unreadable(path: Path, error: Exception) -> Refused:
         mend = "save the state_dict() of the network that it was made of"
         return Refused(str(path), expected=expected, got="a TorchScript archive", mend=mend)
     called = re.search(r"GLOBAL ([\w.]+)", str(error))
+    protocol = re.search(r"Detected pickle protocol ([4-9])", said)
+    if called is None and protocol is not None:
+        mend = "have its maker save it as torch.save does without pickle_protocol, or as safetensors"
+        return Refused(str(path), expected=expected, got=f"a pickle of protocol {protocol[1]}", mend=mend)
     if called is None:
         return Refused(str(path), expected=expected, got="a damaged file, or one of another kind", mend="is it whole?")
     mend = "nothing is unpickled without restriction; save its tensors alone where you trust it, as safetensors"
