@@ -183,6 +183,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text.
 
@@ -190,7 +196,7 @@ def parse_json(text: str, where: str) -> Any:
         Refused: for what is no JSON, numbers of thousands of digits, and nesting beyond reason.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise Refused(where, expected="JSON", got=str(error), mend="is it another kind of file?") from None
 

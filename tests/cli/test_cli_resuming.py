@@ -166,6 +166,20 @@ def test_killed_and_interrupted_runs_end_in_the_same_bits(
     assert len(Run.open("broken").path.joinpath("environment.json").read_text().split('"written"')) == 4
 
 
+def test_output_to_a_full_device_is_refused_in_a_line(home: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mmard", "show", str(home / "s")],
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.stderr == "mmard: standard output: expected to write to it, got No space left on device\n"
+    assert done.returncode == 2
+
+
 def test_a_closed_pipe_ends_quietly(home: Path) -> None:
     command = f"{sys.executable} -m mmard show {home / 's'} | head -n 1; exit ${{PIPESTATUS[0]}}"
     env = {**os.environ, "PYTHONPATH": str(SRC)}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -57,8 +58,17 @@ def answer(arguments: Sequence[str]) -> int:
 
     try:
         status = app(list(arguments), prog_name="mmard", standalone_mode=False)
+        sys.stdout.flush()
     except Refused as refusal:
         complain(str(refusal))
+        return 2
+    except OSError as error:
+        if error.filename is not None or isinstance(error, BrokenPipeError):
+            raise
+        # Files are refused by their names; without one it is what all output goes to. What is left of it goes nowhere.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(str(Refused("standard output", expected="to write to it", got=str(error.strerror or error))))
         return 2
     except Exception as error:
         # Usage errors have had several homes in Typer's releases; this is what all of them can do.
