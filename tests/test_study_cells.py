@@ -20,7 +20,7 @@ from little_study import little
 import mmard
 from mmard.data import load
 from mmard.errors import Refused
-from mmard.files import weights_hash
+from mmard.files import UNFINISHED, weights_hash
 from mmard.networks import load_network
 from mmard.run import Run
 from mmard.study import boundary
@@ -217,7 +217,7 @@ def test_the_half_of_a_folder_that_a_killed_process_left_is_taken(made: Any, tmp
     teacher = next(iter(cells.values()))
     site = Site(tmp_path)
     site.folder(teacher.name).mkdir()
-    (site.folder(teacher.name) / ".config.json.x7").write_text("{")
+    (site.folder(teacher.name) / f".config.json.x7{UNFINISHED}").write_text("{")
     assert mismatches(make(teacher, site), records[teacher.name]) == []
 
 
