@@ -25,16 +25,17 @@ from torch import nn
 
 from mmard.api import train
 from mmard.attacks.authors import NORMS, PACKAGE, installed
-from mmard.attacks.autoattack import Ensemble, shortened, standard
-from mmard.balls import Budget, radius
+from mmard.attacks.autoattack import AutoAttack, shortened, standard
+from mmard.balls import Budget
 from mmard.data import ImageSet
-from mmard.evaluation.evaluate import auto_attack
+from mmard.evaluation.evaluate import Protocol, measure
 from mmard.files import weights_hash, write_json
 from mmard.job import load_splits
 from mmard.models import parameter_count
 from mmard.networks import load_network
 from mmard.run import Run, environment, now
 from mmard.settings import Settings
+from mmard.words import radius
 
 RADII = {"linf": "0.2", "l2": "0.7", "l1": "1.2"}
 """For digits: about half of the images stand."""
@@ -58,20 +59,20 @@ def subject(run: str | None, data_dir: str | None, first: int, folder: Path) -> 
     return network.eval(), images.take(slice(0, first)), line
 
 
-def ours(model: nn.Module, images: ImageSet, budget: Budget, ensemble: Ensemble, batch: int, engine: str) -> Timed:
+def ours(model: nn.Module, images: ImageSet, budget: Budget, ensemble: AutoAttack, batch: int, engine: str) -> Timed:
     """Our seconds and verdicts."""
     stamps: dict[str, float] = {}
 
     def told(name: str, *_: int) -> None:
         stamps[name] = time.process_time()
 
-    every: dict[str, Any] = {"split": "test", "which": "", "batch_size": batch, "progress": told, "engine": engine}
-    found = auto_attack(model, images, budget, ensemble=ensemble, **every)
+    protocol = Protocol((ensemble,), budget, batch_size=batch, engine=engine)
+    found = measure(model, images, protocol, split="test", which="", progress=told)
     masks = {name: m.mask for name, m in zip(ensemble.attacks, found[1:-1], strict=True)}
     return _steps(stamps["clean"], {name: stamps.get(name, 0.0) for name in ensemble.attacks}), list(masks.values())
 
 
-def theirs(model: nn.Module, images: ImageSet, budget: Budget, ensemble: Ensemble, batch: int) -> Timed:
+def theirs(model: nn.Module, images: ImageSet, budget: Budget, ensemble: AutoAttack, batch: int) -> Timed:
     """Seconds and verdicts of the authors' code, in one call as its users make it."""
     import logging
 

@@ -145,7 +145,6 @@ class Evaluated:
         )
 
 
-# one batch ------------------------------------------------------------------------------------------------------------
 def inputs(model: nn.Module, images: ImageSet, rows: Tensor | slice = slice(None)) -> Tensor:
     """Images as a network takes them: (B, C, H, W) in [0, 1] on its device, in float64 for a network in float64."""
     state = next(chain(model.parameters(), model.buffers()), torch.empty(0))
@@ -294,7 +293,6 @@ def _agrees(twin: nn.Module, x: Tensor, y: Tensor) -> bool:
         return bool(correct(logits_of(twin, x), y).all())
 
 
-# whole evaluations ----------------------------------------------------------------------------------------------------
 @torch.inference_mode(False)
 def measure(
     model: nn.Module,

@@ -262,7 +262,6 @@ def _same_ball(a: Measured, b: Measured) -> bool:
     return _comparable(a, b) and (a.score.norm, a.score.eps) == (b.score.norm, b.score.eps)
 
 
-# checks that need attacks of their own, made on a sample of the images ----------------------------------------------
 QUERIES = 1000
 HUGE = Budget(0.5)
 """Grey is within reach of every image, and there all images look the same. Every ball of the other norms that has this
