@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from disks import disk_of
 
 from mmard.data import load
 from mmard.data.fetch import REPOSITORIES, fetch
@@ -159,3 +160,12 @@ def test_unknown_names_moved_files_and_an_absent_client(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(Refused, match=r"the package 'huggingface_hub'.*mmard\[hub\]"):
         fetch("cifar10", tmp_path)
+
+
+def test_a_full_disk_is_called_so_and_not_a_missing_network(hub: FakeHub, tmp_path: Path) -> None:
+    hub.served = {name: bytes(2**20) for name in hub.files}
+    with (
+        disk_of(2**16),
+        pytest.raises(Refused, match=r"^fetch cifar10: expected room for its files, got no space left"),
+    ):
+        fetch("cifar10", tmp_path, hub=hub)

@@ -7,6 +7,7 @@ by the hub's client.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from collections.abc import Callable
@@ -65,10 +66,11 @@ def fetch(
     repository, folder = REPOSITORIES[name], Path(data_dir).expanduser() / name
     hub = hub or import_extra("huggingface_hub", f"fetching {name}", extra="hub").HfApi()
     tell = progress or (lambda line: None)
+    offline = f"this needs the network; run the same command again to go on, or place the files in {folder} yourself"
     try:
         info = hub.repo_info(repository.repo_id, repo_type="dataset", files_metadata=True)
     except Exception as error:  # the client's errors for a missing network have no common class
-        raise _unreachable(name, folder, error) from error
+        raise unreachable(f"fetch {name}", error, offline) from error
     wanted = [
         each
         for each in info.siblings
@@ -93,7 +95,7 @@ def fetch(
                 repository.repo_id, record.rfilename, repo_type="dataset", revision=info.sha, local_dir=str(folder)
             )
         except Exception as error:
-            raise _unreachable(name, folder, error) from error
+            raise unreachable(f"fetch {name}", error, offline) from error
         wrong = differs(path, record)
         if wrong is not None:
             path.unlink(missing_ok=True)
@@ -134,11 +136,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unreachable(name: str, folder: Path, error: Exception) -> Refused:
+def unreachable(where: str, error: Exception, mend: str) -> Refused:
+    """The error for a hub that did not answer, or a disk that did not take what it sent."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        mend = "make room, or name another folder; what is whole there stays"
+        return Refused(where, expected="room for its files", got="no space left", mend=mend)
     lines = str(error).strip().splitlines()
-    return Refused(
-        f"fetch {name}",
-        expected="an answer from the Hugging Face hub",
-        got=f"{type(error).__name__}" + (f" ({lines[0][:200]})" if lines else ""),
-        mend=f"this needs the network; run the same command again to go on, or place the files in {folder} yourself",
-    )
+    got = type(error).__name__ + (f" ({lines[0][:200]})" if lines else "")
+    return Refused(where, expected="an answer from the Hugging Face hub", got=got, mend=mend)

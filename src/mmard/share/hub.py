@@ -35,7 +35,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mmard.data.decoding import import_extra
-from mmard.data.fetch import differs
+from mmard.data.fetch import differs, unreachable
 from mmard.errors import Refused, require
 from mmard.files import (
     load_tensors,
@@ -228,7 +228,7 @@ def push(
             message = f"Run {opened.path.resolve().name}, written by mmard"
             commit = hub.upload_folder(repo_id=repo, folder_path=str(made.folder), commit_message=message)
         except Exception as error:  # the client's errors have no common class
-            raise _unreachable(f"push {repo}", error, "log in with: hf auth login; --to FOLDER needs no hub") from error
+            raise unreachable(f"push {repo}", error, "log in with: hf auth login; --to FOLDER needs no hub") from error
     address = str(getattr(commit, "commit_url", "") or f"https://huggingface.co/{repo}")
     return Pushed(None, made.files, made.size, address, made.suspicious)
 
@@ -283,7 +283,7 @@ def _downloaded(
         info = hub.repo_info(repo, revision=revision, repo_type="model", files_metadata=True)
     except Exception as error:
         mend = "is it spelled so, and are you logged in if it is private?"
-        raise _unreachable(f"pull {repo}", error, mend) from error
+        raise unreachable(f"pull {repo}", error, mend) from error
     wanted = [each for each in info.siblings if SHARED.fullmatch(each.rfilename)]
     for record in wanted:
         _refuse_large(f"pull {repo}, {record.rfilename}", record.rfilename, record.size or 0)
@@ -291,7 +291,7 @@ def _downloaded(
         try:
             hub.hf_hub_download(repo, record.rfilename, repo_type="model", revision=info.sha, local_dir=str(folder))
         except Exception as error:
-            raise _unreachable(f"pull {repo}", error, "run the same command again") from error
+            raise unreachable(f"pull {repo}", error, "run the same command again") from error
         wrong = differs(folder / record.rfilename, record)
         if wrong is not None:
             where = f"pull {repo}, {record.rfilename}"
@@ -377,12 +377,6 @@ def _refuse_no_record(file: Path, where: str) -> None:
 def _check_repo(repo: str) -> None:
     if not REPO.fullmatch(repo):
         raise Refused("repository", expected="USER/NAME", got=repr(repo), mend="for example ada/resnet18-rslad")
-
-
-def _unreachable(where: str, error: Exception, mend: str) -> Refused:
-    lines = str(error).strip().splitlines()
-    got = type(error).__name__ + (f" ({lines[0][:200]})" if lines else "")
-    return Refused(where, expected="an answer from the Hugging Face hub", got=got, mend=mend)
 
 
 DRIVE = "https://docs.google.com/uc"
