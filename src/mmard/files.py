@@ -266,6 +266,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     write_whole(path, lambda temporary: save_file(ready, temporary, metadata={FACTS: json.dumps(facts)}))
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says, and its header is one; no tensor is read."""
+    try:
+        with safe_open(path, framework="np"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a safetensors file: its tensors by name, and its facts ({} if it was written by somebody else).
 

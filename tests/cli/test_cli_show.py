@@ -65,6 +65,20 @@ def test_a_record_that_cannot_be_true_is_refused_in_one_line(
         assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("left", [0, 100, -1])
+def test_cut_weights_are_named_and_not_shared(runs: Path, capsys: pytest.CaptureFixture[str], left: int) -> None:
+    file = runs / "s" / "best.safetensors"
+    assert "is damaged" not in Typed(capsys, "show", "s").out
+    file.write_bytes(file.read_bytes()[:left])
+    shown = Typed(capsys, "show", "s")
+    assert shown.status == 0, shown.err
+    assert "best.safetensors is damaged" in " ".join(shown.out.split())
+    for line in (("push", "s", "ada/x", "--to", "new"), ("evaluate", "s", "--first", "5")):
+        done = Typed(capsys, *line)
+        assert (done.status, "expected a whole safetensors file" in done.err) == (2, True), done.err
+    assert not (runs / "new").exists()
+
+
 def test_a_student_is_proposed_that_the_images_suffice_for(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def proposed(**other: object) -> str:
         (runs / "t" / "config.json").write_text(json.dumps({**config, **other}))

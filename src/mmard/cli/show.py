@@ -12,6 +12,7 @@ from mmard.cli.options import Json, argument, command
 from mmard.cli.screen import commands, console, line, print_json, show_section, show_table
 from mmard.cli.train import next_commands, position_of, value_text
 from mmard.errors import Refused
+from mmard.files import is_whole
 from mmard.settings import Settings, command_of
 from mmard.tables.table import Entry, Table
 from mmard.words import as_fraction, duration, percent, plural, points
@@ -141,6 +142,11 @@ def warnings(
             + " and ".join(w for w, there in weights.items() if not there)
             + " weights are missing"
         )
+    found += [
+        f"{run.weights_file(which)} is damaged: it is no whole safetensors file, so that nothing can be measured on it"
+        for which, there in weights.items()
+        if there and not is_whole(run.weights_file(which))
+    ]
     if events and max(event["robust"] for event in events) - events[-1]["robust"] > 0.05:
         found.append(
             "the last epoch is over 5 points less robust than the best one on validation images: robust overfitting"
