@@ -24,13 +24,13 @@ def diff_of(title: str) -> str:
     return str(diff)
 
 
-def applied(title: str, folder: Path) -> Path:
-    """A copy of the package with the diff; at most one line of what was there before is another."""
+def applied(title: str, folder: Path, lines: int = 1) -> Path:
+    """A copy of the package with the diff, which adds so many lines to what was there before and changes none."""
     diff = diff_of(title)
     files = re.split(r"^--- ", diff, flags=re.MULTILINE)[1:]
     assert len(files) <= 2, "one file and one line"
     changed = [file for file in files if not file.startswith("/dev/null")]
-    assert sum(line.startswith("+") for file in changed for line in file.splitlines()[2:]) == 1
+    assert sum(line.startswith("+") for file in changed for line in file.splitlines()[2:]) == lines
     assert not any(line.startswith("-") for file in changed for line in file.splitlines()[2:])
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["git", "apply", "-"], input=diff, text=True, check=True, cwd=folder)
@@ -87,6 +87,51 @@ assert answer(["attacks"]) == 0
 def test_an_attack_is_one_file_and_one_line(tmp_path: Path) -> None:
     assert "MI-FGSM" not in run(ROOT / "src", "from mmard.attacks import ATTACKS; print(ATTACKS)")
     assert "mi-fgsm-10" in run(applied("An attack", tmp_path), ATTACK)
+
+
+SOURCE = """
+import sys
+import numpy as np
+from mmard.data import load
+from mmard.errors import Refused
+
+rng = np.random.default_rng(0)
+x, y = rng.integers(0, 256, (12, 3, 5, 4), dtype=np.uint8), np.arange(12) % 3
+folder = sys.argv[1] + "/"
+for name, array in (("x_train", x), ("y_train", y), ("x_test", x[:6]), ("y_test", y[:6])):
+    np.save(f"{folder}{name}.npy", array)
+found = load("npy", data_dir=folder, val_share=0.25)
+assert (len(found.train), len(found.val), len(found.test)) == (9, 3, 6)
+assert np.array_equal(found.test.x.numpy(), x[:6]) and found.test.y.tolist() == y[:6].tolist()
+np.save(f"{folder}x_test.npy", x[:6] / 255)
+try:
+    load("npy", data_dir=folder)
+    raise AssertionError("floats are no bytes")
+except Refused as refusal:
+    print(refusal)
+"""
+
+
+def test_a_data_source_is_one_file_and_one_line(tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['', {str(tmp_path)!r}]\n{SOURCE}"
+    assert "expected uint8 (N, C, H, W), got float64 (6, 3, 5, 4)" in run(applied("A data source", tmp_path, 2), code)
+
+
+MODEL = """
+import torch
+from mmard.models import build, names, parameter_count
+assert "mlp-64" in names()
+net = build("mlp-32", num_classes=7, image_shape=(3, 9, 8), seed=0).eval()
+assert parameter_count(net) == 48 * 32 + 32 + 32 * 7 + 7
+x = torch.rand(5, 3, 9, 8)
+assert net(x).shape == (5, 7)
+same = build("MLP_32", num_classes=7, image_shape=(3, 9, 8), seed=0)
+assert torch.equal(same(x), net(x)), "the seed draws the weights"
+"""
+
+
+def test_a_model_is_one_file_and_one_line(tmp_path: Path) -> None:
+    run(applied("A model", tmp_path, 2), MODEL)
 
 
 def test_a_finding_is_one_file_and_one_line(tmp_path: Path) -> None:
