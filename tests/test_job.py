@@ -369,7 +369,7 @@ DISTILLING: tuple[tuple[dict[str, Any], str], ...] = (
     ({"step_size": 0}, r"PGD\(step_size=0\): expected a positive step"),
     ({"steps": 0}, r"PGD\(steps=0\): expected at least 1"),
     ({"start": "middle"}, "start 'middle': expected one of"),
-    ({"val_attack": "pdg-10"}, "attack 'pdg'.*did you mean 'pgd'"),
+    ({"val_attack": "pdg-10"}, "attack 'pdg-10'.*did you mean 'pgd-10'"),
     ({"val_attack": "pgd"}, "expected the number of steps"),
     ({"schedule": "linear"}, "schedule 'linear': expected one of"),
     ({"average": "sma"}, "average 'sma'"),

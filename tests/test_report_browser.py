@@ -187,5 +187,5 @@ def test_figures_are_named_for_those_who_hear_the_page(browser: Browser, report:
     assert all(images)
     assert {name for role, name in roles if role == "navigation"} == {"Contents"}
     headings = [name for role, name in roles if role == "heading"]
-    assert headings[1:3] == ["What was run", "All runs"]
+    assert headings[1:3] == ["Results", "What was run"]
     browser("Accessibility.disable")

@@ -12,7 +12,8 @@ from little_study import SCALE, STUDY
 
 import mmard
 from mmard.errors import Refused
-from mmard.methods import build, parameters
+from mmard.job import method_of
+from mmard.methods import parameters
 from mmard.settings import MACHINE, Settings
 from mmard.study.cell import Site, settings_here
 from mmard.study.grid import Sweep, cell_name, choose, grid_of, load_scale, load_study, names, together
@@ -40,14 +41,13 @@ def test_every_cell_of_what_is_shipped_can_be_built_and_comes_after_its_teachers
         assert name == cell.name
         assert set(cell.teachers.values()) <= seen
         seen.add(name)
-        method = build(cell.settings.method, cell.settings.params)
+        method = method_of(cell.settings)
         assert set(method.teachers) == set(cell.settings.teachers) >= set(cell.teachers)
         resolved = Settings.resolve(cell.settings.as_config())
         assert resolved == cell.settings, "a cell is made again from its settings alone"
-        said = {
-            full.split(".", 1)[1] for full in cell.settings.params if full.startswith(method.name.split("+")[0] + ".")
-        }
-        assert said == set(parameters(method.name.split("+")[0])), "every parameter is said"
+        host = cell.settings.host
+        said = {full.split(".", 1)[1] for full in cell.settings.params if full.startswith(f"{host}.")}
+        assert said == set(parameters(host)), "every parameter is said"
     students = {name for name, cell in grid.cells.items() if not cell.role}
     assert {name for row in grid.rows for name in row.cells} == students
     assert all(len(row.cells) == len(where.seeds) for row in grid.rows)

@@ -268,10 +268,15 @@ class Run:
         """Put other settings in the place of those that made this run; who calls this says why in the log."""
         write_json(self.path / "config.json", dict(config))
 
+    @property
+    def environment_file(self) -> Path:
+        """Where the machines and versions of every start are kept."""
+        return self.path / "environment.json"
+
     @only_where_it_writes
     def note_environment(self) -> None:
         """Add this process to environment.json."""
-        file = self.path / "environment.json"
+        file = self.environment_file
         earlier = read_json(file) if file.exists() else []
         require(isinstance(earlier, list), str(file), expected="a list of environments", got=type(earlier).__name__)
         write_json(file, [*earlier, environment()])

@@ -145,7 +145,7 @@ def test_autoattack_beside_other_attacks(
         "Square (margin, 5 queries",
         "right under each",
     ]
-    assert [row.startswith(words) for row, words in zip(rows, told, strict=True)] == [True] * 8, done.out
+    assert [row.strip().startswith(words) for row, words in zip(rows, told, strict=True)] == [True] * 8, done.out
     for row, name in zip(rows[1:6], (*parts, "aa"), strict=True):
         assert f"{100 * records[name]['accuracy']:.1f}%" in row
     assert "not AutoAttack" not in done.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import subprocess
@@ -237,3 +238,12 @@ def test_a_weight_that_is_no_number_is_never_validated(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"0\.weight of the network"):
         fit(step_of(steep(6)), batches_of(), RECIPE, run, validate, facts=FACTS)
     assert load_tensors(run.weights_file("best"))[1]["epoch"] == 1
+
+
+def test_a_run_that_died_before_it_noted_its_machine_notes_it_at_its_next_start(tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run")
+    (noted,) = json.loads(run.environment_file.read_text())
+    run.environment_file.unlink()
+    train(plain, run.path)
+    (again,) = json.loads(run.environment_file.read_text())
+    assert again.keys() == noted.keys()

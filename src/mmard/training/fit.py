@@ -172,6 +172,8 @@ class _Training:
                 # A process that died before its first save: its beginning is told anew.
                 self.run.rewind_log(-1, -1)
                 self.run.note_environment()
+            elif not self.run.environment_file.exists():
+                self.run.note_environment()  # it died between its config and this
             self.tell({"kind": "start"})
             return
         tensors, facts = load(self.run)
