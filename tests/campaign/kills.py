@@ -17,7 +17,7 @@ from typing import Any
 from campaign.commands import Case, WriteCounter, fault, files, mmard, spread
 from campaign.home import DISTILL, FEW, TRAIN, copy_of
 
-CLOCKS = {"seconds", "environment", "started", "finished", "written", "when", "date", "created", "time"}
+CLOCKS = {"pulled", "seconds", "environment", "started", "finished", "written", "when", "date", "created", "time"}
 
 
 @dataclass(frozen=True)
