@@ -169,6 +169,7 @@ threads = 1
 epochs = 2
 limit_train = 128
 batch_size = 32
+teacher_gate = false
 steps = 1
 [teachers.main]
 title = "cnn-4"
