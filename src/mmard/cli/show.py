@@ -12,7 +12,6 @@ from mmard.cli.options import Json, argument, command
 from mmard.cli.screen import commands, console, line, print_json, show_section, show_table
 from mmard.cli.train import next_commands, position_of, value_text
 from mmard.errors import Refused
-from mmard.files import is_whole
 from mmard.settings import Settings, command_of
 from mmard.tables.table import Entry, Table
 from mmard.words import as_fraction, duration, percent, plural, points
@@ -134,6 +133,8 @@ def warnings(
     run: Run, position: Position | None, events: list[Record], scores: list[Record], findings: list[Record]
 ) -> list[str]:
     """What a reader of the figures should know."""
+    from mmard.files import is_whole
+
     found = []
     weights = {which: run.weights_file(which).is_file() for which in ("best", "last")}
     if position is not None and position.finished and not all(weights.values()):
