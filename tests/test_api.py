@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +43,8 @@ from mmard.errors import Refused
 from mmard.method import Method, halves
 from mmard.methods import METHODS, adaad, ard, compose, igdm, mmard, pgd_at, rslad, trades
 from mmard.ops import ce
-from mmard.run import Event, Run
+from mmard.report.training import plot
+from mmard.run import Event, Run, terms_of
 from mmard.training.fit import Interrupted, fit
 from mmard.training.step import Step
 
@@ -156,6 +160,68 @@ def test_observers_see_what_the_log_keeps() -> None:
     result = train(net(), data=picture_splits(), budget=BUDGET, out="run", observers=[seen.append], **QUICK)
     assert [event for event in seen if event["kind"] != "tick"] == result.run.log()
     assert result.position.best_epoch in (1, 2)
+
+
+class Terminal(StringIO):
+    """Standard error that somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_where_somebody_watches_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    images = picture_splits().test
+
+    def seen(progress: bool, stream: StringIO, out: str) -> str:
+        monkeypatch.setattr(sys, "stderr", stream)
+        done = train(net(), data=picture_splits(), budget=BUDGET, out=out, progress=progress, **QUICK)
+        evaluate(done.network(), images, "fgsm", budget=BUDGET, progress=progress)
+        return stream.getvalue()
+
+    shown = seen(True, Terminal(), "a")
+    assert "epoch 2/2" in shown or "2/2" in shown
+    assert "fgsm" in shown
+    assert seen(False, Terminal(), "b") == ""
+    assert seen(True, StringIO(), "c") == "", "a script whose output goes to a file is left alone"
+
+
+def test_in_a_notebook_progress_is_a_line_for_every_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mmard.progress.Console", lambda: SimpleNamespace(is_jupyter=True))
+    train(net(), data=picture_splits(), budget=BUDGET, out="run", **QUICK)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_results_say_themselves_in_a_line_and_in_a_notebook() -> None:
+    done = train(net(), data=picture_splits(), method="pgd_at", budget=BUDGET, out="a<b", **QUICK)
+    best = done.position
+    assert repr(done).startswith(f"pgd_at on given:Sequential: best epoch {best.best_epoch} of 2, ")
+    assert "(validation); a<b" in repr(done)
+    assert "<td" in done._repr_html_()
+    assert "a&lt;b" in done._repr_html_()
+    clean, attacked = evaluate(done.network(), picture_splits().test, "fgsm", budget=BUDGET)[:2]
+    low, high = attacked.interval
+    figure = f"{attacked.accuracy:.1%} [{low:.1%}, {high:.1%}]"
+    assert repr(attacked) == f"<Score fgsm at {BUDGET}: {figure} of {attacked.n}, {attacked.split}, given weights>"
+    assert figure in attacked._repr_html_()
+    assert repr(clean).startswith("<Score clean: ")
+
+
+def test_a_plot_of_a_run_shows_its_log() -> None:
+    done = train(net(), data=picture_splits(), method="trades", budget=BUDGET, out="run", **QUICK)
+    accuracy, loss = done.plot().axes
+    epochs = [event for event in done.run.log() if event["kind"] == "epoch"]
+    clean, robust = accuracy.lines
+    assert list(clean.get_ydata()) == [100 * event["clean"] for event in epochs]
+    assert list(robust.get_ydata()) == [100 * event["robust"] for event in epochs]
+    assert list(loss.lines[0].get_ydata()) == [event["loss"] for event in epochs]
+    assert len(loss.lines) == 1 + len(terms_of(epochs[-1]))
+    Run.create("new", done.run.config)
+    with pytest.raises(Refused, match="new: expected at least one finished epoch, got none so far"):
+        plot("new")
 
 
 def test_tensorboard_sees_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

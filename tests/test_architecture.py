@@ -48,7 +48,7 @@ FLOORS = {
         "catalogue.py",
         "passes.py",
     ),
-    5: ("job.py", "plan.py", "api.py", "demo.py", "bench/", "report/", "share/", "study/"),
+    5: ("job.py", "plan.py", "api.py", "screen.py", "progress.py", "bench/", "report/", "share/", "study/"),
     6: ("cli/", "__init__.py", "__main__.py"),
 }
 MUST_NOT_NAME_A_METHOD = ("training/", "attacks/", "evaluation/", "engine/", "report/", "tables/", "study/", "run.py")

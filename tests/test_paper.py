@@ -17,8 +17,8 @@ from records import folder, record
 from rich.console import Console
 
 from mmard.cli import answer
-from mmard.cli.screen import THEME, put
 from mmard.files import write_json
+from mmard.screen import THEME, put
 from mmard.tables.comparison import Comparison, comparison
 from mmard.tables.paper import ENDINGS, FORMATS, caption, latex, markdown, table_csv, table_json, table_of
 from mmard.tables.table import MARK, escaped

@@ -16,11 +16,11 @@ import torch
 from little_study import in_this_process, little
 
 from mmard.cli import answer
-from mmard.cli.boards import StudyBoard
-from mmard.cli.screen import console
 from mmard.cli.study import Selection
 from mmard.data import load
 from mmard.errors import Refused
+from mmard.progress import StudyBoard
+from mmard.screen import console
 from mmard.study import boundary
 from mmard.study.cell import Site
 from mmard.study.grid import choose

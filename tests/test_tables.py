@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mmard.cli.screen import THEME
+from mmard.screen import THEME
 from mmard.tables import table
 from mmard.tables.table import MARK, Entry, Table, escaped, markdown_text, off_by
 from mmard.words import printable

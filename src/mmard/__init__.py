@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mmard.models import build
     from mmard.networks import load_network, load_teacher
     from mmard.report.page import write_report
+    from mmard.report.training import plot
     from mmard.run import Run
     from mmard.share.hub import pull, push
     from mmard.tables.comparison import comparison
@@ -52,6 +53,7 @@ _HOME = {
     "mmard.networks": ("load_network", "load_teacher"),
     "mmard.tables.comparison": ("comparison",),
     "mmard.report.page": ("write_report",),
+    "mmard.report.training": ("plot",),
     "mmard.run": ("Run",),
     "mmard.share.hub": ("pull", "push"),
     "mmard.trust": ("trust_code",),

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from torch import Tensor, nn
 
 from mmard.balls import Budget
@@ -39,12 +40,17 @@ from mmard.methods import compose
 from mmard.models import check_logits
 from mmard.modes import gradients
 from mmard.networks import load_network
+from mmard.progress import AttackBoard, TrainingBoard, shown_to_python
 from mmard.run import Event, Run
 from mmard.settings import EVALUATION_BATCH, GIVEN, Settings, code_of, given_label
+from mmard.tables.table import Entry, Table
 from mmard.training.checkpoint import Position, lengthen
 from mmard.training.step import Step
 from mmard.trust import trust_code, trust_typed
-from mmard.words import radius
+from mmard.words import percent, radius
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Examined", "Trained", "check", "distill", "evaluate", "examine", "train", "training_step"]
 
@@ -71,6 +77,40 @@ class Trained:
         """The data, unless a user's own loaders were trained on."""
         return self.job.splits
 
+    def __repr__(self) -> str:
+        best, job = self.position, self.job
+        return (
+            f"{job.method.name} on {job.facts['network']}: best epoch {best.best_epoch} of {best.epoch},"
+            f" {percent(best.best_clean)} clean, {percent(best.best_robust)} under {job.validation_label}"
+            f" (validation); {self.run.path}"
+        )
+
+    def _repr_html_(self) -> str:
+        """What was trained and what validation thinks of it, for a notebook."""
+        job, best = self.job, self.position
+        heads = ("method", "network", "epochs", "best", "clean %", f"{job.validation_label} %", "run")
+        accuracies = (Entry(f"{100 * share:.1f}", share) for share in (best.best_clean, best.best_robust))
+        name = str(job.facts["network"])
+        row: list[str | Entry] = [
+            job.method.name,
+            name,
+            str(best.epoch),
+            str(best.best_epoch),
+            *accuracies,
+            str(self.run.path),
+        ]
+        return str(Table(heads, [row], "On validation images").html(compact=True))
+
+    def plot(self) -> Figure:
+        """Validation accuracy and loss over epochs, as a matplotlib figure, which a notebook shows.
+
+        Raises:
+            Refused: if matplotlib is not installed.
+        """
+        from mmard.report.training import plot
+
+        return plot(self.run)
+
     def network(self, which: str = "best") -> nn.Module:
         """The student with its "best" or "last" weights, in eval mode: the object in training, loaded in place."""
         tensors, _ = self.run.load_weights(which)
@@ -88,6 +128,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     observers: Sequence[Observer] = (),
+    progress: bool = True,
     **settings: Any,
 ) -> Trained:
     """Train a network without a teacher; this is how teachers are made.
@@ -103,6 +144,7 @@ def train(
         out: folder of the run; runs/<date>-<method>-<network>-<seed> if not given.
         resume: go on with the run in `out`, whose settings then hold; with more `epochs` than it has it is lengthened.
         observers: called with every event of the log.
+        progress: show how far it is where somebody watches: bars in a terminal, lines in a notebook.
         settings: any of `mmard.settings.Settings`, under its name.
 
     Raises:
@@ -111,7 +153,7 @@ def train(
     """
     network = model if isinstance(model, nn.Module) else None
     said = {**settings, "network": _label(model, "model")}
-    return _go("train", said, data, method, budget, out, resume, observers, student=network)
+    return _go("train", said, data, method, budget, out, resume, observers, progress, student=network)
 
 
 @gradients()
@@ -125,6 +167,7 @@ def distill(
     out: str | Path | None = None,
     resume: bool = False,
     observers: Sequence[Observer] = (),
+    progress: bool = True,
     **settings: Any,
 ) -> Trained:
     """Train a student with a teacher.
@@ -134,7 +177,7 @@ def distill(
         teacher: a run folder, a file of weights that mmard wrote, a name with `teacher_weights=...`, or a module; for
             methods with several, a mapping by letter, e.g. {"T": "runs/robust", "T_nat": "runs/natural"}. A list of
             runs or files is an ensemble, which averages what `teacher_mix` says.
-        data, method, budget, out, resume, observers: as in `train`.
+        data, method, budget, out, resume, observers, progress: as in `train`.
         settings: any of `mmard.settings.Settings`, under its name.
 
     Raises:
@@ -146,7 +189,7 @@ def distill(
     modules = {letter: each for letter, each in by_letter.items() if isinstance(each, nn.Module)}
     labels = {letter: _labels(each, f"teacher {letter}") for letter, each in by_letter.items()}
     said = {**settings, "network": _label(student, "student"), "teachers": labels}
-    return _go("distill", said, data, method, budget, out, resume, observers, student=own, teacher=modules)
+    return _go("distill", said, data, method, budget, out, resume, observers, progress, student=own, teacher=modules)
 
 
 @gradients()
@@ -216,6 +259,7 @@ def _go(
     out: str | Path | None,
     resume: bool,
     observers: Sequence[Observer],
+    progress: bool,
     student: nn.Module | None,
     teacher: Mapping[str, nn.Module] | None = None,
 ) -> Trained:
@@ -256,7 +300,14 @@ def _go(
         assert out is not None
         job.choose_threads()
         run = Run.create(out, job.settings.as_config())
-    return Trained(run, job.train(run, observers), job)
+
+    def board(screen: Console, moves: bool) -> TrainingBoard:
+        made = TrainingBoard(screen, job.recipe.epochs, job.batches.steps, job.validation_label, moves)
+        made.recall(run.log())
+        return made
+
+    with shown_to_python(board, progress) as boards:
+        return Trained(run, job.train(run, [*observers, *boards]), job)
 
 
 def _method(method: object) -> Method:
@@ -344,6 +395,7 @@ def evaluate(
     batch_size: int = EVALUATION_BATCH,
     processes: int = 1,
     engine: str = "fast",
+    progress: bool = True,
 ) -> list[Score]:
     """Clean accuracy, accuracy under each attack, and under all of them together.
 
@@ -364,6 +416,7 @@ def evaluate(
             `if __name__ == "__main__":`, as spawned processes import it.
         engine: what the attacks ask: "fast", a twin of the network (docs/engine.md), or "plain", the network itself,
             which gives every verdict in any case. Attacks made on another network ask that network itself.
+        progress: show how far the attacks are where somebody watches, in a terminal or a notebook.
 
     Raises:
         Refused: for anything wrong, before the first attack.
@@ -375,14 +428,16 @@ def evaluate(
     protocol = Protocol.read(attacks, Budget.of(budget), net.images.num_classes, **how)
     keep = _keeper(out)
     said: dict[str, Any] = {"split": split or net.images.origin, "which": net.which}
-    if made_on is not None:
-        other = _judged(made_on, net.images, who="source")
-        surrogate = Surrogate(other.module, other.source)
-        for each in measure_transfer(net.module, surrogate, net.images, protocol, **said):
-            keep.score(each)
-        return [m.score for m in keep.measured]
-    said |= {"folder": net.run.autoattack if net.run else None, "processes": processes}
-    return [m.score for m in measure(net.module, net.images, protocol, **said, finished=keep.score)]
+    with shown_to_python(AttackBoard, progress) as boards:
+        said["progress"] = next(iter(boards), None)
+        if made_on is not None:
+            other = _judged(made_on, net.images, who="source")
+            surrogate = Surrogate(other.module, other.source)
+            for each in measure_transfer(net.module, surrogate, net.images, protocol, **said):
+                keep.score(each)
+            return [m.score for m in keep.measured]
+        said |= {"folder": net.run.autoattack if net.run else None, "processes": processes}
+        return [m.score for m in measure(net.module, net.images, protocol, **said, finished=keep.score)]
 
 
 @gradients()
@@ -446,11 +501,12 @@ def examine(
     batch_size: int = EVALUATION_BATCH,
     processes: int = 1,
     engine: str = "fast",
+    progress: bool = True,
 ) -> Examined:
     """Accuracies and what lies behind them: suspicion checks, curves, classes, calibration, boundaries, images.
 
     Args:
-        model, images, attacks, budget, seed, batch_size, processes, engine: as in `evaluate`.
+        model, images, attacks, budget, seed, batch_size, processes, engine, progress: as in `evaluate`.
         also: out of "checks", "classes", "margins", "calibration", "examples", "boundary", "eps" and "steps" (curves);
             "all" is what can be found here. The cheap checks are always made.
         teacher: a module, a run folder or a file of weights; the run's own if a run is examined.
@@ -471,15 +527,17 @@ def examine(
     asked: dict[str, Any] = {"teacher": pair.teacher, "own": pair.own, "everything": everything}
     plan = plan_findings(names, net.module, protocol, **asked)
     keep = _keeper(out)
-    examined = _examine(
-        net.module,
-        net.images,
-        protocol,
-        plan,
-        keep,
-        split=split or net.images.origin,
-        which=net.which,
-        folder=net.run.autoattack if net.run else None,
-        processes=processes,
-    )
+    with shown_to_python(AttackBoard, progress) as boards:
+        examined = _examine(
+            net.module,
+            net.images,
+            protocol,
+            plan,
+            keep,
+            split=split or net.images.origin,
+            which=net.which,
+            progress=next(iter(boards), None),
+            folder=net.run.autoattack if net.run else None,
+            processes=processes,
+        )
     return Examined([m.score for m in examined], keep.found, (*plan.left_out, *pair.notes))

@@ -187,6 +187,11 @@ class Job:
         protocol = Protocol((attack,), budget, seed=said.seed, engine=said.engine)
         return Validation(*accuracies(network, self.validation, protocol, self.step.ranks))
 
+    @property
+    def validation_label(self) -> str:
+        """The attack of validation and its budget, e.g. "PGD-10 at linf 8/255"."""
+        return f"{read_attack(self.settings.val_attack, self.step.budget).title} at {self.step.budget}"
+
     def train(self, run: Run, observers: Sequence[Callable[[Event], None]] = ()) -> Position:
         """Train to the end, from where the run folder stands."""
         if not self.settings.tensorboard:

@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 from typed import SMALL, SRC, Typed
 
-from mmard.cli.boards import AttackBoard, Board, TrainingBoard, progress_shown
-from mmard.cli.screen import THEME
+from mmard.progress import AttackBoard, Board, TrainingBoard, progress_shown
 from mmard.run import Run
+from mmard.screen import THEME
 
 
 # display ------------------------------------------------------------------------------------------

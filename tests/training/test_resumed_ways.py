@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from trainings import NEVER, Killed, Left, Observer, at, control_c, kill
 
 from mmard.attacks import PGD
-from mmard.cli.boards import TrainingBoard
-from mmard.cli.screen import THEME
 from mmard.data import Splits
 from mmard.data.augment import Augmentation
 from mmard.data.batches import SetBatches
@@ -29,7 +27,9 @@ from mmard.job import Job, prepare
 from mmard.method import Method
 from mmard.methods import build
 from mmard.plan import plan
+from mmard.progress import TrainingBoard
 from mmard.run import Run
+from mmard.screen import THEME
 from mmard.settings import Settings
 from mmard.training.fit import Interrupted, fit
 from mmard.training.step import Step

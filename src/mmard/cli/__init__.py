@@ -54,7 +54,7 @@ def answer(arguments: Sequence[str]) -> int:
     if trust_typed(arguments):
         sys.path.append(os.getcwd())  # code of one's own may lie where one types its name
     app = commands()
-    from mmard.cli.screen import complain
+    from mmard.screen import complain
 
     try:
         status = app(list(arguments), prog_name="mmard", standalone_mode=False)

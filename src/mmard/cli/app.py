@@ -15,8 +15,8 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from mmard._version import __version__
-from mmard.cli.screen import INTERRUPTED, complain
 from mmard.errors import unknown
+from mmard.screen import INTERRUPTED, complain
 
 WIDEST = 100
 """Columns beyond which a sentence is tiring to read."""

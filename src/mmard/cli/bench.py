@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from mmard.cli.options import Json, command, option
-from mmard.cli.screen import INTERRUPTED, busy, complain, console, line, print_json, put, rich_table
 from mmard.errors import Refused
+from mmard.screen import INTERRUPTED, busy, complain, console, line, print_json, put, rich_table
 from mmard.settings import MOST_THREADS
 
 

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from mmard.catalogue import HOST, STEPS, Fact, facts, families
 from mmard.cli.options import Json, Options, argument, command, option
-from mmard.cli.screen import commands, console, line, print_json, put, rich_table
 from mmard.cli.train import PASSES, ROLES, passes_table
 from mmard.errors import Refused
+from mmard.screen import commands, console, line, print_json, put, rich_table
 from mmard.teachers import PREFIX, Teacher, find, is_teacher, sources, without_prefix
 from mmard.teachers import teachers as known_teachers
 from mmard.words import as_fraction

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmard.cli.options import Options, argument, command, option
-from mmard.cli.screen import busy, commands, console, line, put
 from mmard.errors import Refused, unknown
+from mmard.screen import busy, commands, console, line, put
 
 if TYPE_CHECKING:
     from mmard.tables.comparison import Comparison

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mmard.cli.options import Options, command, option
-from mmard.cli.screen import busy, commands, console, line
 from mmard.cli.study import exit_where_unmade, make_cells, plan, print_tables
 from mmard.errors import Refused
+from mmard.screen import busy, commands, console, line
 from mmard.words import percent
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from mmard.cli.options import Json, command
-from mmard.cli.screen import busy, console, line, print_json, put, rich_table
+from mmard.screen import busy, console, line, print_json, put, rich_table
 from mmard.words import plural
 
 FULL = 2 * 2**30

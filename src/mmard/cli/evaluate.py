@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typer import Exit
 
-from mmard.cli.boards import progress_shown
 from mmard.cli.options import MOST_PROCESSES, argument, command, option
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, show_table
 from mmard.cli.show import scores_table, show_findings
 from mmard.cli.targets import Attacking, OneNetwork, images_of, network_of, run_of, settings_of
 from mmard.errors import Refused
 from mmard.evaluation.spellings import GROUPS
+from mmard.progress import progress_shown
+from mmard.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, show_table
 from mmard.settings import Settings
 from mmard.words import duration, plural
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from mmard.cli.boards import progress_shown
 from mmard.cli.options import command, hidden, option
-from mmard.cli.screen import busy, commands, console, line, print_json
 from mmard.cli.targets import OneNetwork, images_of, network_of, run_of, settings_of
 from mmard.errors import Refused
+from mmard.progress import progress_shown
+from mmard.screen import busy, commands, console, line, print_json
 from mmard.words import as_fraction, percent, plural, points
 
 ATTACKED = 100

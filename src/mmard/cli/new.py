@@ -8,8 +8,8 @@ from typing import Literal
 
 from mmard.catalogue import facts
 from mmard.cli.options import Options, argument, command, option
-from mmard.cli.screen import commands, console, line
 from mmard.errors import Refused
+from mmard.screen import commands, console, line
 
 METHOD = '''"""{name}: one sentence on what is new in it.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from mmard.cli.options import Options, argument, command, option
-from mmard.cli.screen import INTERRUPTED, busy, complain, console, line
+from mmard.screen import INTERRUPTED, busy, complain, console, line
 from mmard.words import plural
 
 if TYPE_CHECKING:

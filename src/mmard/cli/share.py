@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.cli.options import Options, argument, command, option
-from mmard.cli.screen import busy, commands, console, line
+from mmard.screen import busy, commands, console, line
 from mmard.words import plural
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mmard.cli.options import Json, argument, command
-from mmard.cli.screen import commands, console, line, print_json, show_section, show_table
 from mmard.cli.train import next_commands, position_of, value_text
 from mmard.errors import Refused
+from mmard.screen import commands, console, line, print_json, show_section, show_table
 from mmard.settings import Settings, command_of
 from mmard.tables.table import Entry, Table
 from mmard.words import as_fraction, duration, percent, plural, points

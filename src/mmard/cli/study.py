@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from mmard.cli.app import FrontPage, app
-from mmard.cli.boards import StudyBoard
 from mmard.cli.options import MOST_PROCESSES, Json, Options, argument, command, hidden, option
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, put, rich_table
+from mmard.progress import StudyBoard
+from mmard.screen import INTERRUPTED, busy, commands, complain, console, line, print_json, put, rich_table
 from mmard.words import duration, percent, plural, points
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mmard.cli.options import Json, Options, argument, command, option
-from mmard.cli.screen import busy, commands, complain, console, line, print_json
 from mmard.cli.study import print_tables, studies
 from mmard.errors import Refused, require, unknown
+from mmard.screen import busy, commands, complain, console, line, print_json
 from mmard.words import plural
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import typer
 from rich.table import Table
 
 from mmard.catalogue import refuse_unknown_names
-from mmard.cli.boards import TrainingBoard
 from mmard.cli.options import Options, Said, command, flag_of, option, with_file
-from mmard.cli.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
 from mmard.errors import Refused, require
+from mmard.progress import TrainingBoard
+from mmard.screen import INTERRUPTED, busy, commands, complain, console, line, put, rich_table
 from mmard.settings import Settings, code_of, command_of, handed_over, teachers_text
 from mmard.words import as_fraction, duration, percent, plural
 
@@ -235,17 +235,9 @@ def _follow(job: Job, run: Run) -> None:
 def _trained(job: Job, run: Run, quiet: bool) -> Position:
     if quiet:
         return job.train(run)
-    with TrainingBoard(console(), job.recipe.epochs, job.batches.steps, validation_label(job)).shown() as board:
+    with TrainingBoard(console(), job.recipe.epochs, job.batches.steps, job.validation_label).shown() as board:
         board.recall(run.log())
         return job.train(run, [board])
-
-
-def validation_label(job: Job) -> str:
-    """The attack of validation and its budget, e.g. "PGD-10 at linf 8/255"."""
-    from mmard.attacks import read_attack
-
-    found = read_attack(job.settings.val_attack, job.step.budget)
-    return f"{found.title} at {job.step.budget}"
 
 
 def _introduce(job: Job, run: Run) -> None:
@@ -268,7 +260,7 @@ def _introduce(job: Job, run: Run) -> None:
 def _conclude(job: Job, run: Run, position: Position) -> None:
     out = console()
     line(out, f"{run.path}: {plural(position.epoch, 'epoch')} in {duration(position.seconds)}", "strong")
-    found = f"{percent(position.best_clean)} clean, {percent(position.best_robust)} under {validation_label(job)}"
+    found = f"{percent(position.best_clean)} clean, {percent(position.best_robust)} under {job.validation_label}"
     line(out, f"  best epoch {position.best_epoch}: {found}, {plural(len(job.validation), 'validation image')}")
     commands(out, "next", next_commands(run, finished=True))
 

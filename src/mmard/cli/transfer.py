@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mmard.cli.boards import progress_shown
 from mmard.cli.options import argument, command, option
-from mmard.cli.screen import busy, console, line, print_json, put, rich_table
 from mmard.cli.show import keep
 from mmard.cli.targets import Attacking, images_of, run_of, settings_of
 from mmard.errors import Refused
+from mmard.progress import progress_shown
+from mmard.screen import busy, console, line, print_json, put, rich_table
 from mmard.words import percent, plural
 
 if TYPE_CHECKING:

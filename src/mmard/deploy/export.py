@@ -24,7 +24,8 @@ from mmard.data.batches import Labelled, as_image_set
 from mmard.data.image_set import ImageSet
 from mmard.deploy.onnx import OnnxNetwork
 from mmard.errors import Refused, cause, needs_extra
-from mmard.evaluation.evaluate import Measured, Progress, Protocol
+from mmard.evaluation.evaluate import Measured, Protocol
+from mmard.evaluation.journal import Progress
 from mmard.evaluation.score import wilson
 from mmard.evaluation.transfer import Surrogate, transfer
 from mmard.files import FACTS, weights_hash, write_whole

@@ -24,8 +24,8 @@ from mmard import seeds
 from mmard.attacks.fab import FAB
 from mmard.attacks.queries import logits_of, wide
 from mmard.balls import Budget
-from mmard.evaluation.evaluate import Progress
 from mmard.evaluation.findings import counts
+from mmard.evaluation.journal import Progress
 from mmard.modes import evaluating, frozen
 from mmard.ops import correct, entropy, margin
 from mmard.settings import EVALUATION_BATCH

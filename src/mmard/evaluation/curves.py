@@ -21,8 +21,8 @@ from torch import nn
 from mmard.attacks import UntargetedPGD
 from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
-from mmard.evaluation.evaluate import Measured, Progress, Protocol, labelled, measure, random_start, verdict
-from mmard.evaluation.journal import cut
+from mmard.evaluation.evaluate import Measured, Protocol, labelled, measure, random_start, verdict
+from mmard.evaluation.journal import Progress, cut
 from mmard.modes import evaluating, frozen
 from mmard.ops import correct
 

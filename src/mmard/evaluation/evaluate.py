@@ -37,7 +37,7 @@ from mmard.balls import Budget
 from mmard.data.image_set import ImageSet
 from mmard.engine.twin import Engine, Twins, described
 from mmard.errors import Refused, require
-from mmard.evaluation.journal import Journal, RankJournal
+from mmard.evaluation.journal import Journal, Progress, RankJournal
 from mmard.evaluation.score import Mask, Score
 from mmard.evaluation.spellings import spelled
 from mmard.files import weights_hash
@@ -48,9 +48,6 @@ from mmard.settings import EVALUATION_BATCH
 
 NETWORK = "the network"
 """What the network is called where `Twins` wants a letter."""
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with (attack, images it is done with, images it was given, images still read rightly of those it did)."""
 
 Witness = Callable[[str, Tensor, Tensor, Tensor], None]
 """Called with (attack or "clean", rows (B,) of the set on the CPU, inputs that the network saw, its logits (B, C))."""

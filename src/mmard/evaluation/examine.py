@@ -27,7 +27,7 @@ from mmard.evaluation import checks
 from mmard.evaluation.boundary import boundary
 from mmard.evaluation.checks.checked import skipped
 from mmard.evaluation.curves import eps_label, over_eps, over_steps, radii, steps_label
-from mmard.evaluation.evaluate import Evaluated, Measured, Progress, Protocol, labelled, perturbed
+from mmard.evaluation.evaluate import Evaluated, Measured, Protocol, labelled, perturbed
 from mmard.evaluation.findings import (
     ALSO,
     Finding,
@@ -39,7 +39,7 @@ from mmard.evaluation.findings import (
     examples,
     margins,
 )
-from mmard.evaluation.journal import cut
+from mmard.evaluation.journal import Progress, cut
 from mmard.evaluation.multiprocess import measure
 from mmard.evaluation.transfer import Surrogate, measure_transfer
 from mmard.files import read_json, weights_hash

@@ -29,7 +29,8 @@ from mmard._version import __version__
 from mmard.data.image_set import ImageSet
 from mmard.errors import Refused, require
 from mmard.evaluation import evaluate
-from mmard.evaluation.evaluate import Measured, Progress, Protocol, Witness
+from mmard.evaluation.evaluate import Measured, Protocol, Witness
+from mmard.evaluation.journal import Progress
 from mmard.files import weights_hash
 from mmard.ranks import Lost, Ranks
 

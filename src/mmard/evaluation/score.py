@@ -6,10 +6,13 @@ import hashlib
 import math
 import re
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmard.words import as_fraction, percent
 
 Z_95 = 1.959963984540054
 
@@ -27,7 +30,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """Accuracy of one set of weights under one attack.
 
@@ -71,6 +74,30 @@ class Score:
     def interval(self) -> tuple[float, float]:
         """Its 95 % Wilson interval, over the choice of images alone."""
         return wilson(self.correct, self.n)
+
+    def __repr__(self) -> str:
+        return f"<Score {self.attack}{self._at}: {self._figure} of {self.n:,}, {self.split}, {self.which} weights>"
+
+    def _repr_html_(self) -> str:
+        """A row under its heads, for a notebook."""
+        facts = {
+            "attack": f"{self.label}{self._at}", "accuracy": self._figure, "images": f"{self.n:,}, {self.split}",
+            "weights": self.which,
+        }  # fmt: skip
+        heads, cells = (
+            "".join(f"<{tag}>{escape(text)}</{tag}>" for text in row)
+            for tag, row in (("th", facts), ("td", facts.values()))
+        )
+        return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"
+
+    @property
+    def _at(self) -> str:
+        return "" if self.eps is None else f" at {self.norm} {as_fraction(self.eps)}"
+
+    @property
+    def _figure(self) -> str:
+        low, high = self.interval
+        return f"{percent(self.accuracy)} [{percent(low)}, {percent(high)}]"
 
     @property
     def slug(self) -> str:

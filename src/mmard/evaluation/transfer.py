@@ -25,7 +25,6 @@ from mmard.errors import Refused
 from mmard.evaluation.evaluate import (
     Evaluated,
     Measured,
-    Progress,
     Protocol,
     labelled,
     measure,
@@ -34,7 +33,7 @@ from mmard.evaluation.evaluate import (
     together,
     verdict,
 )
-from mmard.evaluation.journal import cut
+from mmard.evaluation.journal import Progress, cut
 from mmard.evaluation.score import Score
 from mmard.files import weights_hash
 from mmard.modes import evaluating, frozen

@@ -5,13 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mmard.errors import require
+from mmard.report.drawing import need_plots
 from mmard.report.plots import Line, line_plot
 from mmard.report.runs import ReportedRun, ReportedRuns, number, percent, quoted, setting
 from mmard.report.section import Picture, Section
+from mmard.run import Run, terms_of
 from mmard.settings import command_of
 from mmard.tables.records import Record
 from mmard.tables.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRAINING_LONGEST_TABLE = 40
 """Epochs that a table shows; of longer runs it has every second, third, ..., and the best."""
@@ -33,6 +41,34 @@ def training_section(report: ReportedRuns) -> Section:
     parts = [Section("Every epoch as numbers", tables=tables, folded=True)] if tables else []
     commands = [f"mmard {command_of(run.config)} --resume {quoted(run)}" for run in lost]
     return Section("Training", "training", sentences, pictures, commands=commands, parts=parts)
+
+
+def plot(run: Run | str | Path) -> Figure:
+    """How a run's training went, as a matplotlib figure: validation accuracy and the loss, epoch by epoch.
+
+    Raises:
+        Refused: if there is no run, it has no epoch yet, or matplotlib is not installed.
+    """
+    need_plots()
+    from matplotlib.figure import Figure
+
+    found = run if isinstance(run, Run) else Run.open(run)
+    epochs = [event for event in found.log() if event["kind"] == "epoch"]
+    require(bool(epochs), str(found.path), expected="at least one finished epoch", got="none so far")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    xs = [event["epoch"] for event in epochs]
+    for key, label, style in (("clean", "clean", "--"), ("robust", str(found.config["val_attack"]), "-")):
+        accuracy.plot(xs, [100 * event[key] for event in epochs], style, marker=".", label=label)
+    accuracy.set(xlabel="epoch", ylabel="validation accuracy, %", ylim=(0, 100))
+    accuracy.legend()
+    loss.plot(xs, [event["loss"] for event in epochs], marker=".", label="loss")
+    for name in terms_of(epochs[-1]):
+        loss.plot(xs, [terms_of(event).get(name, float("nan")) for event in epochs], linewidth=1, label=name)
+    loss.set(xlabel="epoch", ylabel="training loss")
+    loss.legend()
+    figure.suptitle(found.path.name)
+    return figure
 
 
 def _attacks(report: ReportedRuns) -> str:

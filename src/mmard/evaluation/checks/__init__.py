@@ -28,7 +28,8 @@ from mmard.evaluation.checks.network import (
     sample,
     softmax_outputs,
 )
-from mmard.evaluation.evaluate import Measured, Progress, Protocol, labelled
+from mmard.evaluation.evaluate import Measured, Protocol, labelled
+from mmard.evaluation.journal import Progress
 
 __all__ = ["CHECKS", "Checked", "Verdict", "cheap", "compared", "thorough"]
 

@@ -26,7 +26,8 @@ from mmard.data.image_set import ImageSet
 from mmard.errors import Refused
 from mmard.evaluation.checks.checked import CHANCE, Checked, exceeds, judged, reversal, skipped
 from mmard.evaluation.checks.network import NO_GRADIENT
-from mmard.evaluation.evaluate import Measured, Progress, Protocol, measure
+from mmard.evaluation.evaluate import Measured, Protocol, measure
+from mmard.evaluation.journal import Progress
 from mmard.evaluation.score import Mask
 from mmard.evaluation.transfer import Transferred
 from mmard.files import weights_hash

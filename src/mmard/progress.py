@@ -1,9 +1,9 @@
-"""What a command is at: trainings, attacks, studies, as bars in a terminal and as lines in a file."""
+"""How far trainings, attacks and studies are: bars in a terminal, lines in a file or a notebook."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmard.cli.screen import PlainConsole, is_terminal, watched
+from mmard.screen import PlainConsole, is_terminal, watched
 from mmard.words import duration, percent, plural, printable, significant
 
 if TYPE_CHECKING:
@@ -232,6 +232,23 @@ def progress_shown() -> Iterator[AttackBoard]:
     err = watched()
     with AttackBoard(err or PlainConsole(stderr=True), err is not None).shown() as board:
         yield board
+
+
+@contextmanager
+def shown_to_python(board: Callable[[Console, bool], Board], wanted: bool = True) -> Iterator[list[Any]]:
+    """The board of a Python call, in a list: bars in a terminal, lines in a notebook, none where nobody watches.
+
+    Args:
+        board: made of a console and of whether it can redraw.
+        wanted: False for none at all.
+    """
+    err = watched()
+    notebook = err is None and Console().is_jupyter
+    if not wanted or (err is None and not notebook):
+        yield []
+        return
+    with board(err or PlainConsole(), err is not None).shown() as shown:
+        yield [shown]
 
 
 TRAINING_SHARE = 0.7
