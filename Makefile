@@ -61,7 +61,7 @@ fix: $(DEV)  ## what ruff can mend by itself
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(DEV)  ## write the generated tables of README.md and docs/ anew
+docs: $(DEV)  ## write the generated tables of docs/ anew
 	@$(BIN)/python docs/make_tables.py
 
 clean:  ## remove .venv, caches and build output; runs/ stays
@@ -77,7 +77,7 @@ $(CORE): pyproject.toml constraints.txt
 	@grep -v '^torch==' constraints.txt > $(PINS)
 	@$(call pip,$(TORCH))
 	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(PINS)
-	@$(call pip,--editable .)
+	@$(call pip,--editable '.[plots]')
 	@touch $@
 
 $(DEV): $(CORE)

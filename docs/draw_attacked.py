@@ -40,7 +40,7 @@ def main(undefended: str, student: str) -> None:
     """Write the picture."""
     lines = rows(undefended, student)
     truth = mmard.load("digits").test.y[:FIRST]
-    figure, axes = pyplot.subplots(len(lines), FIRST, figsize=(8.2, 4.6), facecolor="white")
+    figure, axes = pyplot.subplots(len(lines), FIRST, figsize=(8.2, 4.3), facecolor="white")
     for row, (name, x, read) in zip(axes, lines, strict=True):
         for place, (axis, image, said, y) in enumerate(zip(row, x, read.tolist(), truth.tolist(), strict=True)):
             axis.imshow(image[0], cmap="gray_r", vmin=0, vmax=1)
@@ -52,7 +52,7 @@ def main(undefended: str, student: str) -> None:
             if place == 0:
                 axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
     figure.tight_layout(h_pad=0.6, w_pad=0.4)
-    figure.savefig(OUT, dpi=110)
+    figure.savefig(OUT, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = "src/mmard/catalogue.json"
 PAGES = (
     CATALOGUE,
-    "README.md", "docs/architecture.md", "docs/evaluation.md", "docs/methods.md", "docs/released_code.md",
+    "docs/architecture.md", "docs/evaluation.md", "docs/methods.md", "docs/released_code.md",
     "docs/settings.md", "docs/teachers.md",
     "docs/results/cifar10-jpeg.md", "docs/results/digits-saad.md",
 )  # fmt: skip

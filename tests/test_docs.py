@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from laws import over
 
+import mmard
 from mmard.cli import answer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,3 +87,11 @@ def test_the_generated_tables_are_fresh(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(sys, "argv", ["make_tables.py", "--check"])
     runpy.run_path(str(ROOT / "docs" / "make_tables.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("0 of ")
+
+
+def test_the_picture_on_top_of_the_readme_can_be_drawn_again(tmp_path: Path) -> None:
+    run = mmard.train("cnn-2", data="digits", method="natural", limit_train=64, epochs=1, out=tmp_path / "r").run
+    script = runpy.run_path(str(ROOT / "docs" / "draw_attacked.py"))
+    script["main"].__globals__["OUT"] = tmp_path / "picture.png"
+    script["main"](str(run.path), str(run.path))
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"

@@ -278,11 +278,12 @@ BOUNDARY_LEAD = (
 
 def boundary_section(report: ReportedRuns) -> Section:
     """Histograms of margins of both networks, and distances to both boundaries."""
-    students = [run for run in report.runs if run.config.get("teachers")]
+    # What was found of a network alone, as a terminal shows it, has no settings and asks for no teacher.
+    untaught = all(run.config and not run.config.get("teachers") for run in report.runs)
     chosen = Chosen(report, "boundary")
     title, slug = "Nearness to the boundary", "boundary"
     if not chosen.having():
-        return Section(title, slug, [] if students else ["No run here has a teacher to compare with."])
+        return Section(title, slug, ["No run here has a teacher to compare with."] if untaught else [])
     parts: list[Section] = []
     others: list[Picture] = []
     for place, rows in enumerate(chosen.by_protocol()):
