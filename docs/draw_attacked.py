@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import mmard
 
@@ -40,10 +40,11 @@ def main(undefended: str, student: str) -> None:
     """Write the picture."""
     lines = rows(undefended, student)
     truth = mmard.load("digits").test.y[:FIRST]
-    figure, axes = pyplot.subplots(len(lines), FIRST, figsize=(8.2, 4.3), facecolor="white")
+    figure = Figure(figsize=(8.2, 4.3), facecolor="white")
+    axes = figure.subplots(len(lines), FIRST)
     for row, (name, x, read) in zip(axes, lines, strict=True):
         for place, (axis, image, said, y) in enumerate(zip(row, x, read.tolist(), truth.tolist(), strict=True)):
-            axis.imshow(image[0], cmap="gray_r", vmin=0, vmax=1)
+            axis.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
             wrong = said != y
             axis.set_title(f"reads {said}", fontsize=9, pad=3, color="#b3201a" if wrong else "#1a6f5f", weight="bold")
