@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from little import net, picture_splits
 
 from mmard.api import train
+from mmard.cli import answer
 from mmard.engine import threads
-from mmard.engine.threads import chosen_threads, faster
+from mmard.engine.threads import faster, take_threads
 from mmard.run import Run
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "steps": 1, "val_attack": "pgd-1", "budget": 0.05}
@@ -56,7 +58,7 @@ def test_the_network_and_its_draws_are_left_as_they_were(three: None, monkeypatc
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     drawn = torch.get_rng_state()
     monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
-    found, notes = chosen_threads(network, (1, 4, 4), 16)
+    found, notes = take_threads(network, (1, 4, 4), 16)
     assert found in (1, 3)
     assert [words in note for words, note in zip(("as fast as one", "load 1000.0 on"), notes, strict=True)] == [
         True
@@ -87,3 +89,19 @@ def test_what_is_said_is_done(three: None, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(threads, "faster", lambda work, most: pytest.fail("nothing is to be chosen"))
     train(net(), data=picture_splits(), out=tmp_path / "run", threads=2, **QUICK)
     assert (torch.get_num_threads(), Run.open(tmp_path / "run").config["threads"]) == (2, 2)
+
+
+def test_evaluations_take_what_suits_them_or_what_is_said(
+    three: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(train("cnn-2", data="digits", limit_train=32, threads=1, out=tmp_path / "run", **QUICK).run.path)
+    monkeypatch.setattr(threads, "faster", lambda work, most: (1, 0.5))
+    for command in ("evaluate", "transfer"):
+        asked = [command, run, *([run] if command == "transfer" else []), "--attack", "fgsm", "--first", "4"]
+        torch.set_num_threads(3)
+        assert answer(asked) == 0
+        assert torch.get_num_threads() == 1
+        assert "1 thread: 3 are 0.50 times as fast as one; --threads says another number" in capsys.readouterr().out
+        assert answer([*asked, "--threads", "2"]) == 0
+        assert torch.get_num_threads() == 2
+        assert "times as fast as one" not in capsys.readouterr().out

@@ -29,7 +29,7 @@ from mmard.data import DATA, ImageSet, Splits, load, load_split
 from mmard.data.augment import AUGMENTATIONS, augmentation
 from mmard.data.batches import Batches, Labelled, LoaderBatches, SetBatches, as_image_set, as_loader
 from mmard.engine.graphs import accumulation_notes, ascent_for
-from mmard.engine.threads import chosen_threads
+from mmard.engine.threads import take_threads
 from mmard.engine.twin import Engine, Record, lay_out, refuse_without_bf16
 from mmard.errors import Refused, unknown
 from mmard.evaluation.evaluate import Protocol, accuracies
@@ -204,13 +204,13 @@ class Job:
 
         The settings say it from then on, so that a resumed run computes with as many.
         """
-        at_hand = self.settings.threads == 0 and self.step.ranks is None and torch.get_num_threads() > 1
-        if not at_hand or next(self.student.parameters()).device.type != "cpu":
+        if self.settings.threads or self.step.ranks is not None or torch.get_num_threads() == 1:
             return
-        threads, notes = chosen_threads(self.student, self.validation.image_shape, self.settings.batch_size)
+        if next(self.student.parameters()).device.type != "cpu":
+            return
+        threads, notes = take_threads(self.student, self.validation.image_shape, self.settings.batch_size)
         self.settings = self.settings.model_copy(update={"threads": threads})
         self.notes += notes
-        torch.set_num_threads(threads)
 
     def choose_engine(self, run: Run | None = None) -> Record:
         """Make the twins: as this run had them so far, and as the first of several processes has them."""

@@ -13,7 +13,7 @@ from typer import Exit
 
 from mmard.cli.options import MOST_PROCESSES, argument, command, option
 from mmard.cli.show import scores_table, show_findings
-from mmard.cli.targets import Attacking, OneNetwork, images_of, network_of, run_of, settings_of
+from mmard.cli.targets import Attacking, OneNetwork, device_of, images_of, network_of, run_of, settings_of, suit_threads
 from mmard.errors import Refused
 from mmard.evaluation.spellings import GROUPS
 from mmard.progress import progress_shown
@@ -93,10 +93,10 @@ def _evaluate(request: Evaluate, run: Run | None, settings: Settings, ranks: Ran
     with busy("reading data and network"):
         from mmard.balls import Budget
         from mmard.evaluation.evaluate import Protocol
-        from mmard.networks import own_device, pick_device
+        from mmard.networks import own_device
 
         budget = Budget(settings.eps, settings.norm)
-        device = pick_device(request.device)
+        device = device_of(request)
         device = device if ranks is None else own_device(device, ranks)
         images = images_of(request, settings)
         how = {"seed": request.seed, "batch_size": request.batch_size, "engine": request.engine}
@@ -105,6 +105,7 @@ def _evaluate(request: Evaluate, run: Run | None, settings: Settings, ranks: Ran
         source = source_of(request, images, device)
         which = request.which if run is not None else network.source
         module = network.module.to(device)
+        notes = suit_threads(request, module, images) if ranks is None and request.processes == 1 else []
         look = _look(request, run, settings, module, images, protocol, device)
         if request.out is not None and (ranks is None or ranks.first):
             run = record_folder(request.out, run, network, settings)
@@ -132,7 +133,7 @@ def _evaluate(request: Evaluate, run: Run | None, settings: Settings, ranks: Ran
     if request.as_json:
         print_json({"scores": keep.scores, "findings": keep.findings})
         return
-    _show(request, look, keep, network, images, measured, time.monotonic() - began)
+    _show(request, look, keep, network, images, measured, time.monotonic() - began, notes)
 
 
 def refuse_apart(request: Evaluate) -> None:
@@ -227,6 +228,7 @@ def _show(
     images: ImageSet,
     measured: Sequence[Measured],
     spent: float,
+    notes: Sequence[str],
 ) -> None:
     out, run = console(), keep.run
     line(out, network.source, "strong")
@@ -237,6 +239,8 @@ def _show(
     out.print()
     took = f"{plural(len(images), 'image')} in {duration(spent)}"
     line(out, f"{took}. Intervals are over the choice of images, not over seeds.", "quiet")
+    for note in notes:
+        line(out, note, "quiet")
     if request.attacks in ("quick", ",".join(GROUPS["quick"].specs)):
         line(out, "A quick standard set, not AutoAttack: an upper bound of the robust accuracy.", "quiet")
     if run is not None:

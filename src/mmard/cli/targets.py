@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmard.catalogue import refuse_nowhere, refuse_unknown_data
 from mmard.cli.options import Json, argument, option
 from mmard.errors import Refused
-from mmard.settings import EVALUATION_BATCH, Numbers, Settings, handed_over
+from mmard.settings import EVALUATION_BATCH, MOST_THREADS, Numbers, Settings, handed_over
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from mmard.data import ImageSet
     from mmard.networks import Network
     from mmard.run import Run
@@ -40,6 +43,7 @@ class Attacking(Request):
     batch_size: int = option(EVALUATION_BATCH, "Images attacked at once.", ge=1)
     seed: int = option(0, "Seed of random starts.")
     device: str = option("auto", "cpu, cuda, cuda:1, or auto.")
+    threads: int = option(0, "CPU threads; 0 takes one or all, whichever is faster now.", ge=0, le=MOST_THREADS)
 
 
 class OneNetwork(Request):
@@ -96,6 +100,26 @@ def settings_of(request: Request, run: Run | None) -> Settings:
             if name not in ("data_dir", "image_size", "on_disk", "limit_train")
         }
     return Settings.resolve({**config, **said})
+
+
+def device_of(request: Attacking) -> torch.device:
+    """The device that is meant, with as many CPU threads as were asked for."""
+    import torch
+
+    from mmard.networks import pick_device
+
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    return pick_device(request.device)
+
+
+def suit_threads(request: Attacking, module: nn.Module, images: ImageSet) -> list[str]:
+    """Where no number of threads was asked for, take what suits this network; lines on the choice."""
+    from mmard.engine.threads import PASS_SECONDS_OF_ATTACKS, take_threads
+
+    batch = min(request.batch_size, len(images))
+    how = (module, images.image_shape, batch)
+    return [] if request.threads else take_threads(*how, seconds=PASS_SECONDS_OF_ATTACKS)[1]
 
 
 def images_of(request: Request, settings: Settings) -> ImageSet:

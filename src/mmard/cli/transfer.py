@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmard.cli.options import argument, command, option
 from mmard.cli.show import keep
-from mmard.cli.targets import Attacking, images_of, run_of, settings_of
+from mmard.cli.targets import Attacking, device_of, images_of, run_of, settings_of, suit_threads
 from mmard.errors import Refused
 from mmard.progress import progress_shown
 from mmard.screen import busy, console, line, print_json, put, rich_table
@@ -61,13 +61,13 @@ def transfer(request: Transfer) -> None:
         from mmard.balls import Budget
         from mmard.evaluation.evaluate import Protocol
         from mmard.evaluation.transfer import transfer_matrix, transferable
-        from mmard.networks import pick_device
 
         budget = Budget(settings.eps, settings.norm)
         protocol = Protocol(transferable(specs, budget), budget, seed=request.seed, batch_size=request.batch_size)
-        device = pick_device(request.device)
+        device = device_of(request)
         images = images_of(request, settings)
         members = [_member(target, request, images, device) for target in targets]
+        notes = suit_threads(request, members[0].module, images)
 
     def kept(j: int, measured: Measured) -> None:
         keep([measured], runs[j])
@@ -83,7 +83,7 @@ def transfer(request: Transfer) -> None:
         clean = [each.score.record() for each in matrix.clean]
         print_json({"networks": [m.name for m in members], "clean": clean, "cells": found})
         return
-    _show_transfer(members, matrix, protocol, images, any(runs))
+    _show_transfer(members, matrix, protocol, images, any(runs), notes)
 
 
 def _member(target: str, request: Transfer, images: ImageSet, device: Any) -> Member:
@@ -112,7 +112,14 @@ def _known(run: Run | None, score: Score) -> Measured | None:
     return Measured(replace(score, correct=record["correct"], seconds=record["seconds"]), mask)
 
 
-def _show_transfer(members: Sequence[Member], matrix: Matrix, protocol: Protocol, images: ImageSet, kept: bool) -> None:
+def _show_transfer(
+    members: Sequence[Member],
+    matrix: Matrix,
+    protocol: Protocol,
+    images: ImageSet,
+    kept: bool,
+    notes: Sequence[str],
+) -> None:
     out, (attack,) = console(), protocol.attacks
     title = f"Accuracy under {attack.label} at {protocol.budget}, made on the row's network, scored on the column's."
     line(out, title, "strong")
@@ -140,5 +147,7 @@ def _show_transfer(members: Sequence[Member], matrix: Matrix, protocol: Protocol
     blind = [str(i + 1) for i in range(len(members)) if (i, i) not in matrix.cells]
     if blind:
         line(out, f"note: {', '.join(blind)} has no gradient, so nothing can be made on it")
+    for note in notes:
+        line(out, note, "quiet")
     if kept:
         line(out, "Records are in the folders of the runs that were scored.", "quiet")

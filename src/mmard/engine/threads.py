@@ -1,4 +1,4 @@
-"""CPU threads of a training where nobody says how many: one, or all of PyTorch's, whichever is faster when it starts.
+"""CPU threads where nobody says how many: one, or all of PyTorch's, whichever is faster when the work starts.
 
 PyTorch takes a thread for each core. Where networks are small, or other processes hold a core, they wait for each other
 and several are slower than one.
@@ -20,6 +20,8 @@ from mmard.words import plural
 
 PASS_SECONDS = 0.2
 """About how long one pass may take on one thread; the batch is cut to that."""
+PASS_SECONDS_OF_ATTACKS = 0.05
+"""The same before attacks, which may take no longer than seconds themselves."""
 ROUNDS = 5
 WORTH = 1.05
 """How many times as fast all threads must be, below which one is taken: it leaves the others to somebody else."""
@@ -44,15 +46,18 @@ def faster(pass_of: Callable[[], object], most: int) -> tuple[int, float]:
     return (most if gain >= WORTH else 1), gain
 
 
-def chosen_threads(network: nn.Module, image_shape: tuple[int, ...], batch: int) -> tuple[int, list[str]]:
-    """The threads for training a network on a CPU, and lines on the choice and on the load of the machine.
+def take_threads(
+    network: nn.Module, image_shape: tuple[int, ...], batch: int, *, seconds: float = PASS_SECONDS
+) -> tuple[int, list[str]]:
+    """Set as many threads as suit a network on a CPU; returns them, and lines on the choice and on the machine's load.
 
-    Measured on a forward and a backward of a copy, on as many images of a batch as take a fifth of a second.
+    Measured on a forward and a backward of a copy, on as many images of a batch as take so many seconds. Nothing is
+    done where there is one thread, or the network has no weights or is on another device.
     """
-    most = torch.get_num_threads()
-    if most == 1:
-        return 1, []
-    trial, state = copy.deepcopy(network).train(), next(network.parameters())
+    most, state = torch.get_num_threads(), next(network.parameters(), None)
+    if most == 1 or state is None or state.device.type != "cpu":
+        return most, []
+    trial = copy.deepcopy(network).train()
 
     def passes(n: int) -> Callable[[], object]:
         x = torch.rand(n, *image_shape, generator=generator("cpu", 0, "threads")).to(state.dtype)
@@ -63,7 +68,8 @@ def chosen_threads(network: nn.Module, image_shape: tuple[int, ...], batch: int)
         began = time.perf_counter()
         passes(n)()
         each = (time.perf_counter() - began) / n
-        threads, gain = faster(passes(max(2, min(batch, int(PASS_SECONDS / each)))), most)
+        threads, gain = faster(passes(max(2, min(batch, int(seconds / each)))), most)
+    torch.set_num_threads(threads)
     notes = [f"{plural(threads, 'thread')}: {most} are {gain:.2f} times as fast as one; --threads says another number"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
