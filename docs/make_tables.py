@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmard.catalogue import facts, written_anew
+from mmard.catalogue import facts, host_of, written_anew
 from mmard.methods import METHODS, PLUGINS, build, parameters
 from mmard.passes import count_passes
 from mmard.settings import DISTILLED, TAUGHT, Settings
@@ -55,9 +55,9 @@ def methods() -> str:
     for name in METHODS:
         made = build(name)
         rows.append((code(name), made.source, code(made.says[0]), code(made.says[1])))
-    bare = build("rslad")
     for name in PLUGINS:
-        made = build(f"rslad+{name}")
+        bare = build(host_of(name))
+        made = build(f"{bare.name}+{name}")
         source = made.source.removeprefix(bare.source + "; ")
         added = [
             code(after.removeprefix(before + " ")) if after != before else "the host's"
@@ -70,7 +70,7 @@ def methods() -> str:
 def costs() -> str:
     """Passes through each network in one step."""
     rows: list[tuple[object, ...]] = []
-    for spec in (*METHODS, *(f"rslad+{plugin}" for plugin in PLUGINS)):
+    for spec in (*METHODS, *(f"{host_of(plugin)}+{plugin}" for plugin in PLUGINS)):
         passes = count_passes(build(spec), STEPS)
         for letter, own in passes.items():
             counts = (own.forwards, own.train_forwards, own.input_backwards, own.weight_backwards)

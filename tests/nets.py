@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mmard import methods
 from mmard.attacks import PGD
 from mmard.balls import Budget
-from mmard.batch import Batch, Net, Point
+from mmard.batch import Batch, Net, Point, line
 from mmard.errors import Refused
 from mmard.method import Method
 from mmard.methods import METHODS, PLUGINS
@@ -32,7 +32,8 @@ PAIRED = ("rslad", "mtard")
 its batch and reads two teachers."""
 SLOPE = 0.7
 """What `Spy` says of every gradient by the input."""
-LETTERS = ("S", "T", "T_nat", "P", "T_tuned")
+LETTERS = ("S", "T", "T_nat", "P", "T_tuned", "S_ema")
+POINTS = ("x", "x_adv", "x_mirror")
 NONE = ("natural", "kd")
 """Methods that make no adversarial examples."""
 COUPLED_HOSTS = ("mtard", "b_mtard", "ciard", "saad")
@@ -143,8 +144,8 @@ def logits(n: int = 5, seed: int = 0, classes: int = CLASSES, spread: float = 1.
         f"{letter}.{point}": (spread * torch.randn(n, classes, generator=g, dtype=torch.float64)).requires_grad_(
             letter in ("S", "P", "T_tuned")
         )
-        for letter in LETTERS
-        for point in ("x", "x_adv", "x_mirror")
+        for letter, points in (*((letter, POINTS) for letter in LETTERS), ("S", (line(2),)))
+        for point in points
     }
 
 
@@ -249,6 +250,12 @@ VARIANTS: tuple[tuple[str, Params], ...] = (
     ("rslad+mmard", {"mmard.attack": "label", "mmard.guide": 0.0, "mmard.own": 0.0, "mmard.label": 0.3}),
     ("rslad+temperature", {"temperature.tau": 0.5}),
     ("saad+temperature", {"temperature.tau": 0.5}),
+    ("lbgat", {"lbgat.beta": 0.0}),
+    ("hat", {"hat.beta": 1.0, "hat.gamma": 1.0}),
+    ("fgsm_rs", {"fgsm_rs.length": 1.0}),
+    ("trades+adr", {"adr.trust_start": 0.3, "adr.trust_end": 0.3, "adr.tau_end": 1.0}),
+    ("pgd_at+adr+fair", {"fair.beta": 1.0}),
+    ("pgd_at+adr+mmard", {"mmard.label": 0.3}),
     ("adaad+temperature+mmard", {"temperature.tau": 0.5, "mmard.label": 0.3, "mmard.teacher_every": 2}),
 )
 """What the defaults leave out: every branch of every formula is in `SPECS` or here."""

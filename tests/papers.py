@@ -31,7 +31,7 @@ def of_label(P: Array, y: Array) -> Array:
 
 
 def CE(z: Array, y: Array) -> Array:
-    return -np.log(of_label(softmax(z), y))
+    return -np.log(of_label(softmax(z), y)) if y.ndim == 1 else -(y * np.log(softmax(z))).sum(-1)
 
 
 class Views:
@@ -42,6 +42,7 @@ class Views:
         self.T_n, self.T_a, self.T_m = arrays["T.x"], arrays["T.x_adv"], arrays["T.x_mirror"]
         self.N_n, self.N_a = arrays["T_nat.x"], arrays["T_nat.x_adv"]
         self.P_n, self.P_a, self.T_live = arrays["P.x"], arrays["P.x_adv"], arrays["T_tuned.x_adv"]
+        self.E_n, self.S_h = arrays["S_ema.x"], arrays["S.x_times_2"]
         self.y, self.progress = y, progress
 
 
@@ -51,6 +52,25 @@ def np_pgd_at(v: Views) -> Array:
 
 def np_trades(v: Views, beta: float = 6.0) -> Array:
     return CE(v.S_n, v.y) + beta * KL(softmax(v.S_n), softmax(v.S_a))
+
+
+def np_lbgat(v: Views, beta: float = 6.0) -> Array:
+    return ((v.S_a - v.P_n) ** 2).mean(-1) + CE(v.P_n, v.y) + beta * KL(softmax(v.S_n), softmax(v.S_a))
+
+
+def np_hat(v: Views, beta: float = 2.5, gamma: float = 0.5) -> Array:
+    return np_trades(v, beta) + gamma * CE(v.S_h, v.N_a.real.argmax(-1))
+
+
+def np_adr_labels(
+    v: Views, tau_start: float = 2.5, tau_end: float = 2.0, trust_start: float = 0.7, trust_end: float = 0.95
+) -> Array:
+    """What stands in place of y."""
+    done = (1 - math.cos(math.pi * v.progress)) / 2
+    tau, trust = tau_start + (tau_end - tau_start) * done, trust_start + (trust_end - trust_start) * done
+    P = softmax(v.E_n, tau)
+    mine = np.clip(trust - (P.max(-1) - of_label(P, v.y)), 0, 1)[:, None]
+    return mine * P + (1 - mine) * np.eye(P.shape[1])[v.y]
 
 
 def np_mart(v: Views, beta: float = 5.0) -> Array:
@@ -248,6 +268,9 @@ ORACLES: dict[str, Callable[..., Array]] = {
     "adaad": np_adaad,
     "adaiad": np_adaiad,
     "n_fgsm": np_pgd_at,
+    "fgsm_rs": lambda v, **_: np_pgd_at(v),
+    "lbgat": np_lbgat,
+    "hat": np_hat,
     "akd2": np_akd2,
     "iad_ii": np_iad_ii,
     "mtard": np_mtard,
@@ -276,6 +299,8 @@ def np_loss(spec: str, params: Params, v: Views) -> Array:
         behind = "temperature" not in plugins or plugins.index(plugin) > plugins.index("temperature")
         return as_is if behind else tempered
 
+    if "adr" in plugins:
+        tempered.y = np_adr_labels(v, **own["adr"])
     unit = own[host].get("scale", 1.0)
     total = ORACLES[host](tempered, **own[host]).mean()
     if "igdm" in plugins:
@@ -325,6 +350,9 @@ NP_INNERS: dict[str, Callable[[Views], Array]] = {
     "adaad": lambda v: KL(softmax(v.T_a), softmax(v.S_a)),
     "adaiad": lambda v: KL(softmax(v.T_a), softmax(v.S_a)),
     "n_fgsm": lambda v: CE(v.S_a, v.y),
+    "fgsm_rs": lambda v: CE(v.S_a, v.y),
+    "lbgat": lambda v: KL(softmax(v.S_n), softmax(v.S_a)),
+    "hat": lambda v: KL(softmax(v.S_n), softmax(v.S_a)),
     "akd2": lambda v: CE(v.S_a, v.y),
     "iad_ii": lambda v: CE(v.S_a, v.y),
     "mtard": lambda v: CE(v.S_a, v.y),

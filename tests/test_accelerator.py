@@ -26,6 +26,7 @@ from mmard import seeds
 from mmard.attacks import PGD, read_attack
 from mmard.balls import Budget
 from mmard.batch import Batch, Terms
+from mmard.catalogue import host_of
 from mmard.method import Method
 from mmard.methods import METHODS, PLUGINS
 from mmard.ops import ce
@@ -106,7 +107,7 @@ def updated(step: Step, parts: int = 1, progresses: tuple[float, ...] = (1.0,)) 
             tally.count(outcome)
 
 
-@over("spec", [*METHODS, *(f"rslad+{name}" for name in PLUGINS)])
+@over("spec", [*METHODS, *(f"{host_of(name)}+{name}" for name in PLUGINS)])
 def test_a_step_reads_nothing_back_and_mixes_no_devices(spec: str) -> None:
     updated(there(build(spec)))
 

@@ -16,7 +16,7 @@ import rank
 import started
 import torch
 from laws import over
-from nets import PAIRED, PLUGGED
+from nets import PAIRED, PLUGGED, SPECS
 
 from mmard.errors import Refused
 from mmard.methods import METHODS
@@ -61,7 +61,7 @@ def said(process: subprocess.Popen[str], seconds: float = 240) -> str:
 
 def specs() -> list[str]:
     """Every method, and every plug-in on some hosts."""
-    plugged = [f"{host}{plug}" for host in PAIRED for plug in PLUGGED if plug]
+    plugged = [f"{host}{plug}" for host in (*PAIRED, "trades") for plug in PLUGGED if host + plug in SPECS and plug]
     return [*METHODS, *plugged]
 
 

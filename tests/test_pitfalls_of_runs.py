@@ -79,6 +79,9 @@ VIEWS: dict[str, tuple[Params, set[str], set[str], set[str], set[str]]] = {
     "adaiad": ({}, {"x", "x_adv"}, {"x_adv"}, {"x_adv"}, {"x_adv"}),
     # T_nat and P have tables of their own below.
     "n_fgsm": ({}, {"x_adv"}, set(), {"x_adv"}, set()),
+    "fgsm_rs": ({}, {"x_adv"}, set(), {"x_adv"}, set()),
+    "lbgat": ({}, {"x", "x_adv"}, set(), {"x", "x_adv"}, set()),
+    "hat": ({}, {"x", "x_adv", "x_times_2"}, set(), {"x", "x_adv"}, set()),
     "akd2": ({}, {"x_adv"}, {"x_adv"}, {"x_adv"}, set()),
     "iad_ii": ({}, {"x", "x_adv"}, {"x_adv"}, {"x_adv"}, set()),
     "mtard": ({}, {"x", "x_adv"}, {"x_adv"}, {"x_adv"}, set()),
@@ -121,6 +124,10 @@ def test_8_the_views_of_every_method_are_written_down() -> None:
         ("b_mtard", "T_nat", {"x"}, set()),
         ("ciard", "T_nat", {"x", "x_adv"}, set()),
         ("peeraid", "P", {"x_adv"}, {"x"}),
+        ("lbgat", "P", {"x"}, set()),
+        ("hat", "T_nat", {"x_adv"}, set()),
+        ("pgd_at+adr", "S_ema", {"x"}, {"x"}),
+        ("trades+adr", "S_ema", {"x"}, {"x"}),
     ],
 )
 def test_8_the_other_networks_are_read_where_the_papers_say(

@@ -19,7 +19,7 @@ from mmard.job import recipe_of
 from mmard.method import Method
 from mmard.methods import METHODS, compose
 from mmard.methods.absld import ClassTemperatures
-from mmard.ops import kl, renyi_entropy
+from mmard.ops import ce, kl, renyi_entropy
 from mmard.settings import Settings
 
 ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
@@ -387,6 +387,19 @@ def test_fair_knows_ten_classes(classes: int) -> None:
     assert method.memory is not None
     assert method.memory.weight.shape == (classes,)
     assert all(term.isfinite().all() for term in method.outer(batch_of(views, y)).values())
+
+
+@defect(
+    "HAT",
+    "the loss called by itself has h = 3.5, beta = 1 and gamma = 1; the script hands other values on",
+    "h = 2, beta = 2.5 and gamma = 0.5, as its command for CIFAR-10 has them",
+)
+def test_hat_has_two_sets_of_defaults() -> None:
+    views, y = logits(5), labels(5)
+    found, expected = terms("hat", views, y), terms("trades", views, y, {"trades.beta": 2.5})
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    helped = ce(views["S.x_times_2"], views["T_nat.x_adv"].argmax(1))
+    torch.testing.assert_close(found["helper"], 0.5 * helped)
 
 
 @defect(

@@ -32,7 +32,7 @@ from mmard.training.fit import fit
 
 ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
     (
-        "ARD, IAD, AKD2, Fair-ARD, N-FGSM, PGD-AT of Rice et al., AT-AWP",
+        "ARD, IAD, AKD2, Fair-ARD, FGSM-RS, N-FGSM, PGD-AT of Rice et al., AT-AWP",
         "the attack runs in train mode, so that every iterate moves BatchNorm's statistics",
         "eval mode, but where a preset or `attack_mode` replays the code",
         "test_common_steps.py::test_statistics_move_by_the_declared_forwards_in_their_order_and_by_nothing_else",
@@ -62,7 +62,7 @@ ELSEWHERE: tuple[tuple[str, str, str, str], ...] = (
         "test_common_steps.py::test_a_step_leaves_the_teacher_the_flags_and_the_modes_as_they_were",
     ),
     (
-        "TRADES",
+        "TRADES, LBGAT",
         "S(x) is evaluated again at every step of the attack",
         "once",
         "test_costs.py::test_a_step_costs_what_it_must_and_no_pass_more",

@@ -17,6 +17,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+LINE = "x_times_"
+
+
+def line(h: float) -> str:
+    """How `Method.forwards` calls the point x + h (x' - x) of the line through x and x'."""
+    return "x_mirror" if h == -1 else f"{LINE}{h:g}"
+
+
 Terms = dict[str, Tensor]
 """Name of a term -> its value per sample (B,), already weighted. The loss is the sum of their means."""
 
@@ -26,7 +34,7 @@ class Point:
 
     def __init__(self, name: str, value: Tensor) -> None:
         self.name, self.value = name, value
-        self.mirror: Point | None = None
+        self.lines: dict[str, Point] = {}
 
 
 class Net:
@@ -87,8 +95,8 @@ class Batch:
 
     Attributes:
         x, x_adv: the clean input and the attacked one, inside the attack its present iterate.
-        y: labels (B,).
-        nets: the networks by the letter that formulas use: S the student, T the teacher.
+        y: labels (B,), or probabilities (B, classes) where a plug-in puts them into a host with `soft_labels`.
+        nets: the networks by the letter that formulas use: S the student, S_ema its average, T the teacher.
         progress: 1-based epoch divided by the number of epochs, so 1 in the last epoch.
         attack_step: number of the attack's iterate that `inner` is asked about, from 0.
         trace: the student's logits (B, classes) at each iterate of the attack, in order.
@@ -110,6 +118,11 @@ class Batch:
     def S(self) -> Net:
         """The student."""
         return self._net("S")
+
+    @property
+    def S_ema(self) -> Net:
+        """The exponential average of the student's weights, in eval mode and constant."""
+        return self._net("S_ema")
 
     @property
     def T(self) -> Net:
@@ -150,13 +163,21 @@ class Batch:
     @property
     def x_mirror(self) -> Point:
         """The mirror image x - delta of x_adv = x + delta, not clamped to [0, 1] so that delta stays symmetric."""
-        if self.adv.mirror is None:
-            self.adv.mirror = Point("x_mirror", 2 * self.x.value - self.adv.value)
-        return self.adv.mirror
+        return self.along(-1)
+
+    def along(self, h: float) -> Point:
+        """x + h delta on the line through x and x_adv = x + delta, not clamped to [0, 1]; 0 is x's place, 1 x_adv's."""
+        lines, name = self.adv.lines, line(h)
+        if name not in lines:
+            x, x_adv = self.x.value, self.adv.value
+            lines[name] = Point(name, 2 * x - x_adv if h == -1 else x + h * (x_adv - x))
+        return lines[name]
 
     def point(self, name: str) -> Point:
-        """The point that `Method.forwards` calls by this name: "x", "x_adv" or "x_mirror"."""
-        return self.adv if name == "x_adv" else getattr(self, name)
+        """The point that `Method.forwards` calls by this name: "x", "x_adv", "x_mirror" or what `line` says."""
+        if name == "x_adv":
+            return self.adv
+        return self.along(float(name.removeprefix(LINE))) if name.startswith(LINE) else getattr(self, name)
 
     def at(self, x_adv: Tensor, logits: Tensor, attack_step: int) -> Batch:
         """The same batch at another iterate of the attack, whose student logits are known already."""

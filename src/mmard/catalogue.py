@@ -121,6 +121,16 @@ def families() -> dict[str, Spelling]:
 
 
 # made anew, with PyTorch
+def host_of(plugin: str) -> str:
+    """The host that lists show a plug-in on: `HOST`, or PGD-AT for one that needs labels in the attack."""
+    from mmard.methods import build
+
+    try:
+        return build(f"{HOST}+{plugin}").name.removesuffix(f"+{plugin}")
+    except Refused:
+        return "pgd_at"
+
+
 def _methods() -> list[Fact]:
     from mmard.methods import METHODS, PLUGINS, build, parameters
     from mmard.passes import count_passes
@@ -137,9 +147,9 @@ def _methods() -> list[Fact]:
         }
 
     rows = [row(name, "method", build(name), count_passes(build(name), STEPS)) for name in METHODS]
-    host, passes = build(HOST), count_passes(build(HOST), STEPS)
     for name in PLUGINS:
-        grown = build(f"{HOST}+{name}")
+        host = build(host_of(name))
+        grown, passes = build(f"{host.name}+{name}"), count_passes(host, STEPS)
         more = {net: own - passes.get(net) for net, own in count_passes(grown, STEPS).items()}
         added = row(name, "plug-in", grown, more)
         added["source"] = grown.source.removeprefix(f"{host.source}; ").split(": ", 1)[-1]

@@ -66,7 +66,8 @@ class Method:
         forwards: the trained networks, and for each the points it is run on in train mode, in this order. The order is
             part of a method, because each forward moves BatchNorm's running statistics.
         quiet: points of those forwards that must not move running statistics (a plug-in's own views).
-        nets: letters of the networks that the formulas read: S the student, T and T_nat teachers, P a peer.
+        nets: letters of the networks that the formulas read: S the student, T and T_nat teachers, P a peer, S_ema the
+            exponential average of the student's weights.
         tunes: networks that are given and trained further, by letter. Formulas read them as constants under their own
             letter, and with graph to their weights under the letter with "_tuned".
         start: where the attack starts, "gaussian" (standard deviation 0.001), "uniform" in the ball, or "none".
@@ -76,6 +77,8 @@ class Method:
             "eval".
         memory: buffers that outlive a step; they ride in the checkpoint.
         epoch_end: called once after every epoch, for memories that change with it.
+        ema_decay: weight of the past in S_ema, for a method that reads it.
+        soft_labels: the formulas hold for labels that are probabilities (B, classes) as well.
         couples_batch: a sample's terms depend on the other samples of its batch.
         inner_couples: so does what a sample's attack climbs, which therefore cannot be made in slices of the batch.
         scale: what one nat of KL weighs in this method's loss; plug-ins speak in this unit.
@@ -96,6 +99,8 @@ class Method:
     attack_mode: str = "eval"
     memory: nn.Module | None = None
     epoch_end: Callable[[], None] = nothing
+    ema_decay: float = 0.995
+    soft_labels: bool = False
     couples_batch: bool = False
     inner_couples: bool = False
     scale: float = 1.0
@@ -114,7 +119,7 @@ class Method:
     @property
     def peers(self) -> tuple[str, ...]:
         """Letters of the networks that are made anew and trained beside the student."""
-        return tuple(letter for letter in self.nets if letter != "S" and letter not in self.teachers)
+        return tuple(letter for letter in self.nets if letter not in ("S", "S_ema", *self.teachers))
 
     @property
     def needs_teacher(self) -> bool:
@@ -148,7 +153,8 @@ def halves(inner: Method, outer: Method) -> Method:
     """The attack of one method with the loss of another. What either remembers from step to step goes with it.
 
     Raises:
-        Refused: if the first makes no adversarial examples, or asks a peer that the second does not train.
+        Refused: if the first makes no adversarial examples, asks a peer that the second does not train, or reads
+            another average of the student than the second.
     """
     if inner.inner is None:
         raise Refused(
@@ -158,6 +164,9 @@ def halves(inner: Method, outer: Method) -> Method:
     if untrained:
         expected = f"an outer method that trains the network {untrained[0]}, which this attack asks"
         raise Refused(f"inner {inner.name!r}", expected=expected, got=repr(outer.name))
+    if "S_ema" in inner.nets and "S_ema" in outer.nets and inner.ema_decay != outer.ema_decay:
+        expected, got = f"the ema_decay of the outer method, {outer.ema_decay:g}", f"{inner.ema_decay:g}"
+        raise Refused(f"inner {inner.name!r}", expected=expected, got=got)
     return replace(
         outer,
         name=f"{inner.name}/{outer.name}",
@@ -168,6 +177,8 @@ def halves(inner: Method, outer: Method) -> Method:
         start=inner.start,
         attack=inner.attack,
         attack_mode=inner.attack_mode,
+        ema_decay=(inner if "S_ema" in inner.nets else outer).ema_decay,
+        soft_labels=inner.soft_labels and outer.soft_labels,
         inner_couples=inner.inner_couples,
         memory=_together(inner.memory, outer.memory),
         epoch_end=_both(inner.epoch_end, outer.epoch_end),

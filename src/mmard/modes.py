@@ -96,3 +96,23 @@ def kept_random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
     GPUs that the tensors are on."""
     with torch.random.fork_rng(sorted({t.get_device() for t in tensors if t.is_cuda})):
         yield
+
+
+def ema_share(decay: float, steps: int) -> float:
+    """Weight of the present in an exponential average after so many steps, 1 - decay in the end.
+
+    A young average leans on the present: the decay grows to its value over the first steps.
+    """
+    return 1 - min(decay, steps / (steps + 10))
+
+
+@torch.no_grad()
+def blend(average: nn.Module, network: nn.Module, share: float) -> None:
+    """Move an average of a network's weights and buffers by this share toward the network; whole numbers are copied."""
+    # Not by the state dict, which names a shared weight as often as it is used.
+    pairs = zip((*average.parameters(), *average.buffers()), (*network.parameters(), *network.buffers()), strict=True)
+    for mine, theirs in pairs:
+        if mine.is_floating_point():
+            mine.lerp_(theirs, share)
+        else:
+            mine.copy_(theirs)

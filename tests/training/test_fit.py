@@ -86,6 +86,31 @@ def test_the_best_weights_are_chosen_by_robust_then_clean_accuracy(
 
 
 @pytest.mark.parametrize(
+    ("found", "epoch"),
+    [
+        ([(0.5, 0.4), (0.6, 0.1), (0.6, 0.1)], 2),  # said once
+        ([(0.5, 0.4), (0.6, 0.5), (0.8, 0.0)], 3),
+        ([(0.5, 0.4), (0.5, 0.25), (0.5, 0.2)], 0),  # half is left
+        ([(0.5, 0.4), (0.2, 0.1), (0.1, 0.1)], 0),  # all is lost: no overfitting
+        ([(0.5, 0.08), (0.6, 0.0), (0.6, 0.0)], 0),  # of a few images
+    ],
+)
+def test_catastrophic_overfitting_is_said_once_and_where(
+    found: list[tuple[float, float]], epoch: int, tmp_path: Path
+) -> None:
+    answers = iter(found)
+    position = fit(
+        step_of(), batches_of(), RECIPE, run_in(tmp_path / "run"), lambda _: Validation(*next(answers)), facts=FACTS
+    )
+    said = [e for e in Run.open(tmp_path / "run").log() if "catastrophic" in e.get("text", "")]
+    assert position.overfitted == epoch
+    assert [e["epoch"] for e in said] == ([epoch] if epoch else [])
+    if epoch:
+        fall = f"{found[epoch - 2][1]:.1%} (epoch {epoch - 1}) to {found[epoch - 1][1]:.1%}"
+        assert fall in said[0]["text"]
+
+
+@pytest.mark.parametrize(
     ("best_by", "attacked", "best"),
     [("auto", True, 1), ("auto", False, 2), ("clean", True, 2), ("robust", False, 1)],
 )

@@ -60,6 +60,7 @@ __all__ = [
     "read_attack",
     "read_attacks",
     "refuse_white_box",
+    "rs_fgsm",
     "spellings",
 ]
 
@@ -77,7 +78,12 @@ def noise_fgsm(budget: Budget, steps: int, step_size: float | None, start: str, 
     return NoiseFGSM(noise, step_size)
 
 
-TRAINING_ATTACKS: dict[str, AttackMaker] = {"pgd": pgd, "noise-fgsm": noise_fgsm}
+def rs_fgsm(budget: Budget, steps: int, step_size: float | None, start: str, length: float = 1.25) -> TrainingAttack:
+    """One step of `length` eps from a uniform start, projected; it has its own number of steps and start."""
+    return PGD(1, length * budget.eps if step_size is None else step_size, "uniform")
+
+
+TRAINING_ATTACKS: dict[str, AttackMaker] = {"pgd": pgd, "noise-fgsm": noise_fgsm, "rs-fgsm": rs_fgsm}
 """Attacks that a training can be told to use, by name."""
 
 LEAVES = (

@@ -51,7 +51,7 @@ def methods(options: Methods) -> None:
     line(out, "methods", "strong")
     put(out, _listing(row for row in rows if row["kind"] == "method"))
     out.print()
-    line(out, f"plug-ins, on any method: method+plug-in; passes are what they add to {HOST}", "strong")
+    line(out, f"plug-ins, on any method: method+plug-in; passes are what they add to {HOST}, or to pgd_at", "strong")
     put(out, _listing(row for row in rows if row["kind"] == "plug-in"))
     out.print()
     letters = "S student, T teacher, T_nat natural teacher, P peer, x' the attacked x."

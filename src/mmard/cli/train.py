@@ -319,7 +319,7 @@ def _smaller(run: Run) -> str:
     return "cnn-16" if images < FEW_IMAGES else "resnet18"
 
 
-ROLES = {"S": "student", "T": "teacher", "T_nat": "natural teacher", "P": "peer"}
+ROLES = {"S": "student", "T": "teacher", "T_nat": "natural teacher", "P": "peer", "S_ema": "student's average"}
 PASSES = "forward: passes, of them train: in train mode; back x, back w: gradients to the input, to the weights"
 
 

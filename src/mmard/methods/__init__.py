@@ -17,6 +17,7 @@ from mmard.method import Method, halves
 from mmard.methods.absld import absld as absld
 from mmard.methods.adaad import adaad as adaad
 from mmard.methods.adaad import adaiad as adaiad
+from mmard.methods.adr import adr as adr
 from mmard.methods.akd2 import akd2 as akd2
 from mmard.methods.ard import ard as ard
 from mmard.methods.awp import awp as awp
@@ -24,10 +25,13 @@ from mmard.methods.b_mtard import b_mtard as b_mtard
 from mmard.methods.ciard import ciard as ciard
 from mmard.methods.dgad import dgad as dgad
 from mmard.methods.fair import fair as fair
+from mmard.methods.fgsm_rs import fgsm_rs as fgsm_rs
+from mmard.methods.hat import hat as hat
 from mmard.methods.iad import iad_i as iad_i
 from mmard.methods.iad import iad_ii as iad_ii
 from mmard.methods.igdm import igdm as igdm
 from mmard.methods.kd import kd as kd
+from mmard.methods.lbgat import lbgat as lbgat
 from mmard.methods.mart import mart as mart
 from mmard.methods.mmard import mmard as mmard
 from mmard.methods.mtard import mtard as mtard
@@ -47,7 +51,10 @@ METHODS: dict[str, Callable[..., Method]] = {
     "pgd_at": pgd_at,
     "trades": trades,
     "mart": mart,
+    "fgsm_rs": fgsm_rs,
     "n_fgsm": n_fgsm,
+    "lbgat": lbgat,
+    "hat": hat,
     "kd": kd,
     "ard": ard,
     "akd2": akd2,
@@ -72,6 +79,7 @@ PLUGINS: dict[str, Callable[..., Method]] = {
     "fair": fair,
     "awp": awp,
     "temperature": temperature,
+    "adr": adr,
 }
 """Name -> function of a host and the plug-in's own parameters, returning the grown method."""
 

@@ -95,4 +95,5 @@ def fair(host: Method, beta: float = 2.0) -> Method:
         outer=outer,
         source=f"{host.source}; Fair: Yue et al., NeurIPS 2023",
         says=(host.says[0], f"w_y [{host.says[1]}], w by how long class y survives"),
+        soft_labels=False,
     )

@@ -54,4 +54,5 @@ def n_fgsm(noise: float = 2.0, attack_mode: str = "eval") -> Method:
         start="uniform",
         attack=partial(noise_fgsm, noise=noise),
         attack_mode=attack_mode,
+        soft_labels=True,
     )

@@ -44,4 +44,5 @@ def pgd_at(attack_mode: str = "eval") -> Method:
         nets=("S",),
         start="uniform",
         attack_mode=attack_mode,
+        soft_labels=True,
     )

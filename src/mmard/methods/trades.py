@@ -44,4 +44,5 @@ def trades(beta: float = 6.0) -> Method:
         says=("KL(S(x) || S(x'))", f"CE(S(x), y) + {beta:g} KL(S(x) || S(x'))"),
         forwards={"S": ("x", "x_adv")},
         nets=("S",),
+        soft_labels=True,
     )

@@ -33,6 +33,7 @@ class Position:
         seconds: time spent training by the clock, over all sittings.
         cpu_seconds: of the processor, with all threads of the process that writes; None where a sitting did not say.
         finished: whether the last epoch is over.
+        overfitted: first epoch (1-based) after which robustness was lost and accuracy was not, 0 for none.
         attack_chunk: images that are attacked at a time, as memory has allowed so far; 0 for the whole batch.
     """
 
@@ -47,6 +48,7 @@ class Position:
     cpu_seconds: float | None = 0.0
     finished: bool = False
     attack_chunk: int = 0
+    overfitted: int = 0
 
 
 @dataclass

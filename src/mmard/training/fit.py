@@ -40,6 +40,25 @@ def chosen_by(method: Method) -> str:
     return "clean" if method.inner is None else "robust"
 
 
+def overfitted(found: Validation, best: Position) -> bool:
+    """Whether robust accuracy is gone while clean accuracy is not: catastrophic overfitting.
+
+    Wong, Rice, Kolter, ICLR 2020, saw it in training with one step. Gone is more than half of the best, and more than
+    a tenth of the images, which a validation split of 100 hardly loses by chance.
+    """
+    fall = best.best_robust - found.robust
+    return fall > max(0.1, best.best_robust / 2) and found.clean > best.best_clean - 0.1
+
+
+def _what_overfitted(found: Validation, best: Position) -> str:
+    return (
+        f"catastrophic overfitting in epoch {best.epoch}: robust accuracy on validation images fell from"
+        f" {best.best_robust:.1%} (epoch {best.best_epoch}) to {found.robust:.1%}, clean accuracy is {found.clean:.1%};"
+        f" the training attack has become too weak: the weights of epoch {best.best_epoch} are kept as best; try more"
+        " --steps or a smaller --step-size"
+    )
+
+
 class Interrupted(Exception):
     """The user asked to stop; the run is saved."""
 
@@ -152,7 +171,7 @@ class _Training:
         self.on_gpu = next(self.student.parameters()).is_cuda
 
     def modules(self) -> dict[str, nn.Module]:
-        named = dict(self.step.trained)
+        named = dict(self.step.moving)
         if self.average is not None:
             named["average"] = self.average.module
         if self.step.method.memory is not None:
@@ -235,8 +254,8 @@ class _Training:
             for group in self.optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], recipe.grad_clip)
         self.optimizer.step()
-        self.step.settle()
         self.step.share_statistics()
+        self.step.settle()
         if self.average is not None:
             self.average.after_step()
         at.step += 1
@@ -307,6 +326,9 @@ class _Training:
             self.save_networks("best", network, **found._asdict())
             event["best"] = True
         self.tell(event)
+        if self.step.method.inner is not None and not at.overfitted and overfitted(found, at):
+            at.overfitted = at.epoch
+            self.tell({"kind": "note", "text": _what_overfitted(found, at)})
         return network
 
     def _better(self, found: Validation, best: Validation) -> bool:

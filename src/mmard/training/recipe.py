@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from mmard.errors import Refused, unknown
+from mmard.modes import blend, ema_share
 from mmard.training.step import Step
 
 SCHEDULES = ("step", "cosine", "late-cosine", "one-cycle", "constant")
@@ -159,20 +160,17 @@ class Average:
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         self.count = 0
 
-    @torch.no_grad()
     def after_step(self) -> None:
         """Let the weights of this step into an exponential average."""
         if self.recipe.average == "ema":
-            # A young average leans on the present: the decay grows to its value over the first steps.
             self.count += 1
-            self._blend(1 - min(self.recipe.ema_decay, self.count / (self.count + 10)))
+            blend(self.module, self.network, ema_share(self.recipe.ema_decay, self.count))
 
-    @torch.no_grad()
     def after_epoch(self, epoch: int) -> None:
         """Let the weights of this epoch's end (0-based) into an equal average."""
         if self.recipe.average == "swa" and epoch >= self.recipe.swa_epoch():
             self.count += 1
-            self._blend(1 / self.count)
+            blend(self.module, self.network, 1 / self.count)
 
     def ready(self, images: Iterable[Tensor]) -> nn.Module:
         """The network to evaluate: the average, once there is one.
@@ -186,19 +184,6 @@ class Average:
             update_bn(images, self.module)
             self.module.eval()
         return self.module
-
-    def _blend(self, share: float) -> None:
-        # Not by the state dict, which names a shared weight as often as it is used.
-        for mine, theirs in zip(_tensors(self.module), _tensors(self.network), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, share)
-            else:
-                mine.copy_(theirs)
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
 
 
 def optimizer_of(step: Step, recipe: Recipe) -> torch.optim.SGD:

@@ -18,6 +18,7 @@ The same object serves the trainer and a user's own loop:
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -49,7 +50,16 @@ from mmard.engine.ascent import (
 from mmard.engine.twin import PLAIN, Engine, Twins
 from mmard.errors import Refused, require
 from mmard.method import Method
-from mmard.modes import evaluating, frozen, gradients, kept_random_state, kept_state, quiet_statistics
+from mmard.modes import (
+    blend,
+    ema_share,
+    evaluating,
+    frozen,
+    gradients,
+    kept_random_state,
+    kept_state,
+    quiet_statistics,
+)
 from mmard.ranks import Ranks
 
 
@@ -89,7 +99,8 @@ class Step:
 
     Args:
         method: what to compute.
-        nets: networks by letter, at least those that the method reads; inputs (B, C, H, W) in [0, 1] to logits.
+        nets: networks by letter, at least those that the method reads, but for S_ema, which is made of S if it is not
+            given; inputs (B, C, H, W) in [0, 1] to logits.
         attack: how x_adv is made.
         budget: where x_adv may be.
         seed: of the attack's random start.
@@ -121,6 +132,8 @@ class Step:
         compiled: bool = False,
         autocast: bool = False,
     ) -> None:
+        if "S_ema" in method.nets and "S" in nets:
+            nets = {"S_ema": copy.deepcopy(nets["S"]).eval().requires_grad_(False), **nets}
         missing = [letter for letter in method.nets if letter not in nets]
         if missing:
             raise Refused(
@@ -145,7 +158,8 @@ class Step:
         self.ascent = plain if why_whole(method) else ascent
         self.count = 0
         self.classes: int | None = None
-        self.twins = Twins(engine, self.nets, self.trained, self._as_they_are())
+        self.twins = Twins(engine, self.nets, self.moving, self._as_they_are())
+        self._due = False
         self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
         self.ranks = ranks
         run = {letter: self.nets[letter] for letter in method.forwards}
@@ -160,6 +174,12 @@ class Step:
     def trained(self) -> dict[str, nn.Module]:
         """The networks whose weights are updated, by letter: those in train mode, then those that are tuned."""
         return {letter: self.nets[letter] for letter in (*self.method.forwards, *self.method.tunes)}
+
+    @property
+    def moving(self) -> dict[str, nn.Module]:
+        """The networks that are others after a step: those that are trained, and the average of the student."""
+        average = {"S_ema": self.nets["S_ema"]} if "S_ema" in self.nets else {}
+        return {**self.trained, **average}
 
     def listen(self, tell: Callable[[str], None]) -> None:
         """Tell this, in words, what has to be run in another way than was asked for."""
@@ -226,6 +246,7 @@ class Step:
         for each in batches:
             yield self._descended(each, len(y))  # and held nowhere else, for its graph is as large as its forwards
         self.count += 1
+        self._due = True
 
     def _micro_batches(self, n: int, parts: int) -> int:
         """How many there are in a batch of which n rows are here: as many in every process, of two rows at least."""
@@ -335,7 +356,7 @@ class Step:
             yield
 
     def settle(self) -> None:
-        """Take back what `Method.around` added to the weights; call it after the optimiser's step.
+        """Take back what `Method.around` added to the weights, and average; call it after the optimiser's step.
 
         What the optimiser did in between stays. A next step settles by itself what was not settled.
         """
@@ -344,6 +365,9 @@ class Step:
                 # Where nothing was added, no rounding either.
                 weight.copy_(torch.where(moved == before, weight, before + (weight - moved)))
         self._moved = []
+        if self._due and "S_ema" in self.nets:
+            blend(self.nets["S_ema"], self.nets["S"], ema_share(self.method.ema_decay, self.count))
+        self._due = False
 
     def share_gradients(self) -> None:
         """After going backward: average over processes what their engine has not averaged on the way."""
