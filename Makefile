@@ -4,15 +4,18 @@
 #   TORCH    what pip is asked for as torch, options included              make demo TORCH="torch"   (see constraints.txt)
 #   ARGS     handed on to `mmard demo` or to pytest                        make test ARGS="tests/test_ops.py -x"
 #   WORKERS  processes that the tests run in                               make test WORKERS=8
+#   THREADS  of each of them; VENV, CONSTRAINTS  another environment       see .ci/matrix
 
 PYTHON  ?= python3
-TORCH   ?= $(shell grep '^torch==' constraints.txt)
+TORCH   ?= $(shell grep '^torch==' $(CONSTRAINTS))
 ARGS    ?=
 WORKERS ?= 2
+THREADS ?= 1
+VENV    ?= .venv
+CONSTRAINTS ?= constraints.txt
 
-VENV := .venv
 BIN  := $(VENV)/bin
-# The pins in force in this environment: constraints.txt, with the torch that is really installed.
+# The pins in force in this environment: those of CONSTRAINTS, with the torch that is really installed.
 PINS := $(VENV)/constraints.txt
 CORE := $(VENV)/.core-installed
 DEV  := $(VENV)/.dev-installed
@@ -24,10 +27,10 @@ pip = PIP_CONSTRAINT=$(PINS) $(BIN)/python -m pip install --quiet --disable-pip-
 
 # One thread for each test process: the arrays are tiny, and threads of several processes only wait for each other.
 # Bytecode is kept, whatever the caller's shell says: without it every launched process compiles everything again.
-pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo venv dev test test-slow test-gpu campaign lint fix docs clean
+.PHONY: help demo venv dev test test-matrix test-slow test-gpu campaign lint fix docs clean
 .DELETE_ON_ERROR:
 
 help:  ## these lines
@@ -42,6 +45,9 @@ dev: $(DEV)  ## the same with what tests and lint need
 
 test: $(DEV)  ## the test suite, without the tests marked slow or gpu
 	@$(pytest) -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(ARGS)
+
+test-matrix:  ## the suite under other CPUs, threads, interpreters and versions: .ci/matrix; an hour
+	@.ci/matrix $(ROWS)
 
 test-slow: $(DEV)  ## the tests marked slow
 	@$(pytest) -n $(WORKERS) --dist loadfile -m "slow and not gpu" $(ARGS)
@@ -65,16 +71,16 @@ docs: $(DEV)  ## write the generated tables of docs/ anew
 	@$(BIN)/python docs/make_tables.py
 
 clean:  ## remove .venv, caches and build output; runs/ stays
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(CORE): pyproject.toml constraints.txt
+$(CORE): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "mmard needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Installing torch and a few small packages into $(VENV), once: a few minutes, about 0.3 GB to fetch and 1 GB on disk"
 	@echo "with a CPU build of torch, several GB with a CUDA build (constraints.txt says how to choose)."
 	@$(PYTHON) -m venv $(VENV)
-	@grep -v '^torch==' constraints.txt > $(PINS)
+	@grep -v '^torch==' $(CONSTRAINTS) > $(PINS)
 	@$(call pip,$(TORCH))
 	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(PINS)
 	@$(call pip,--editable '.[plots]')
