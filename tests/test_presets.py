@@ -62,7 +62,8 @@ def test_the_schedule_is_that_of_the_released_code(row: dict[str, Any]) -> None:
     assert settings.eps == pytest.approx(row.get("eps", 8 / 255))
     assert (settings.step_size or settings.eps / 4) == pytest.approx(row.get("step_size", 2 / 255))
     assert (recipe.momentum, recipe.nesterov) == (0.9, row.get("nesterov", False))
-    assert (recipe.warmup, recipe.grad_clip) == (0, 0)
+    assert (recipe.warmup, recipe.grad_clip) == (row.get("warmup", 0), row.get("grad_clip", 0))
+    assert recipe.optimizer == row.get("optimizer", "sgd")
     assert (settings.steps, settings.norm) == (10, "linf")
     assert recipe.average == ("swa" if "swa" in row else "none")
     assert "swa" not in row or recipe.swa_epoch() == row["swa"]
@@ -188,6 +189,7 @@ def test_only_replicas_of_old_scripts_attack_in_train_mode(preset: str) -> None:
     in_train_mode = {host for host in hosts(preset) if made(settled(host, preset)).attack_mode == "train"}
     known = {
         "unified": set(),
+        "transformer": set(),
         "replica": {"ard", "iad_i", "iad_ii"},
         "official": {"ard", "iad_i", "iad_ii", "akd2", "fgsm_rs", "n_fgsm", "pgd_at"},
     }

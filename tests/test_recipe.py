@@ -7,12 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import over
+from nets import build, conv, step_of
 
 from mmard.errors import Refused
-from mmard.training.recipe import SCHEDULES, Recipe
+from mmard.job import recipe_of
+from mmard.settings import Settings
+from mmard.training.recipe import SCHEDULES, Recipe, optimizer_of
+from mmard.trust import VARIABLE
 
 POSITIONS = tuple((epoch, step) for epoch in range(20) for step in range(7))
 """Every step of a run of 20 epochs of 7."""
@@ -120,6 +125,7 @@ def test_lr_is_reached_and_the_schedules_end_where_they_say(case: tuple[Recipe, 
 @over(
     ("values", "words"),
     [
+        ({"optimizer": "adamv"}, "did you mean 'adam'"),
         ({"schedule": "steps"}, "did you mean 'step'"),
         ({"average": "sma"}, "did you mean"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
@@ -151,3 +157,54 @@ def test_what_cannot_run_is_refused(values: dict[str, Any], words: str) -> None:
 
 def test_milestones_matter_to_the_step_schedule_alone() -> None:
     assert Recipe(epochs=20, schedule="cosine", milestones=(100, 150)).lr_at(0, 0, 1) == 0.1
+
+
+def optimizer(recipe: Recipe) -> torch.optim.Optimizer:
+    return optimizer_of(step_of(build("pgd_at"), conv()), recipe)
+
+
+def test_adamw_takes_pytorchs_numbers_and_what_is_said_and_sgd_those_of_the_field() -> None:
+    made = optimizer(Recipe(epochs=1, optimizer="adamw", lr=1e-3, weight_decay=0.05, optimizer_params={"eps": 1e-6}))
+    (group,) = made.param_groups
+    assert type(made) is torch.optim.AdamW
+    assert (group["lr"], group["weight_decay"], group["eps"], group["betas"]) == (1e-3, 0.05, 1e-6, (0.9, 0.999))
+    (group,) = optimizer(Recipe(epochs=1)).param_groups
+    assert (group["lr"], group["weight_decay"], group["momentum"], group["nesterov"]) == (0.1, 5e-4, 0.9, False)
+
+
+def test_another_optimiser_has_rates_of_its_own_unless_they_are_said() -> None:
+    def rates(**said: Any) -> tuple[float, float]:
+        recipe = recipe_of(Settings.resolve({"optimizer": "adamw", **said}))
+        return recipe.lr, recipe.weight_decay
+
+    assert rates() == rates(preset="official", method="trades") == (1e-3, 0.01)
+    assert rates(lr=0.3) == (0.3, 0.01)
+    assert rates(preset="transformer", weight_decay=0.1) == (1e-3, 0.1)
+    preset = recipe_of(Settings.resolve({"preset": "transformer", "epochs": 10}))
+    assert (preset.optimizer, preset.lr, preset.weight_decay, preset.warmup) == ("adamw", 5e-4, 0.05, 0.5)
+
+
+@over(
+    ("name", "params", "words"),
+    [
+        ("adamw", {"epsilon": 1e-6}, "unexpected keyword argument 'epsilon'; see --optimizer-param"),
+        ("torch.optim:LBFGS", {}, "one whose step needs no closure"),
+        ("torch.optim:Adan", {}, "a function 'Adan' in torch.optim"),
+        ("builtins:dict", {}, "expected a class of torch optimisers, got dict"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_made_is_refused(name: str, params: dict[str, Any], words: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, name)
+        with pytest.raises(Refused, match=words):
+            optimizer(Recipe(epochs=1, optimizer=name, optimizer_params=params))
+
+
+def test_an_optimiser_that_only_a_file_names_is_refused() -> None:
+    with pytest.raises(Refused, match="code that a file names"):
+        optimizer(Recipe(epochs=1, optimizer="torch.optim:NAdam"))
+
+
+def test_a_teacher_that_is_tuned_by_sgd_stands_beside_no_other_optimiser() -> None:
+    with pytest.raises(Refused, match="optimizer on ciard: expected sgd"):
+        optimizer_of(step_of(build("ciard"), conv()), Recipe(epochs=1, optimizer="adamw"))

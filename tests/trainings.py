@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -194,3 +195,17 @@ def kill() -> None:
 
 def control_c() -> None:
     signal.raise_signal(signal.SIGINT)
+
+
+class Counting(torch.optim.Optimizer):
+    """Steps that shrink by a count which the groups keep, and no weight."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr, "taken": 0})
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["taken"] += 1
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.data -= group["lr"] / group["taken"] * weight.grad

@@ -121,8 +121,8 @@ def handed_over(config: Mapping[str, Any]) -> frozenset[str]:
 
 
 def code_of(config: Mapping[str, Any]) -> list[str]:
-    """Code of somebody's own that settings name: networks and methods as `package.module:function`."""
-    named = [config.get(name) or "" for name in ("network", "peer", "method", "inner", "outer")]
+    """Code of somebody's own that settings name: networks, methods and optimisers as `package.module:name`."""
+    named = [config.get(name) or "" for name in ("network", "peer", "method", "inner", "outer", "optimizer")]
     return code_in([*named, *(each for names in (config.get("teachers") or {}).values() for each in names)])
 
 
@@ -209,6 +209,11 @@ def preset_values(preset: str, host: str, data: str) -> dict[str, Any]:
 
 
 Value = float | int | bool | str
+RATES: dict[str, dict[str, float]] = {
+    "adam": {"lr": 1e-3, "weight_decay": 0.0},
+    "adamw": {"lr": 1e-3, "weight_decay": 0.01},
+}
+"""What PyTorch trains with by these optimisers where nothing is said, in place of a preset's numbers for SGD."""
 MOST_THREADS = 512
 """No CPU is faster with more."""
 EVALUATION_BATCH = 250
@@ -371,9 +376,22 @@ class Settings(BaseModel):
     epochs: int = setting(200, "Training", "Passes over the training images.", le=100_000)
     batch_size: int = setting(128, "Training", "Images per step.", le=1_000_000)
     lr: float = setting(0.1, "Training", "Largest learning rate.")
+    optimizer: str = setting(
+        "sgd",
+        "Training",
+        "sgd, adam, adamw, or package:Class, any torch optimiser; all but sgd have an lr of their own.",
+    )
+    optimizer_params: dict[str, Value] = setting(
+        {},
+        "Training",
+        "Further arguments of that optimiser, e.g. eps=1e-6.",
+        flag="--optimizer-param",
+        metavar="NAME=VALUE",
+        many=True,
+    )
     momentum: float = setting(0.9, "Training", "Momentum of SGD.")
     nesterov: bool = setting(False, "Training", "Nesterov's form of momentum.")
-    weight_decay: float = setting(5e-4, "Training", "Weight decay of SGD.")
+    weight_decay: float = setting(5e-4, "Training", "Weight decay; coupled in sgd and adam, decoupled in adamw.")
     schedule: str = setting("step", "Training", "Learning rate: step, cosine, late-cosine, one-cycle or constant.")
     milestones: Numbers = setting(
         (0.5, 0.75), "Training", "Drops of the step schedule (late-cosine falls from the first): epochs, or shares."
@@ -471,6 +489,10 @@ class Settings(BaseModel):
         params = {**values.pop("params", {}), **bare.params}
         if "epochs" in said and {"epochs", "milestones"} <= values.keys():
             values["milestones"] = [m / values["epochs"] if m >= 1 else m for m in values["milestones"]]
+        if "epochs" in said and {"epochs", "warmup"} <= values.keys():
+            values["warmup"] *= bare.epochs / values["epochs"]
+        if "optimizer" in said:  # the preset's rates are those of its own
+            values |= RATES.get(bare.optimizer, {})
         return cls._checked({**values, **said, "params": params})
 
     @classmethod

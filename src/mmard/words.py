@@ -108,3 +108,19 @@ def as_fraction(value: float) -> str:
     if float(f"{value:.3g}") != value and abs(n - round(n, 1)) < 1e-9:
         return f"{round(n, 1):g}/255"
     return f"{value:.10g}"
+
+
+def number(text: str) -> float | int | bool | str:
+    """An argument that a command line gave as text: a number, true or false, or the text itself.
+
+    >>> [number(text) for text in ("1e-6", "3", "true", "max")]
+    [1e-06, 3, True, 'max']
+    """
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

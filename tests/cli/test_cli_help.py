@@ -15,6 +15,7 @@ import torch
 from typed import SRC, Typed
 
 from mmard import catalogue
+from mmard.catalogue import host_of
 from mmard.cli.catalogue import argument_sentences
 from mmard.methods import METHODS, PLUGINS
 from mmard.models import MODELS
@@ -30,7 +31,7 @@ def test_methods_are_all_in_the_table(capsys: pytest.CaptureFixture[str]) -> Non
     assert re.search(r"^mmard .* S +0 +0 +0 +0\n +.* T +0 +0 +1 +0$", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", [*METHODS, *(f"rslad+{plugin}" for plugin in PLUGINS)])
+@pytest.mark.parametrize("name", [*METHODS, *(f"{host_of(plugin)}+{plugin}" for plugin in PLUGINS)])
 def test_a_method_in_detail(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from mmard.methods import parameters
 
@@ -138,7 +139,8 @@ def test_what_needs_no_torch_does_not_import_it_and_is_quick() -> None:
 def test_every_setting_is_in_help_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = Typed(capsys, command, "--help").out
     whole = " ".join(out.split())
-    flags = {"params": "param", "network": "model" if command == "train" else "student", "teachers": "teacher"}
+    flags = {"params": "param", "optimizer_params": "optimizer-param", "teachers": "teacher"}
+    flags["network"] = "model" if command == "train" else "student"
     for name, info in Settings.model_fields.items():
         if command == "train" and name in {"teachers", *TAUGHT}:
             assert f"--{flags.get(name, name).replace('_', '-')}" not in whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from mmard.settings import Settings
 from mmard.training.fit import Interrupted, fit
 from mmard.training.step import Step
 from mmard.training.tables import tables_for
+from mmard.trust import VARIABLE
 
 VIEWS = Augmentation(pad=1)
 
@@ -76,8 +77,19 @@ WAYS = (
     Way("slices found by running out", "rslad", ascent=Chunks, student=Cramped),
     Way("micro-batches", "rslad+igdm", accumulate=3, recipe=replace(RECIPE, grad_clip=0.5, average="ema")),
     Way("recorded", ascent=lambda: Graphs(Rerun())),
+    Way("AdamW", recipe=replace(RECIPE, optimizer="adamw", lr=1e-3, optimizer_params={"amsgrad": True})),
+    Way("an optimiser that factors what it remembers", recipe=replace(RECIPE, optimizer="torch.optim:Adafactor")),
+    Way("an optimiser that counts in its groups", recipe=replace(RECIPE, optimizer="trainings:Counting")),
     Way("all", "rslad+igdm", ascent=lambda: Chunks(0, Graphs(Rerun())), student=Cramped, table="disk", accumulate=2),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _typed() -> Iterator[None]:
+    """The optimisers that are code, as if a person had typed them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "torch.optim:Adafactor,trainings:Counting")
+        yield
 
 
 def step_of(method: Method, student: nn.Module, ascent: Ascent) -> Step:

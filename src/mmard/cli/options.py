@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from mmard.cli.app import Page, app
 from mmard.errors import Refused
 from mmard.settings import DISTILLED, TAUGHT, Settings, command_of, read_config, refusal_of
-from mmard.words import as_fraction
+from mmard.words import as_fraction, number
 
 MOST_PROCESSES = max(16, 2 * (os.cpu_count() or 1))
 """More processes would only wait for each other, and each holds a copy of the network."""
@@ -223,12 +223,16 @@ def read_flags(flags: Said) -> Said:
     {'lr': '0.1', 'teacher_weights': {'T': 'a.pt', 'T_nat': 'b.pt'}, 'params': {'mmard.guide': '0.5'}}
     """
     said = dict(flags)
-    for name in [name for name, value in flags.items() if name != "params" and isinstance(value, list)]:
+    pairs = ("params", "optimizer_params")
+    for name in [name for name, value in flags.items() if name not in pairs and isinstance(value, list)]:
         said[name] = by_letter(said[name])
         if name != "teachers":
             said[name] = {letter: values[-1] for letter, values in said[name].items()}
     if "params" in said:
         said["params"] = dict(_parameter(text) for text in said["params"])
+    if "optimizer_params" in said:
+        own = dict(_parameter(text, "--optimizer-param", "eps=1e-6") for text in said["optimizer_params"])
+        said["optimizer_params"] = {name: number(value) for name, value in own.items()}
     return said
 
 
@@ -279,8 +283,8 @@ def _still_named(found: Said, flags: Said) -> Said:
     return {full: value for full, value in found.get("params", {}).items() if full.rpartition(".")[0] not in replaced}
 
 
-def _parameter(text: str) -> tuple[str, str]:
+def _parameter(text: str, flag: str = "--param", example: str = "mmard.guide=0.5") -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip() or not value.strip():
-        raise Refused("--param", expected="NAME=VALUE, e.g. mmard.guide=0.5", got=repr(text))
+        raise Refused(flag, expected=f"NAME=VALUE, e.g. {example}", got=repr(text))
     return name.strip(), value.strip()

@@ -104,8 +104,17 @@ def pack(
         for slot, value in slots.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{index}/{slot}"] = value
-            elif value is not None:
+            elif isinstance(value, float | int):
                 numbers[f"{index}/{slot}"] = value
+            elif value is not None:
+                got = f"{slot}, a {type(value).__name__}"
+                raise Refused(
+                    "optimizer", expected="a state of tensors and numbers, which a resumed run needs", got=got
+                )
+    if not isinstance(optimizer, torch.optim.SGD):  # some count in their groups
+        for index, group in enumerate(optimizer.param_groups):
+            own = {name: value for name, value in group.items() if isinstance(value, float | int) and name != "lr"}
+            numbers |= {f"group{index}/{name}": value for name, value in own.items()}
     return tensors, {"position": asdict(position), "optimizer": numbers}
 
 
@@ -132,13 +141,23 @@ def unpack(
     state: dict[int, dict[str, Any]] = {}
     own = {k.removeprefix("optimizer/"): t for k, t in tensors.items() if k.startswith("optimizer/")}
     weights = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = optimizer.state_dict()["param_groups"]
+    of_weight = isinstance(optimizer, torch.optim.SGD | torch.optim.Adam)  # others factor what they remember
     for key, value in {**own, **facts.optimizer}.items():
         index, _, slot = key.partition("/")
-        fits = index.isdecimal() and int(index) < len(weights)
-        fits = fits and (not isinstance(value, Tensor) or value.shape in (weights[int(index)].shape, torch.Size([])))
+        if index.removeprefix("group").isdecimal() and index.startswith("group"):
+            place = int(index.removeprefix("group"))
+            fits = place < len(groups) and slot in groups[place]
+        else:
+            fits = index.isdecimal() and int(index) < len(weights)
+            shapes = (weights[int(index)].shape, torch.Size([])) if fits and of_weight else ()
+            fits = fits and (not isinstance(value, Tensor) or not shapes or value.shape in shapes)
         require(fits, where, expected="the state of this run's optimiser", got=f"one with {key}")
-        state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        if index.startswith("group"):
+            groups[place][slot] = value
+        else:
+            state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def refuse_changed(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -13,23 +14,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from mmard.errors import Refused, unknown
+from mmard.errors import Refused, cause, unknown
 from mmard.modes import blend, ema_share
 from mmard.training.step import Step
+from mmard.trust import import_code, is_code, refuse_untrusted
 
 SCHEDULES = ("step", "cosine", "late-cosine", "one-cycle", "constant")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 AVERAGES = ("none", "ema", "swa")
 BEST_BY = ("auto", "robust", "clean")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD and its schedule.
+    """The optimiser and its schedule.
 
     Attributes:
         epochs: passes over the training set.
         lr: the largest learning rate of the run.
-        momentum, nesterov, weight_decay: of SGD; weight decay is coupled, as in all papers of the field.
+        optimizer: "sgd", "adam", "adamw", or `package:Class` that a person has typed.
+        optimizer_params: further arguments of its own.
+        momentum, nesterov: of SGD.
+        weight_decay: coupled in SGD, as in all papers of the field, and in Adam; decoupled in AdamW.
         schedule: "step", "cosine" (to 0), "late-cosine" (the same from the first milestone on), "one-cycle" (0 to lr,
             then to 0, per step), or "constant".
         milestones: for "step", where the rate is multiplied by `drop`: whole epochs (0-based, the first with the new
@@ -50,6 +56,8 @@ class Recipe:
 
     epochs: int
     lr: float = 0.1
+    optimizer: str = "sgd"
+    optimizer_params: Mapping[str, Any] = field(default_factory=dict)
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -86,6 +94,8 @@ class Recipe:
         for name, holds, expected in wants:
             if not holds:
                 raise Refused(name, expected=expected, got=f"{getattr(self, name):g}")
+        if self.optimizer not in OPTIMIZERS and not is_code(self.optimizer):
+            raise unknown("optimizer", self.optimizer, (*OPTIMIZERS, "package:Class"))
         if self.nesterov and self.momentum == 0:
             raise Refused("nesterov", expected="a momentum above 0", got="0")
         if self.schedule in ("step", "late-cosine"):
@@ -186,16 +196,50 @@ class Average:
         return self.module
 
 
-def optimizer_of(step: Step, recipe: Recipe) -> torch.optim.SGD:
-    """One SGD with a group for each network: by the recipe, or by its tuning for one that has its own."""
+def optimizer_of(step: Step, recipe: Recipe) -> torch.optim.Optimizer:
+    """One optimiser with a group for each network, by the recipe, or in SGD by the network's tuning.
+
+    Raises:
+        Refused: for an optimiser that cannot be made so, and one beside a network with a tuning of its own.
+    """
     groups: list[dict[str, Any]] = []
     for letter, net in step.trained.items():
         tuning = step.method.tunes.get(letter)
         own = {} if tuning is None else {"momentum": tuning.momentum, "weight_decay": tuning.weight_decay}
         own |= {} if tuning is None else {"nesterov": False}
         groups.append({"letter": letter, "params": [p for p in net.parameters() if p.requires_grad], **own})
-    # On a GPU in one kernel for all weights; elsewhere PyTorch chooses.
-    fused = all(p.is_cuda for group in groups for p in group["params"]) or None
-    return torch.optim.SGD(
-        groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=fused
-    )
+    if recipe.optimizer == "sgd":
+        own = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": recipe.nesterov}
+        return _made(torch.optim.SGD, groups, recipe, own)
+    if step.method.tunes:
+        mend = "leave --optimizer out"
+        expected = "sgd, by which this method goes on training a teacher"
+        raise Refused(f"optimizer on {step.method.name}", expected=expected, got=recipe.optimizer, mend=mend)
+    known = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if recipe.optimizer in known:
+        return _made(known[recipe.optimizer], groups, recipe, {"weight_decay": recipe.weight_decay})
+    refuse_untrusted(recipe.optimizer, f"optimizer {recipe.optimizer}")
+    cls = import_code(recipe.optimizer, "optimizer")
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        got = getattr(cls, "__name__", type(cls).__name__)
+        raise Refused(f"optimizer {recipe.optimizer}", expected="a class of torch optimisers", got=got)
+    takes = inspect.signature(cls).parameters
+    return _made(cls, groups, recipe, {"weight_decay": recipe.weight_decay} if "weight_decay" in takes else {})
+
+
+def _made(
+    cls: type[torch.optim.Optimizer], groups: list[dict[str, Any]], recipe: Recipe, own: dict[str, Any]
+) -> torch.optim.Optimizer:
+    # On a GPU in one kernel for all weights, where the optimiser can; elsewhere PyTorch chooses.
+    on_gpu = all(p.is_cuda for group in groups for p in group["params"])
+    fused = {"fused": True} if on_gpu and "fused" in inspect.signature(cls).parameters else {}
+    where = f"optimizer {recipe.optimizer}"
+    try:
+        made = cls(groups, **{"lr": recipe.lr, **own, **fused, **recipe.optimizer_params})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Refused(
+            where, expected="arguments that it takes", got=cause(error), mend="see --optimizer-param"
+        ) from error
+    if any(p.default is p.empty for name, p in inspect.signature(made.step).parameters.items()):
+        raise Refused(where, expected="one whose step needs no closure", got="one that calls the loss itself")
+    return made
