@@ -21,6 +21,8 @@ from mmard.models import Normalised, build
 
 SIDE = (3, 16, 16)
 MODELS = ("cnn-4", "resnet18", "preact_resnet18", "mobilenet_v2", "wide_resnet-10-2")
+OF_OTHER_KINDS = ("mobilenet_v3_small", "convnext-8", "vit_tiny-8")
+"""Without BatchNorm, or with convolutions that it does not pay to pack."""
 needs_packing = pytest.mark.skipif(not packable(torch.float32), reason="this PyTorch has no oneDNN operators")
 needs_bf16 = pytest.mark.skipif(not packable(torch.bfloat16), reason="no bfloat16 operators here")
 
@@ -95,12 +97,12 @@ def worth_of_gates(exact: nn.Module, x: Tensor) -> float:
 
 
 @needs_packing
-@pytest.mark.parametrize("name", MODELS[1:])
+@pytest.mark.parametrize("name", [*MODELS[1:], *OF_OTHER_KINDS])
 def test_in_float32_it_is_the_network_up_to_rounding(name: str) -> None:
     """It is as far from the network in float64 as the network in float32 is, within a small factor."""
     source = model(name)
     twin = Twin(source, SIDE)
-    assert twin.facts.packed == twin.facts.convs
+    assert name in OF_OTHER_KINDS or twin.facts.packed == twin.facts.convs
     plain, exact = copy.deepcopy(source).eval(), copy.deepcopy(source).double().eval()
     for x in (images(3, shape=SIDE, dtype=torch.float32), images(5, seed=4, shape=(3, 20, 12), dtype=torch.float32)):
         gates = (0.0, worth_of_gates(exact, x.double()))

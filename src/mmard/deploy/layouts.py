@@ -221,7 +221,15 @@ _DEPTH = {
     "wide_resnet": re.compile(r"(?:^|\.)block1\.layer\.(\d+)\.conv1\.weight$"),
     "wide_resnet-swish": re.compile(r"(?:^|\.)layer\.0\.block\.(\d+)\.conv_0\.weight$"),
 }
-_WIDTH = {"wide_resnet": "bn1.weight", "wide_resnet-swish": "batchnorm.weight", "cnn": "conv1.weight"}
+_SIZE = {
+    "cnn": ("conv1.weight", 0),
+    "convnext": ("stem.0.weight", 0),
+    "vit_small": ("patches.weight", 2),
+    "vit_tiny": ("patches.weight", 2),
+    "wide_resnet": ("bn1.weight", 0),
+    "wide_resnet-swish": ("batchnorm.weight", 0),
+}
+"""Where the number in a family's name stands: the end of a tensor's name, and the axis that has its size."""
 _BLOCK = re.compile(r"(?:^|\.)layer[1-4]\.\d+\.conv(\d)\.weight$")
 _TORCHVISION = {(2, 16): "resnet18", (2, 32): "resnet34", (3, 48): "resnet50", (3, 99): "resnet101"}
 """By the convolutions of a block, and those of all blocks."""
@@ -292,7 +300,8 @@ def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
         if not family.numbers:
             found.append(family.spelt(key))
             continue
-        widths = [int(v.shape[0]) for k, v in tensors.items() if k.split(".")[-2:] == _WIDTH[key].split(".")]
+        ending, axis = _SIZE[key]
+        widths = [int(v.shape[axis]) for k, v in tensors.items() if f".{k}".endswith(f".{ending}") and v.ndim > axis]
         if key not in _DEPTH:
             found += [family.spelt(key, widths[0])] if widths else []
             continue

@@ -1,6 +1,7 @@
 """Networks by name. Each takes images (B, C, H, W) in [0, 1], of any size, and returns logits (B, num_classes).
 
 - resnet.py, preact_resnet.py, wide_resnet.py, mobilenet.py: the students and teachers of the papers
+- mobilenet_v3.py, convnext.py, vit.py: later ones, for students of other kinds
 - swish.py: WideResNet and PreActResNet with SiLU and the layout of DeepMind's checkpoints
 - cnn.py: a small network for digits and quick experiments
 - foreign.py: a function from somebody else's code, `package.module:function`
@@ -21,12 +22,15 @@ from torch import nn
 from mmard import seeds
 from mmard.errors import Refused
 from mmard.models.cnn import cnn
+from mmard.models.convnext import convnext
 from mmard.models.foreign import foreign
 from mmard.models.mobilenet import mobilenet_v2
+from mmard.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from mmard.models.preact_resnet import preact_resnet18, preact_resnet18_nobn, preact_resnet18_raw
 from mmard.models.probe import check_logits
 from mmard.models.resnet import resnet18, resnet34, resnet50
 from mmard.models.swish import preact_resnet18_swish, wide_resnet_swish
+from mmard.models.vit import vit_small, vit_tiny
 from mmard.models.wide_resnet import wide_resnet
 from mmard.models.wrapped import Normalised
 from mmard.names import Spelling, network_names, read_network
@@ -43,7 +47,10 @@ class Family(Spelling):
 
 MODELS: dict[str, Family] = {
     "cnn": Family(("width",), ("4", "8", "16", "32"), make=cnn),
+    "convnext": Family(("width",), ("40", "64", "96"), make=convnext),
     "mobilenet_v2": Family(make=mobilenet_v2),
+    "mobilenet_v3_large": Family(make=mobilenet_v3_large),
+    "mobilenet_v3_small": Family(make=mobilenet_v3_small),
     "preact_resnet18": Family(make=preact_resnet18),
     "preact_resnet18-nobn": Family(form="nobn", make=preact_resnet18_nobn),
     "preact_resnet18-raw": Family(form="raw", make=preact_resnet18_raw),
@@ -51,6 +58,8 @@ MODELS: dict[str, Family] = {
     "resnet18": Family(make=resnet18),
     "resnet34": Family(make=resnet34),
     "resnet50": Family(make=resnet50),
+    "vit_small": Family(("patch",), ("4", "8"), make=vit_small),
+    "vit_tiny": Family(("patch",), ("4", "8"), make=vit_tiny),
     "wide_resnet": Family(("depth", "width"), ("16-4", "28-10", "34-10", "34-20", "70-16"), make=wide_resnet),
     "wide_resnet-swish": Family(
         ("depth", "width"), ("28-10", "34-10", "34-20", "70-16"), "swish", make=wide_resnet_swish
@@ -62,7 +71,7 @@ def names() -> tuple[str, ...]:
     """Every network that can be built, families in their usual sizes.
 
     >>> names()[:5]
-    ('cnn-4', 'cnn-8', 'cnn-16', 'cnn-32', 'mobilenet_v2')
+    ('cnn-4', 'cnn-8', 'cnn-16', 'cnn-32', 'convnext-40')
     """
     return network_names(MODELS)
 
