@@ -70,9 +70,26 @@ def parquet_file(path: Path, n: int = 12, **columns: Any) -> None:
     pq.write_table(pa.table({k: v for k, v in content.items() if v is not None}), path)
 
 
+NAMED = (("train", "a"), ("test", "c"))
+
+
 def parquet(root: Path, **columns: Any) -> None:
     parquet_file(root / "train.parquet", **columns)
     parquet_file(root / "test.parquet")
+
+
+def table(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(lines) + "\n")
+    if path.stem == "train":
+        path.with_name("test.csv").write_text(path.read_text())
+
+
+def shard(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
 
 
 def svhn(root: Path, **changes: Any) -> None:
@@ -245,20 +262,62 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         after(lambda r: [(r / n).mkdir() for n in "ab"], lambda r: parquet(r / "a"), lambda r: parquet(r / "b")),
         "one folder of Parquet files, got a, b",
     ),
+    "csv, no column of classes": (
+        "csv",
+        lambda r: table(r / "train.csv", "path,colour", "a.png,0"),
+        "a column label or class or target or category or cls, got path, colour",
+    ),
+    "csv, a line without a class": (
+        "csv",
+        lambda r: table(r / "train.csv", "path,label", "a.png,0", "b.png,"),
+        "line 3",
+    ),
+    "csv, a test class of its own": (
+        "csv",
+        lambda r: table(r / "all.csv", "path,label,split", "a.png,ant,train", "b.png,bee,test"),
+        "test labels that training images have, got 'bee'",
+    ),
+    "csv, no image there": (
+        "csv",
+        lambda r: table(r / "all.csv", "path,label", *(f"{k}.png,{k % 2}" for k in range(8))),
+        "an image that can be read",
+    ),
+    "webdataset, no test shard": (
+        "webdataset",
+        lambda r: shard(r / "train-0.tar", {"a.png": b""}),
+        "train-.*tar and test",
+    ),
+    "webdataset, an image without a class": (
+        "webdataset",
+        lambda r: [
+            shard(r / f"{split}-0.tar", {"a.png": b"", "b.png": b"", "b.cls": b"1"}) for split in ("train", "test")
+        ],
+        "sample a: expected an image and a label, got an image, no label",
+    ),
+    "webdataset, packed": (
+        "webdataset",
+        lambda r: [(r / f"{split}-0.tar").write_bytes(gzip.compress(b"a")) for split in ("train", "test")],
+        "a tar shard that is not compressed",
+    ),
     "parquet, no such column": (
         "parquet",
-        lambda r: parquet(r, label=None, fine=[0] * 12),
-        "a column of labels named label or labels or fine_label, got columns image, fine",
+        lambda r: parquet(r, label=None, fine=[0] * 12, coarse=[0] * 12),
+        "a column of labels named label or labels or fine_label or target or class, got columns image, fine, coarse",
     ),
-    "parquet, text labels": (
+    "parquet, labels that are neither": (
         "parquet",
-        lambda r: parquet(r, label=["a"] * 12),
-        "an integer for every image, got string",
+        lambda r: parquet(r, label=[0.5] * 12),
+        "an integer, or the name of a class, for every image, got double",
+    ),
+    "parquet, a class of the test images alone": (
+        "parquet",
+        lambda r: [parquet_file(r / f"{split}.parquet", label=[name, "b"] * 6) for split, name in NAMED],
+        "a class of the training images: a, b, got 'c'",
     ),
     "parquet, labels left out": (
         "parquet",
         lambda r: parquet(r, label=[0, 1, None] * 4),
-        "an integer for every image, got int64 with 4",
+        "an integer, or the name of a class, for every image, got int64 with 4",
     ),
     "parquet, unlabelled": ("parquet", lambda r: parquet(r, label=[-1] * 12), "label -1 at image 0; unlabelled"),
     "parquet, absurd label": (

@@ -229,6 +229,87 @@ def folder(split: str = "test", shape: tuple[int, int, int] = (3, 7, 9)) -> Any:
     return write
 
 
+def listed(names: tuple[str, ...], one: bool = False, end: str = "csv") -> Any:
+    """Tables of paths and classes, which are names or numbers."""
+
+    def write(root: Path) -> Arrays:
+        a = arrays(len(names), (3, 6, 5), words="csv, test")
+        a.classes = names
+        lines = {}
+        for split, x, y in (("train", a.x, a.y), ("valid" if one else "test", a.x_test, a.y_test)):
+            (root / "pictures" / split).mkdir(parents=True)
+            for k, image in enumerate(x):
+                (root / "pictures" / split / f"{k}.png").write_bytes(png(image))
+            paths = [f"pictures/{split}/{k}.png" for k in range(len(x))]
+            lines[split] = [[path, names[label], split] for path, label in zip(paths, y, strict=True)]
+        tables = {"all": [each for own in lines.values() for each in own]} if one else lines
+        for name, rows in tables.items():
+            text = [",".join(row) for row in [["Filename", "class", "split"], *rows]]
+            (root / f"{name}.csv").write_text("\n".join(text) + "\n")
+        a.words = "csv, val as test" if one else a.words
+        return a
+
+    return write
+
+
+def webdataset(label: Callable[[int], dict[str, bytes]], classes: tuple[str, ...]) -> Any:
+    """Two shards to train on, one to test: an image and its label, one after the other."""
+
+    def write(root: Path) -> Arrays:
+        a = arrays(len(classes), (3, 6, 5), words="webdataset, tar shards, test")
+        a.classes = classes
+        cuts = zip(np.array_split(a.x, 2), np.array_split(a.y, 2), strict=True)
+        for name, (x, y) in {
+            **{f"train-{k:06}": cut for k, cut in enumerate(cuts)},
+            "test-0": (a.x_test, a.y_test),
+        }.items():
+            with tarfile.open(root / f"{name}.tar", "w") as tar:
+                for k in range(len(x)):
+                    for end, content in {"png": png(x[k]), "txt": b"a word", **label(int(y[k]))}.items():
+                        info = tarfile.TarInfo(f"{name}/{k:04}.{end}")
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+        return a
+
+    return write
+
+
+def hub_layout(folder: str, names: bool) -> Any:
+    """As the hub converts sets: train/0000.parquet below the configuration, columns of any name, classes by name."""
+
+    def write(root: Path) -> Arrays:
+        a = arrays(3, (3, 6, 5), words="parquet, Parquet, test")
+        a.classes = ("ant", "bee", "cat") if names else a.classes
+        for split, x, y in (("train", a.x, a.y), ("test", a.x_test, a.y_test)):
+            (root / folder / split).mkdir(parents=True)
+            labels = [a.classes[k] for k in y] if names else y
+            table = pa.table({"photo": [png(one) for one in x], "species" if not names else "label": labels})
+            for k, rows in enumerate(np.array_split(np.arange(len(x)), 2)):
+                pq.write_table(table.take(rows), root / folder / split / f"{k:04}.parquet")
+        return a
+
+    return write
+
+
+def saved_to_disk(root: Path) -> Arrays:
+    """As `datasets.DatasetDict.save_to_disk` leaves it, with the names of classes in the schema."""
+    a = arrays(3, (3, 6, 5), words="parquet, Arrow, test")
+    a.classes = ("ant", "bee", "cat")
+    (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    features = {"label": {"names": list(a.classes), "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    for split, x, y in (("train", a.x, a.y), ("test", a.x_test, a.y_test)):
+        (root / split).mkdir()
+        (root / split / "state.json").write_text("{}")
+        cells = [{"bytes": png(one), "path": None} for one in x]
+        table = pa.table({"image": cells, "label": np.asarray(y, np.int64)})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        for k, rows in enumerate(np.array_split(np.arange(len(x)), 2)):
+            path = root / split / f"data-{k:05}-of-00002.arrow"
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table.take(rows))
+    return a
+
+
 def npz(layout: str) -> Any:
     def write(root: Path) -> Arrays:
         a = arrays(3, (1, 6, 5) if layout == "grey" else (3, 6, 5), words="npz")
@@ -311,6 +392,16 @@ FORMS: dict[str, tuple[str, Any]] = {
     "stl10": ("stl10", stl10),
     "parquet": ("parquet", parquet("parquet", "some", "image", "label", shards=2)),
     "parquet with names": ("parquet", parquet("parquet", ".", "img", "fine_label", names=True)),
+    "parquet, as the hub converts": ("parquet", hub_layout("default", names=False)),
+    "parquet, classes by name": ("parquet", hub_layout(".", names=True)),
+    "saved to disk": ("parquet", saved_to_disk),
+    "csv, two tables": ("csv", listed(("ant", "bee", "cat"))),
+    "csv, one table": ("csv", listed(("0", "1", "2"), one=True)),
+    "webdataset cls": ("webdataset", webdataset(lambda y: {"cls": str(y).encode()}, ("0", "1", "2"))),
+    "webdataset json": (
+        "webdataset",
+        webdataset(lambda y: {"json": json.dumps({"label": "abc"[y], "w": 5}).encode()}, ("a", "b", "c")),
+    ),
     "folder": ("folder", folder()),
     "folder with val": ("folder", folder("val")),
     "folder, grey": ("folder", folder(shape=(1, 6, 5))),
@@ -397,6 +488,45 @@ def _train_and_val(s: Any) -> tuple[ImageSet, ImageSet]:
     return s.train, s.val
 
 
+def broken(root: Path) -> set[str]:
+    """A folder with three bad images of two kinds; their names."""
+    folder()(root)
+    cut, small, empty = sorted((root / "train").rglob("*.[pP][nN][gG]"))[1:9:3]
+    cut.write_bytes(cut.read_bytes()[:60])
+    small.write_bytes(png(np.zeros((3, 5, 5), np.uint8)))
+    empty.write_bytes(b"")
+    return {str(cut), str(small), str(empty)}
+
+
+def test_all_faults_of_a_set_are_told_at_once_by_kind(tmp_path: Path) -> None:
+    names = broken(tmp_path)
+    with pytest.raises(Refused) as refused:
+        load("folder", tmp_path)
+    said = str(refused.value)
+    assert re.search(r"in all 3 bad of \d+: ", said)
+    assert "2 not an image that can be read" in said
+    assert "1 not 9 x 7 pixels" in said
+    assert "--skip-bad" in said
+    assert all(name in said for name in names)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_bad_images_are_left_out_where_that_is_asked_for(on_disk: bool, tmp_path: Path) -> None:
+    kept, odd = tmp_path / "kept", tmp_path / "odd"
+    folder()(kept)
+    broken(odd)
+    whole = load("folder", kept)
+    found = load("folder", odd, skip_bad=True, on_disk=on_disk, cache_dir=tmp_path / "cache")
+    assert len(found.train) + len(found.val) == len(whole.train) + len(whole.val) - 3
+    assert set(contents(found.train, found.val)) < set(contents(whole.train, whole.val))
+    assert contents(found.test) == contents(whole.test)
+    assert f"3 bad of {len(whole.train) + len(whole.val)} left out" in found.train.origin
+    assert "left out" not in found.test.origin
+    assert load("folder", kept, skip_bad=True).train.fingerprint() == whole.train.fingerprint()
+    with pytest.raises(Refused, match=r"skip_bad: expected a source of single images"):
+        load("digits", skip_bad=True)
+
+
 def test_on_disk_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
     folder()(tmp_path)
     broken = next((tmp_path / "train").rglob("*.png"))
@@ -450,7 +580,8 @@ def test_image_size_scales_and_cuts_the_centre(tmp_path: Path) -> None:
     assert s.test.x[0].unique().tolist() == [52]
     assert load("folder", tmp_path, image_size=4).test.x[2].unique().tolist() == [52]
     with pytest.raises(
-        Refused, match=r"one of the sources that resize \(cifar10, cifar100, parquet, folder\), got npz"
+        Refused,
+        match=r"one of the sources that resize \(cifar10, cifar100, parquet, folder, csv, webdataset\), got npz",
     ):
         load("npz", tmp_path, image_size=8)
 

@@ -82,6 +82,7 @@ def _data_settings(settings: Settings) -> dict[str, Any]:
         "limit_train": settings.limit_train,
         "on_disk": settings.on_disk,
         "image_size": settings.image_size,
+        "skip_bad": settings.skip_bad,
     }
 
 

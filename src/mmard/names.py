@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from mmard.errors import Refused, require, unknown
@@ -93,7 +93,8 @@ def read_network(name: str, families: Mapping[str, Spelling]) -> tuple[str, tupl
     found = re.findall("[0-9]+", name)
     spelt = [f.spelt(key, *found) for key, f in families.items() if 0 < len(f.numbers) == len(found)]
     known = network_names(families)
-    raise unknown("network", name.lower(), {*known, *get_close_matches(name.lower(), [*known, *spelt], 1, 0.5)})
+    some = network_names({key: replace(family, usual=family.usual[:2]) for key, family in families.items()})
+    raise unknown("network", name.lower(), {*some, *get_close_matches(name.lower(), [*known, *spelt], 1, 0.5)})
 
 
 def _plain(name: str) -> str:

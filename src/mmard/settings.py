@@ -356,6 +356,9 @@ class Settings(BaseModel):
     image_size: int | None = setting(
         None, "Data", "Bring images to squares of this many pixels (folder, parquet; cifar10 and cifar100: 16, 8 or 4)."
     )
+    skip_bad: bool = setting(
+        False, "Data", "Go on without images that cannot be read or are of another size; otherwise all are listed."
+    )
     on_disk: bool = setting(False, "Data", "Keep decoded images in a memory-mapped file instead of memory.")
     normalise: Literal["none", "data"] = setting(
         "none", "Data", "Normalisation inside a network built here: none, or the data's mean and deviation."

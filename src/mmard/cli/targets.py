@@ -97,7 +97,7 @@ def settings_of(request: Request, run: Run | None) -> Settings:
         config = {
             name: value
             for name, value in config.items()
-            if name not in ("data_dir", "image_size", "on_disk", "limit_train")
+            if name not in ("data_dir", "image_size", "skip_bad", "on_disk", "limit_train")
         }
     return Settings.resolve({**config, **said})
 

@@ -4,8 +4,8 @@
     batches.py      a training epoch, addressed by (epoch, step); loaders and tensors of a user's own, checked
     augment.py      crop, flip, cutout, IDBH: drawing a view and applying it are separate acts
     fetch.py        files from the Hugging Face hub, verified; the only module that uses the network
-    arrays.py cifar.py folders.py official.py parquet.py
-                    the sources: digits, npz, svhn; CIFAR; folder, Tiny ImageNet; MNIST, STL-10; Parquet
+    arrays.py cifar.py folders.py listed.py official.py parquet.py
+                    the sources: digits, npz, svhn; CIFAR; folder, Tiny ImageNet; csv, tar; MNIST, STL-10; Parquet
     decoding.py     what sources are made of
 
 Pixels are 8-bit until a batch is made; then they are float32 in [0, 1], and never normalised: models do that.
@@ -13,9 +13,10 @@ Pixels are 8-bit until a batch is made; then they are float32 in [0, 1], and nev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,18 @@ from mmard import seeds
 from mmard.data.arrays import read_digits, read_npz, read_svhn
 from mmard.data.cifar import CIFAR10, CIFAR100
 from mmard.data.folders import read_folder, read_tiny_imagenet
-from mmard.data.image_set import ImageSet, Part, Rows, Splits, balanced_order, checked, into_memory, onto_disk
+from mmard.data.image_set import (
+    ImageSet,
+    Part,
+    Rows,
+    Splits,
+    balanced_order,
+    checked,
+    into_memory,
+    onto_disk,
+    without_bad,
+)
+from mmard.data.listed import read_csv, read_webdataset
 from mmard.data.official import read_fashion_mnist, read_mnist, read_stl10
 from mmard.data.parquet import read_any_parquet
 from mmard.errors import Refused, unknown
@@ -64,8 +76,10 @@ DATA: dict[str, Source] = {
     "mnist": Source("MNIST, 10 digits, 28 x 28 grey", read_mnist, augmentation="crop"),
     "fashion_mnist": Source("Fashion-MNIST, 10 classes, 28 x 28 grey", read_fashion_mnist),
     "stl10": Source("STL-10, 10 classes, 96 x 96", read_stl10),
-    "parquet": Source("any Hugging Face image set in Parquet files", read_any_parquet, resizes=True),
+    "parquet": Source("any Hugging Face image set, in Parquet files or saved to disk", read_any_parquet, resizes=True),
     "folder": Source("your images, one folder for each class", read_folder, resizes=True),
+    "csv": Source("your images, listed with their classes in a .csv file", read_csv, resizes=True),
+    "webdataset": Source("tar shards as WebDataset lays them", read_webdataset, resizes=True),
     "npz": Source("your arrays: x_train, y_train, x_test, y_test in a .npz file", read_npz),
 }
 
@@ -80,6 +94,7 @@ def load(
     on_disk: bool = False,
     cache_dir: str | Path | None = None,
     image_size: int | None = None,
+    skip_bad: bool = False,
 ) -> Splits:
     """Read a data set and cut a validation part from its training part.
 
@@ -95,67 +110,75 @@ def load(
         on_disk: for sets larger than memory: decode once into a memory-mapped file and read from there. The images and
             their order are the same.
         cache_dir: where that file goes; by default beside the data.
-        image_size: bring images to squares of so many pixels: "parquet" and "folder" scale and cut, "cifar10" and
+        image_size: bring images to squares of so many pixels: sources of single images scale and cut, "cifar10" and
             "cifar100" average whole blocks.
+        skip_bad: leave out images that cannot be read or are of another size; all are decoded once more for it.
 
     Raises:
         Refused: for an unknown name, absent or damaged files, settings that do not fit, and data that `ImageSet` or
             `Splits` refuses. Nothing is ever fetched here: the message has the command that does.
     """
-    root, train, test = _parts(name, data_dir, on_disk, image_size)
-    order, front, end = _cut(train, val_share, split_seed, limit_train)
-    every = np.arange(len(test))
-    if on_disk:
-        cache = _cache(root, cache_dir)
-        # The whole training part is written, in this order, so that other limits and shares reuse the file.
-        x = onto_disk(train, order, cache, f"mmard-{name}-train")
-        x_test = onto_disk(test, every, cache, f"mmard-{name}-test")
-    else:
-        x, x_test = into_memory(train, np.concatenate([front, end])), into_memory(test, every)
-    return Splits(
-        train=_image_set(x[: len(front)], train, front, _note("train", train, front, split_seed), on_disk),
-        val=_image_set(x[len(x) - len(end) :], train, end, _note("val", train, end, split_seed), on_disk),
-        test=_image_set(x_test, test, every, _note("test", test, every, split_seed), on_disk),
-    )
+    found = _read(name, SPLITS, data_dir, val_share, split_seed, limit_train, on_disk, cache_dir, image_size, skip_bad)
+    return Splits(**found)
 
 
-def load_split(
-    name: str,
-    split: str,
-    data_dir: str | Path | None = None,
-    *,
-    val_share: float | None = None,
-    split_seed: int = 0,
-    limit_train: int | None = None,
-    on_disk: bool = False,
-    cache_dir: str | Path | None = None,
-    image_size: int | None = None,
-) -> ImageSet:
+def load_split(name: str, split: str, data_dir: str | Path | None = None, **how: Any) -> ImageSet:
     """One of the splits of `load`, without reading the images of the others.
 
     Args:
         split: "train", "val" or "test".
-        name, data_dir, val_share, split_seed, limit_train, on_disk, cache_dir, image_size: as in `load`.
+        name, data_dir, how: as in `load`.
 
     Raises:
         Refused: as `load`, or for an unknown split.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    said = {**dict.fromkeys(("val_share", "limit_train", "cache_dir", "image_size")), "split_seed": 0, **how}
+    found = _read(name, (split,), data_dir, **{"on_disk": False, "skip_bad": False, **said})
+    return found[split]
+
+
+def _read(
+    name: str,
+    splits: Sequence[str],
+    data_dir: str | Path | None,
+    val_share: float | None,
+    split_seed: int,
+    limit_train: int | None,
+    on_disk: bool,
+    cache_dir: str | Path | None,
+    image_size: int | None,
+    skip_bad: bool,
+) -> dict[str, ImageSet]:
+    """Some of the splits of a set, by name; images of the others are not read."""
     root, train, test = _parts(name, data_dir, on_disk, image_size)
-    cache = _cache(root, cache_dir)
-    if split == "test":
-        rows = np.arange(len(test))
-        x = onto_disk(test, rows, cache, f"mmard-{name}-test") if on_disk else into_memory(test, rows)
-        return _image_set(x, test, rows, _note(split, test, rows, split_seed), on_disk)
+    if skip_bad:
+        train, test = (checked(without_bad(part)) for part in (train, test))
     order, front, end = _cut(train, val_share, split_seed, limit_train)
-    rows = front if split == "train" else end
-    if on_disk:
+    cache = _cache(root, cache_dir)
+    rows = {"train": front, "val": end, "test": np.arange(len(test))}
+    pixels: dict[str, Tensor] = {}
+    trained = [split for split in ("train", "val") if split in splits]
+    if trained and on_disk:
+        # The whole training part is written, in this order, so that other limits and shares reuse the file.
         x = onto_disk(train, order, cache, f"mmard-{name}-train")
-        x = x[: len(front)] if split == "train" else x[len(x) - len(end) :]
-    else:
-        x = into_memory(train, rows)
-    return _image_set(x, train, rows, _note(split, train, rows, split_seed), on_disk)
+        pixels |= {"train": x[: len(front)], "val": x[len(x) - len(end) :]}
+    elif trained:
+        x = into_memory(train, np.concatenate([rows[split] for split in trained]))
+        pixels |= dict(zip(trained, x.split([len(rows[split]) for split in trained]), strict=True))
+    if "test" in splits:
+        of_test = rows["test"]
+        pixels["test"] = (
+            onto_disk(test, of_test, cache, f"mmard-{name}-test") if on_disk else into_memory(test, of_test)
+        )
+    found = {}
+    for split in splits:
+        part, own = (test if split == "test" else train), rows[split]
+        note = _note(split, part, own, split_seed)
+        labels = torch.from_numpy(part.y[own])
+        found[split] = ImageSet(pixels[split], labels, part.classes, f"{part.origin}, {note}", on_disk)
+    return found
 
 
 def _parts(name: str, data_dir: str | Path | None, on_disk: bool, image_size: int | None) -> tuple[Path, Part, Part]:
@@ -177,10 +200,6 @@ def _cut(train: Part, val_share: float | None, split_seed: int, limit_train: int
     n_val = _val_count(len(train), val_share)
     n_train = _train_count(len(train) - n_val, limit_train)
     return order, order[:n_train], order[len(order) - n_val :]
-
-
-def _image_set(x: Tensor, part: Part, rows: Rows, note: str, on_disk: bool) -> ImageSet:
-    return ImageSet(x, torch.from_numpy(part.y[rows]), part.classes, f"{part.origin}, {note}", on_disk)
 
 
 def _note(split: str, part: Part, rows: Rows, split_seed: int) -> str:

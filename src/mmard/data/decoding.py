@@ -9,18 +9,19 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
+from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmard.data.image_set import Images
+from mmard.data.image_set import Images, Part, Rows
 from mmard.errors import Refused, needs_extra
 from mmard.files import writing_into
 
@@ -52,12 +53,16 @@ class Form:
 def form_of(samples: Sequence[Encoded], image_size: int | None) -> tuple[Form, str]:
     """The form of a set, from some of its images, and a note for its origin where some are of another kind.
 
-    It is grey if all of them are, and of the size of the first one; with `image_size` every image is brought to that
-    many pixels a side instead.
+    It is grey if all of them are, and of the size that most of them have; with `image_size` every image is brought to
+    that many pixels a side instead.
     """
     assert samples
     with ThreadPoolExecutor(_THREADS) as pool:
-        modes, sizes = zip(*pool.map(lambda sample: _header(*sample), samples), strict=True)
+        headers = list(pool.map(_header_or_fault, samples))
+    readable = [header for header in headers if not isinstance(header, Refused)]
+    if not readable:
+        raise next(header for header in headers if isinstance(header, Refused))
+    modes, sizes = zip(*readable, strict=True)
     grey, clear = sum(mode in _GREY for mode in modes), sum(mode in _TRANSPARENT for mode in modes)
     channels = 1 if grey == len(modes) else 3
     kinds = [(grey if channels == 3 else 0, "grey"), (clear, "with transparency, which is dropped")]
@@ -67,7 +72,7 @@ def form_of(samples: Sequence[Encoded], image_size: int | None) -> tuple[Form, s
         if image_size < 1:
             raise Refused("image_size", expected="a positive number of pixels", got=str(image_size))
         return Form((channels, image_size, image_size), resize=True), note
-    width, height = sizes[0]
+    ((width, height), _) = Counter(sizes).most_common(1)[0]
     return Form((channels, height, width)), note
 
 
@@ -75,18 +80,74 @@ def decode(encoded: Iterable[Encoded], form: Form) -> Iterator[Images]:
     """Images in order, uint8 (n, C, H, W) at a time.
 
     Raises:
-        Refused: naming the image, if it cannot be read, is of another size, or has more than 8 bits a channel.
+        Refused: naming the image, if it cannot be read, is of another size, or has more than 8 bits a channel; of
+            several, all that are like the first, and how many others there are.
     """
-    one = partial(_decode, form=form)
+    faults: list[Refused] = []
+    count = 0
+    for block in _decoded(encoded, form):
+        count += len(block)
+        faults += [each for each in block if isinstance(each, Refused)]
+        if not faults:
+            yield np.stack([each for each in block if not isinstance(each, Refused)])
+    if faults:
+        raise _together(faults, count)
+
+
+def _decoded(encoded: Iterable[Encoded], form: Form) -> Iterator[list[Images | Refused]]:
+    """Images or their faults, some hundreds at a time."""
+
+    def one(item: Encoded) -> Images | Refused:
+        try:
+            return _decode(item, form)
+        except Refused as fault:
+            if isinstance(fault.__cause__, ModuleNotFoundError):
+                raise
+            return fault
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        block: list[Encoded] = []
-        for item in encoded:
-            block.append(item)
-            if len(block) == _CHUNK:
-                yield np.stack(list(pool.map(one, block)))
-                block = []
-        if block:
-            yield np.stack(list(pool.map(one, block)))
+        items = iter(encoded)
+        while block := list(islice(items, _CHUNK)):
+            yield list(pool.map(one, block))
+
+
+_NAMED = 5
+
+
+def _together(faults: list[Refused], count: int) -> Refused:
+    """One refusal for all faults of a set: the first one, and all kinds with counts and some names."""
+    first = faults[0]
+    mend = f"{first.mend}, or go on without such images: --skip-bad"
+    if len(faults) == 1:
+        return Refused(first.where, expected=first.expected, got=first.got, mend=mend)
+    kinds: dict[str, list[Refused]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.expected, []).append(fault)
+    listed = []
+    for expected, alike in kinds.items():
+        names = ", ".join(fault.where.removeprefix("image ") for fault in alike[:_NAMED])
+        more = f" and {len(alike) - _NAMED:,} more" if len(alike) > _NAMED else ""
+        listed.append(f"{len(alike):,} not {expected} ({names}{more})")
+    mend = f"in all {len(faults):,} bad of {count:,}: {'; '.join(listed)}; {mend}"
+    return Refused(first.where, expected=first.expected, got=first.got, mend=mend)
+
+
+def decoded_part(
+    y: Rows,
+    form: Form,
+    encoded: Callable[[Rows], Iterator[Encoded]],
+    files: tuple[Path, ...],
+    classes: tuple[str, ...],
+    origin: str,
+) -> Part:
+    """A part whose images are compressed one by one; `encoded` gives those at ascending rows."""
+
+    def bad() -> Rows:
+        every = np.arange(len(y))
+        found = [isinstance(each, Refused) for block in _decoded(encoded(every), form) for each in block]
+        return np.flatnonzero(found)
+
+    return Part(y, form.shape, lambda rows: decode(encoded(rows), form), files, classes, origin, bad)
 
 
 def _pillow(module: str = "PIL.Image") -> Any:
@@ -111,6 +172,16 @@ def _header(name: str, data: bytes | Path) -> tuple[str, tuple[int, int]]:
     """Mode and (width, height) as it is meant to be seen."""
     with _open(name, data) as image:
         return image.mode, _upright_size(image, name)
+
+
+def _header_or_fault(sample: Encoded) -> tuple[str, tuple[int, int]] | Refused:
+    """The header, or why there is none, which is told with all others when the images are read."""
+    try:
+        return _header(*sample)
+    except Refused as fault:
+        if isinstance(fault.__cause__, ModuleNotFoundError):
+            raise
+        return fault
 
 
 def _upright_size(image: Any, name: str) -> tuple[int, int]:
@@ -147,7 +218,7 @@ def _decode(item: Encoded, form: Form) -> Images:
         if size != (width, height) and not form.resize:
             raise Refused(
                 f"image {name}",
-                expected=f"{width} x {height} pixels, as the first image",
+                expected=f"{width} x {height} pixels, as most images",
                 got=f"{size[0]} x {size[1]}",
                 mend=f"bring all images to one size, or pass --image-size {min(width, height)} to have it done",
             )

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmard.data.decoding import Form, damaged, decode, form_of, missing, search_folders
-from mmard.data.image_set import Images, Part, Rows
+from mmard.data.decoding import Encoded, Form, damaged, decoded_part, form_of, missing, search_folders
+from mmard.data.image_set import Part, Rows
 from mmard.data.parquet import find_parquet, read_parquet
 from mmard.errors import Refused
 
-_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".webp"])
+IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".webp"])
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "test": ("test", "testing"),
@@ -68,7 +68,7 @@ def read_folder(data_dir: Path, image_size: int | None = None) -> tuple[Part, Pa
         words = ("train", word + (f" (no image of {absent} classes)" if absent and test else ""))
     else:
         classes = _classes(data_dir)
-        train, test = _set_aside(_images(data_dir, classes), data_dir)
+        train, test = set_aside(_images(data_dir, classes), data_dir)
         words = ("four fifths as train", "a fifth, by file name, as test")
     if not train or not test:
         raise _no_folders(data_dir)
@@ -158,7 +158,7 @@ def _image_files(root: Path) -> Iterator[Path]:
         seen.add(real)
         inside[:] = sorted(name for name in inside if not _left_behind(name))
         for name in files:
-            if Path(name).suffix.lower() in _SUFFIXES and not _left_behind(name):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not _left_behind(name):
                 yield Path(folder, name)
 
 
@@ -167,7 +167,7 @@ def _no_folders(data_dir: Path) -> Refused:
     return missing("folder", data_dir, forms, fetchable=False)
 
 
-def _set_aside(images: Labelled, root: Path) -> tuple[Labelled, Labelled]:
+def set_aside(images: Labelled, root: Path) -> tuple[Labelled, Labelled]:
     """Train and test: of each class the fifth, rounded and at least one, whose names hash lowest is test."""
     train: Labelled = []
     test: Labelled = []
@@ -186,10 +186,10 @@ def _set_aside(images: Labelled, root: Path) -> tuple[Labelled, Labelled]:
 def _part(images: Labelled, form: Form, classes: tuple[str, ...], origin: str) -> Part:
     files = tuple(path for path, _ in images)
 
-    def read(rows: Rows) -> Iterator[Images]:
-        return decode(((str(files[row]), files[row]) for row in rows), form)
+    def encoded(rows: Rows) -> Iterator[Encoded]:
+        return ((str(files[row]), files[row]) for row in rows)
 
-    return Part(np.array([label for _, label in images], np.int64), form.shape, read, files, classes, origin)
+    return decoded_part(np.array([label for _, label in images], np.int64), form, encoded, files, classes, origin)
 
 
 def read_tiny_imagenet(data_dir: Path, image_size: int | None = None) -> tuple[Part, Part]:

@@ -208,6 +208,7 @@ class Part:
         files: the files that the images come from.
         classes: names in label order.
         origin: as in `ImageSet`.
+        bad: rows of images that cannot be had, where each is a file of its own that may be left out.
     """
 
     y: Rows
@@ -216,9 +217,34 @@ class Part:
     files: tuple[Path, ...]
     classes: tuple[str, ...]
     origin: str
+    bad: Callable[[], Rows] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+
+def without_bad(part: Part) -> Part:
+    """The same part without the images that cannot be had; its origin says how many those are.
+
+    Raises:
+        Refused: for a source whose images are not files of their own.
+    """
+    if part.bad is None:
+        mend = "leave --skip-bad out"
+        raise Refused("skip_bad", expected="a source of single images", got=part.origin, mend=mend)
+    bad = part.bad()
+    if not len(bad):
+        return part
+    kept = np.setdiff1d(np.arange(len(part)), bad)
+    one_each = len(part.files) == len(part)
+    return replace(
+        part,
+        y=part.y[kept],
+        read=lambda rows: part.read(kept[rows]),
+        files=tuple(part.files[row] for row in kept) if one_each else part.files,
+        origin=f"{part.origin}, {len(bad):,} bad of {len(part):,} left out",
+        bad=None,
+    )
 
 
 def checked(part: Part) -> Part:

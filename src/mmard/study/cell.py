@@ -40,7 +40,7 @@ from mmard.study.records import FORMAT, RECORD, checked, packed, scrubbed, witho
 
 ASIDE = ".study"
 """Folder among the runs for locks, failures and jobs."""
-DATA_SETTINGS = ("val_share", "split_seed", "limit_train", "on_disk", "image_size")
+DATA_SETTINGS = ("val_share", "split_seed", "limit_train", "on_disk", "image_size", "skip_bad")
 SEED, BATCH_SIZE = 0, 250
 """Of every evaluation of a study."""
 
