@@ -454,6 +454,18 @@ def test_a_loader_of_something_else_is_refused(batch: tuple[Tensor, str], tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_few_images_make_a_batch_of_all_where_no_size_was_asked_for(tmp_path: Path) -> None:
+    said = {"network": "given:S", "data": "given:Splits"}
+    few = prepare(Settings.resolve(said), student=net(), data=picture_splits())
+    count = len(picture_splits().train)
+    assert few.settings.batch_size == count < Settings().batch_size
+    assert f"batches of {count}, all the training images, instead of {Settings().batch_size}" in few.notes
+    assert few.batches.steps == 1
+    own = prepare(Settings.resolve({**said, "batch_size": 16}), student=net(), data=picture_splits())
+    assert own.settings.batch_size == 16
+    assert not any("batches of" in note for note in own.notes)
+
+
 # what only an object can give -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["student", "teacher", "data", "method"])
 def test_a_run_made_of_objects_cannot_go_on_without_them(name: str) -> None:

@@ -51,7 +51,7 @@ from mmard.networks import (
 )
 from mmard.ranks import Ranks
 from mmard.run import Event, Run
-from mmard.settings import MACHINE, Settings, Value, code_of, given_label, is_given
+from mmard.settings import MACHINE, Settings, Value, code_of, given_label, is_given, preset_values
 from mmard.training.checkpoint import Position
 from mmard.training.fit import Validation, choose_twins, chosen_by, fit
 from mmard.training.log import TensorBoard, writer_class
@@ -116,8 +116,14 @@ def batches_of(
         _refuse_thin(len(splits.train), settings.batch_size, ranks)
         ranks.refuse_unequal("training images", splits.train.fingerprint())
     share = ranks.rows if ranks is not None else None
-    cut = SetBatches(splits.train, settings.batch_size, device, settings.seed, views, share=share)
+    cut = SetBatches(splits.train, _batch_size(settings, len(splits.train)), device, settings.seed, views, share=share)
     return cut, splits.val, splits
+
+
+def _batch_size(settings: Settings, images: int) -> int:
+    """Images per step: what the settings say, or all there are where they say what the preset does."""
+    usual = preset_values(settings.preset, settings.host, settings.data).get("batch_size", Settings().batch_size)
+    return min(settings.batch_size, images) if settings.batch_size == usual else settings.batch_size
 
 
 def _refuse_thin(images: int, batch_size: int, ranks: Ranks) -> None:
@@ -332,6 +338,12 @@ def prepare(
     recipe = recipe_of(settings)
 
     batches, validation, splits = batches_of(settings, data, device, ranks)
+    begins: list[str] = []
+    if splits is not None and settings.skip_bad:
+        begins += [f"bad images are left out: {part.origin}" for part in (splits.train, splits.test)]
+    if splits is not None and isinstance(batches, SetBatches) and batches.batch_size < settings.batch_size:
+        begins += [f"batches of {batches.batch_size}, all the training images, instead of {settings.batch_size}"]
+        settings = settings.model_copy(update={"batch_size": batches.batch_size})
     if splits is None and student is not None:
         # Validation images may lack the last classes; a network that was handed over has an output for them.
         outputs = check_logits(student, validation.image_shape, None, "student", trained=True)
@@ -341,10 +353,9 @@ def prepare(
         batches.num_classes = validation.num_classes
     images = splits.train if splits else validation
     name = settings.network
-    begins: list[str] = []
     if student is None and settings.init is not None:
         student, source = trained_on(name, settings.init, images)
-        begins = [f"begins from {source}"]
+        begins += [f"begins from {source}"]
     elif student is None:
         student = new_network(name, images, settings.normalise, settings.seed)
     else:

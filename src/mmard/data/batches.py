@@ -122,6 +122,11 @@ class SetBatches:
         self._used = whole * batch_size if drop_last else n
 
     @property
+    def batch_size(self) -> int:
+        """Images per step, over all processes."""
+        return self._batch_size
+
+    @property
     def steps(self) -> int:
         """Batches in an epoch."""
         return self._steps
