@@ -164,7 +164,9 @@ def _ranks(reading: Reading) -> Plot:
         in_rows(gaps, names, range(len(rows)), len(rows) - 0.3, named=False)
         along(level, level_title(reading))
         along(gaps, "points above the first, paired", zero=True)
-        legend(made, [(0, f"{readings[0].which} weights", False), (0, f"{readings[1].which}", True)], left - 4, 14)
+        # The words at the right take 300 of the width, these 170.
+        at = min(left - 4, WIDTH - 490)
+        legend(made, [(0, f"{readings[0].which} weights", False), (0, f"{readings[1].which}", True)], at, 14)
         words(
             made, WIDTH - 12, 14, "right: over seeds (thick), over images (thin); hollow: noise", quiet=True, ha="right"
         )
