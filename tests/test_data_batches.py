@@ -361,3 +361,23 @@ def test_a_loader_that_ends_early_is_refused() -> None:
     batches = Short([(torch.zeros(2, 1, 2, 2), torch.zeros(2).long())])
     with pytest.raises(Refused, match="3 batches, its length, got 1"):
         list(LoaderBatches(batches, "cpu", 0).epoch(0))  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.integers(0, 5))
+def test_balanced_epochs_draw_every_class_equally_often_and_all_of_a_small_one(counts: list[int], epoch: int) -> None:
+    y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    x = torch.arange(len(y), dtype=torch.uint8)[:, None, None, None]
+    images = ImageSet(x, y, tuple(f"class {k}" for k in range(len(counts))), "mine")
+    batches = SetBatches(images, 1, "cpu", seed=3, balance=True)
+    order = batches.order(epoch)
+    drawn = y[order].bincount(minlength=len(counts))
+    assert len(order) == len(y)
+    assert drawn.max() - drawn.min() <= 1
+    for label, count in enumerate(counts):
+        times = order[y[order] == label].bincount(minlength=len(y))[y == label]
+        assert times.sum() == drawn[label]
+        assert times.max() - times.min() <= 1, "an image comes again before all have come"
+        assert count > drawn[label] or times.min() >= 1
+    assert torch.equal(order, SetBatches(images, 1, "cpu", seed=3, balance=True).order(epoch))
+    rest = [rows.tolist() for rows, _ in batches.rows(epoch, start=1)]
+    assert rest == [rows.tolist() for rows, _ in batches.rows(epoch)][1:]

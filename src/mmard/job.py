@@ -116,7 +116,8 @@ def batches_of(
         _refuse_thin(len(splits.train), settings.batch_size, ranks)
         ranks.refuse_unequal("training images", splits.train.fingerprint())
     share = ranks.rows if ranks is not None else None
-    cut = SetBatches(splits.train, _batch_size(settings, len(splits.train)), device, settings.seed, views, share=share)
+    size = _batch_size(settings, len(splits.train))
+    cut = SetBatches(splits.train, size, device, settings.seed, views, share=share, balance=settings.balance)
     return cut, splits.val, splits
 
 

@@ -352,6 +352,9 @@ class Settings(BaseModel):
     )
     split_seed: int = setting(0, "Data", "Which images are held out; teacher and student should agree on it.")
     limit_train: int | None = setting(None, "Data", "Use only this many training images.")
+    balance: bool = setting(
+        False, "Data", "Draw each class equally often in an epoch, images of small classes several times."
+    )
     augment: str = setting("auto", "Data", "Augmentation: auto (by data set), none, crop-flip, idbh-strong ...")
     image_size: int | None = setting(
         None, "Data", "Bring images to squares of this many pixels (folder, parquet; cifar10 and cifar100: 16, 8 or 4)."

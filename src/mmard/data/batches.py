@@ -92,6 +92,7 @@ class SetBatches:
         shuffle: a new order in each epoch.
         drop_last: leave out the images that do not fill a batch.
         share: rows of a batch of n that are wanted here, where several processes share a batch; all if not given.
+        balance: draw each class equally often in an epoch, images of small classes several times.
 
     Raises:
         Refused: for a batch size below 1 or above the size of the set.
@@ -107,12 +108,14 @@ class SetBatches:
         shuffle: bool = True,
         drop_last: bool = False,
         share: Callable[[int], slice] | None = None,
+        balance: bool = False,
     ) -> None:
         n = len(image_set)
         if not 1 <= batch_size <= n:
             raise Refused("batch_size", expected=f"1 to {n}, the images in {image_set.origin}", got=str(batch_size))
         self.device, self.seed, self.augmentation, self.shuffle = torch.device(device), seed, augmentation, shuffle
         self._n, self._batch_size, self._share = n, batch_size, share
+        self._of_class = [(image_set.y == label).nonzero()[:, 0] for label in image_set.y.unique()] if balance else []
         self._stays = image_set.on_disk
         self._x = image_set.x if self._stays else image_set.x.to(self.device)
         self._y = image_set.y.to(self.device)
@@ -135,7 +138,20 @@ class SetBatches:
         """The epoch's rows of the set, int64 (N,) on the CPU."""
         if not self.shuffle:
             return torch.arange(self._n)
-        return torch.randperm(self._n, generator=seeds.generator("cpu", self.seed, "order", epoch))
+        generator = seeds.generator("cpu", self.seed, "order", epoch)
+        order = torch.randperm(self._n, generator=generator)
+        return order if not self._of_class else self._balanced(order, generator)
+
+    def _balanced(self, order: Tensor, generator: torch.Generator) -> Tensor:
+        """As many rows of each class, to one, at the places of `order`; a class is gone through before one repeats."""
+        share, rest = divmod(self._n, len(self._of_class))
+        more = set(torch.randperm(len(self._of_class), generator=generator)[:rest].tolist())
+        drawn = []
+        for number, rows in enumerate(self._of_class):
+            count = share + (number in more)
+            rounds = [torch.randperm(len(rows), generator=generator) for _ in range(-(-count // len(rows)))]
+            drawn.append(rows[torch.cat(rounds)[:count]])
+        return torch.cat(drawn)[order]
 
     def rows(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Any]]:
         """For each batch from step `start` on: its rows of the set, int64 (B,), and its views; both on the CPU."""
