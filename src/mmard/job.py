@@ -341,7 +341,7 @@ def prepare(
     batches, validation, splits = batches_of(settings, data, device, ranks)
     begins: list[str] = []
     if splits is not None and settings.skip_bad:
-        begins += [f"bad images are left out: {part.origin}" for part in (splits.train, splits.test)]
+        begins += [part.origin for part in (splits.train, splits.test) if "left out" in part.origin]
     if splits is not None and isinstance(batches, SetBatches) and batches.batch_size < settings.batch_size:
         begins += [f"batches of {batches.batch_size}, all the training images, instead of {settings.batch_size}"]
         settings = settings.model_copy(update={"batch_size": batches.batch_size})
