@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
@@ -54,7 +54,7 @@ from mmard.run import Event, Run
 from mmard.settings import MACHINE, Settings, Value, code_of, given_label, is_given, preset_values
 from mmard.training.checkpoint import Position
 from mmard.training.fit import Validation, choose_twins, chosen_by, fit
-from mmard.training.log import TensorBoard, writer_class
+from mmard.training.log import LOGS, TensorBoard, named_logs, writer_class
 from mmard.training.recipe import Recipe
 from mmard.training.step import Step, synchronised
 from mmard.training.tables import NO_TABLES, Tables, tables_for
@@ -202,10 +202,12 @@ class Job:
 
     def train(self, run: Run, observers: Sequence[Callable[[Event], None]] = ()) -> Position:
         """Train to the end, from where the run folder stands."""
-        if not self.settings.tensorboard:
-            return self._fit(run, observers)
-        with closing(TensorBoard(run.path / "tensorboard")) as board:
-            return self._fit(run, [*observers, board])
+        first = self.step.ranks is None or self.step.ranks.rank == 0
+        with ExitStack() as opened:
+            logs = [LOGS[name](run) for name in named_logs(self.settings.log) if first]
+            boards = [TensorBoard(run.path / "tensorboard")] if self.settings.tensorboard else []
+            own = [opened.enter_context(closing(log)) for log in (*logs, *boards)]
+            return self._fit(run, [*observers, *own])
 
     def choose_threads(self) -> None:
         """Where no number of CPU threads is said: take one or all, whichever is faster now.
@@ -328,6 +330,7 @@ def prepare(
     engine.check(device)
     if settings.autocast_update:
         refuse_without_bf16("--autocast-update", device)
+    named_logs(settings.log)
     budget = Budget(settings.eps, settings.norm)
     given = {"T": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
     _refuse_what_is_lost(settings, student, given, data, method)
@@ -613,7 +616,7 @@ def own_examples(
     splits = splits or load_splits(settings)
     teachers = {"T": teacher.module} if settings.teachers and teacher is not None else None
     # Nothing is trained here, so what a training would set up around it is left alone.
-    settings = settings.model_copy(update={"threads": 0, "tensorboard": False})
+    settings = settings.model_copy(update={"threads": 0, "tensorboard": False, "log": ""})
     job = prepare(settings, student=student, teacher=teachers, data=splits)
     where = f"the training examples of {job.method.name}"
     if job.method.inner is None:

@@ -453,6 +453,9 @@ class Settings(BaseModel):
         False, "Machine", "The update's forwards in bfloat16 by autocast, which is not the methods' own arithmetic."
     )
     tensorboard: bool = setting(False, "Machine", "Write TensorBoard events into the run folder.")
+    log: str = setting(
+        "", "Machine", "Where else epochs go: csv (epochs.csv in the run folder), wandb, mlflow; with commas."
+    )
 
     @property
     def given(self) -> frozenset[str]:
@@ -529,7 +532,17 @@ TAUGHT = frozenset(
     if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("taught")
 )
 """Settings that only a training with teachers has a use for."""
-MACHINE = {"data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "attack_chunk", "teacher_table"}
+MACHINE = {
+    "data_dir",
+    "on_disk",
+    "device",
+    "threads",
+    "save_seconds",
+    "tensorboard",
+    "log",
+    "attack_chunk",
+    "teacher_table",
+}
 """Settings of where and how a run is made. They do not belong to what is studied: two runs that differ in them alone
 are one cell of a study."""
 

@@ -11,7 +11,9 @@ from mmard.run import Run
 from mmard.settings import TAUGHT, Settings, teachers_text
 from mmard.words import as_fraction
 
-NO_MATTER = frozenset({"seed", "preset", "data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard"})
+NO_MATTER = frozenset(
+    {"seed", "preset", "data_dir", "on_disk", "device", "threads", "save_seconds", "tensorboard", "log"}
+)
 """Settings by which runs may differ and still be repetitions of each other. What a preset says stands in the others."""
 NAMED_BY = ("method", "inner", "outer", "network")
 """Settings that a row's name begins with; `Configuration.method` and `.network` have them."""

@@ -1,17 +1,22 @@
-"""What a training says of itself: means over the images of an epoch, and TensorBoard out of the same events."""
+"""What a training says of itself: means over the images of an epoch, and the same events for TensorBoard and others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmard.errors import Refused, needs_extra
-from mmard.files import writing_into
-from mmard.run import LOGGED, Event
+from mmard.errors import Refused, needs_extra, unknown
+from mmard.files import write_text, writing_into
+from mmard.run import LOGGED, Event, Run
 from mmard.training.step import Outcome, Step
 
 
@@ -120,3 +125,123 @@ def writer_class() -> Any:
     except ImportError:
         raise needs_extra("tensorboard", "tb", "writing TensorBoard events") from None
     return SummaryWriter
+
+
+class CsvLog:
+    """An observer that keeps epochs.csv in the run folder: a line for each epoch, a column for each number."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self, event: Event) -> None:
+        """Write the whole file anew, so that a resumed run has no line twice."""
+        if event["kind"] != "epoch":
+            return
+        epochs = [each for each in self.run.log() if each["kind"] == "epoch"]
+        names = list(
+            dict.fromkeys(name for each in epochs for name in each if name not in ("kind", "epoch_step", "best"))
+        )
+        text = io.StringIO()
+        table = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(epochs)
+        write_text(self.run.path / "epochs.csv", text.getvalue())
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Remote:
+    """What observers for other people's trackers share: the run is found again by the name of its folder's place."""
+
+    def __init__(self, run: Run, package: str) -> None:
+        self.run = run
+        try:
+            self.package: Any = import_module(package)
+        except ImportError:
+            raise needs_extra(package, package, f"--log {package}") from None
+        self.key = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:16]
+        self.tracked: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Hand on the numbers of a step or an epoch, over the number of steps."""
+        if event["kind"] not in ("step", "epoch"):
+            return
+        if self.tracked is None:
+            self.tracked = self.begin()
+        values = {f"{event['kind']}/{name}": value for name, value in event.items() if name not in NO_AMOUNTS}
+        self.put({name: value for name, value in values.items() if isinstance(value, int | float)}, event["step"])
+
+    def begin(self) -> Any:
+        """Begin to be tracked, or go on."""
+        raise NotImplementedError
+
+    def put(self, values: Mapping[str, float], step: int) -> None:
+        """Hand on numbers."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Tell the tracker that it was all for now."""
+
+
+class WandbLog(_Remote):
+    """An observer for Weights & Biases, by its own library: project mmard, or what WANDB_PROJECT says."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, "wandb")
+
+    def begin(self) -> Any:
+        project = os.environ.get("WANDB_PROJECT", "mmard")
+        where = {"dir": str(self.run.path), "id": self.key, "resume": "allow"}
+        return self.package.init(project=project, name=self.run.path.name, config=dict(self.run.config), **where)
+
+    def put(self, values: Mapping[str, float], step: int) -> None:
+        self.tracked.log(dict(values), step=step)
+
+    def close(self) -> None:
+        if self.tracked is not None:
+            self.tracked.finish()
+
+
+class MlflowLog(_Remote):
+    """An observer for MLflow, by its own library; where it writes is what MLFLOW_TRACKING_URI says."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, "mlflow")
+
+    def begin(self) -> Any:
+        file = self.run.path / "mlflow-run"
+        if file.is_file():
+            return self.package.start_run(run_id=file.read_text(encoding="utf-8").strip())
+        tracked = self.package.start_run(run_name=self.run.path.name)
+        write_text(file, tracked.info.run_id + "\n")
+        self.package.log_params({name: str(value)[:500] for name, value in self.run.config.items()})
+        return tracked
+
+    def put(self, values: Mapping[str, float], step: int) -> None:
+        self.package.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        if self.tracked is not None:
+            self.package.end_run()
+
+
+LOGS: dict[str, Callable[[Run], CsvLog | WandbLog | MlflowLog]] = {
+    "csv": CsvLog,
+    "wandb": WandbLog,
+    "mlflow": MlflowLog,
+}
+"""What `--log` may name."""
+
+
+def named_logs(names: str) -> list[str]:
+    """The names in a text with commas between them.
+
+    Raises:
+        Refused: for one that is none.
+    """
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    for name in found:
+        if name not in LOGS:
+            raise unknown("log", name, LOGS)
+    return found
