@@ -25,6 +25,15 @@ def run(tmp_path: Path) -> Run:
 
 
 # making and opening ---------------------------------------------------------------------------------------------------
+def test_the_build_of_pytorch_is_said_where_its_metadata_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.13.0")
+    run = Run.create(tmp_path / "run", {})
+    (here,) = json.loads(run.environment_file.read_text())
+    assert here["versions"]["torch"] == str(torch.__version__)
+
+
 def test_a_new_run_holds_its_config_and_where_it_was_made(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "deep" / "er" / "run", {"epochs": 3})
     assert sorted(file.name for file in run.path.iterdir()) == ["config.json", "environment.json"]

@@ -121,6 +121,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":  # its own word names the build, 2.13.0+cu130, which a wheel's metadata may not
+        import torch
+
+        return str(torch.__version__)
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
